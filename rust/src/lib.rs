@@ -1,14 +1,27 @@
 //! Kernels of loramix: factor-space algebra of low-rank adapters.
 //!
-//! A *member* is one adapter's delta `scale * up @ down` of one target, given as borrowed bytes.
-//! Everything here works on members and fills buffers of the caller; nothing allocates a dense
-//! `rows x cols` delta unless its name is `expand`.  Results do not depend on the number of
-//! threads: sums run over fixed blocks in a fixed order.
+//! A *member* is one adapter's delta `factor * up @ down` of one target, given as borrowed bytes;
+//! a *group* is the members of one target.  Everything here works on groups and fills buffers of
+//! the caller; nothing forms a dense `rows x cols` delta unless it is called `expand`.  Results do
+//! not depend on the number of threads: sums run over fixed blocks in a fixed order.
 
+mod cholesky;
+pub mod dense;
 pub mod dispatch;
 pub mod dtype;
 pub mod error;
+pub mod expand;
+pub mod gram;
+pub mod group;
 pub mod header;
+pub mod probe;
+#[cfg(feature = "python")]
+mod py;
+pub mod recompress;
 pub mod rng;
+mod sink;
+mod spectrum;
+mod stack;
+mod tile;
 
 pub use error::{Error, Result};

@@ -1,0 +1,263 @@
+"""From a file to an adapter: every tensor used, left out on request, or refused."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import MappingProxyType
+
+from loramix.errors import FormatError, ShapeError
+from loramix.formats import keys, scales
+from loramix.formats.detect import Match, detect, fits, flat_cols
+from loramix.formats.dialects import Stem, lookup, split_stem
+from loramix.formats.layout import LAYOUTS, Layout, Module
+from loramix.io.safetensors import SafetensorsFile
+from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, StrPath, Target, Tensor
+
+_PREFERRED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+
+
+def load(
+    path: StrPath,
+    *,
+    name: str | None = None,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+) -> Adapter:
+    """Open an adapter: a ``.safetensors`` file, or a folder that holds one.
+
+    The file is mapped; a tensor's bytes are read when something uses them.
+
+    Parameters
+    ----------
+    path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
+        ``adapter_config.json``).
+    name : for reports; default: the name of the file or folder.
+    architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
+    skip : globs of tensor names to leave out.
+
+    Raises
+    ------
+    FormatError : not a safetensors file, unknown tensors, other parameterisations than LoRA.
+    ShapeError : factors that do not fit each other.
+    OSError : the file cannot be read.
+    """
+    if architecture is not None and architecture not in LAYOUTS:
+        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
+        raise FormatError(message)
+    file, config = find(Path(path))
+    opened = SafetensorsFile(file)
+    metadata = dict(opened.metadata)
+    configs = scales.header_configs(metadata, str(file))
+    if config is not None:
+        configs[""], metadata["adapter_config.json"] = scales.file_config(config)
+    default = Path(path).resolve().name.removesuffix(".safetensors")
+    named = name or default
+    return read(opened, named, configs, metadata, architecture=architecture, skip=skip)
+
+
+def find(path: Path) -> tuple[Path, Path | None]:
+    """The tensor file at a path, and the PEFT config beside it."""
+    file = path
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        preferred = [path / name for name in _PREFERRED if (path / name).is_file()]
+        if not preferred and len(files) != 1:
+            message = (
+                f"{path}: a folder with {len(files)} .safetensors files and none named "
+                f"{' or '.join(_PREFERRED)}; name the file"
+            )
+            raise FormatError(message)
+        file = (preferred or files)[0]
+    config = file.with_name("adapter_config.json")
+    belongs = path.is_dir() or file.name == _PREFERRED[0]
+    return file, config if belongs and config.is_file() else None
+
+
+def read(
+    file: SafetensorsFile,
+    name: str,
+    configs: dict[str, scales.LoraConfig],
+    metadata: dict[str, str],
+    *,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+) -> Adapter:
+    """Turn an open file into an adapter.  See `load`."""
+    where = str(file.path or name)
+    skipped = tuple(n for n in file.tensors if any(fnmatchcase(n, glob) for glob in skip))
+    left = [n for n in file.tensors if n not in set(skipped)]
+    entries, unknown, _ = keys.parse(left)
+    _refuse_unknown(unknown, entries.values(), where)
+    reader = _Reader(file, where, configs)
+    pairs = [p for p in map(reader.pair, entries.values()) if p is not None]
+    if not pairs:
+        message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
+        raise FormatError(message)
+    match = detect([(p.stem, p.size) for p in pairs], architecture)
+    targets = _targets(pairs, match.layout, where)
+    notes = (*reader.notes(), *_match_notes(match, len(pairs)))
+    dialects = [p.stem.dialect for p in pairs]
+    return Adapter(
+        name=name,
+        dialect=max(sorted(set(dialects)), key=dialects.count),
+        architecture=match.layout.name if match.layout else None,
+        candidates=match.candidates,
+        match=match.share,
+        targets=MappingProxyType(targets),
+        metadata=MappingProxyType(metadata),
+        coverage=Coverage(len(left), skipped, notes),
+        source=file,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    stem: Stem
+    factors: Factors
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.factors.up.shape[0], flat_cols(self.factors.down.shape)
+
+
+class _Reader:
+    """Pairs of one file; counts what the user should hear about."""
+
+    def __init__(
+        self, file: SafetensorsFile, where: str, configs: dict[str, scales.LoraConfig]
+    ) -> None:
+        self._file = file
+        self._where = where
+        self._configs = configs
+        self._counts = {"no alpha": 0, "alpha 0": 0, "rank 0": 0}
+
+    def pair(self, entry: keys.Entry) -> _Pair | None:
+        names = (entry.names["up"], entry.names["down"])
+        up, down = (self._factor(name) for name in names)
+        rank = down.shape[0]
+        if up.shape[0] and math.prod(up.shape[1:]) != rank:
+            message = (
+                f"{self._where}: {names[0]} is {list(up.shape)} and {names[1]} is "
+                f"{list(down.shape)}: the second size of up must equal the first of down"
+            )
+            raise ShapeError(message)
+        if 0 in up.shape or 0 in down.shape:
+            self._counts["rank 0"] += 1
+            return None
+        stem = split_stem(entry.stem)
+        return _Pair(stem, Factors(up, down, self._scale(entry, stem, rank), names))
+
+    def notes(self) -> list[str]:
+        """What was noticed, one line each."""
+        texts = {
+            "no alpha": "pairs have neither alpha nor config: scale 1 (alpha = rank)",
+            "alpha 0": "pairs have alpha 0: their delta is zero",
+            "rank 0": "pairs of rank 0: absent",
+        }
+        return [f"{n} {texts[what]}" for what, n in self._counts.items() if n]
+
+    def _factor(self, name: str) -> Tensor:
+        tensor = self._file.tensors[name]
+        if tensor.dtype not in ITEM_BYTES:
+            message = (
+                f"{self._where}: {name} has dtype {tensor.dtype}; factors may be "
+                f"{', '.join(ITEM_BYTES)}"
+            )
+            raise FormatError(message)
+        if len(tensor.shape) < 2:
+            message = (
+                f"{self._where}: {name} has shape {list(tensor.shape)}; a factor has two axes "
+                "(or those of a convolution)"
+            )
+            raise ShapeError(message)
+        return tensor
+
+    def _scale(self, entry: keys.Entry, stem: Stem, rank: int) -> float:
+        if "scale" in entry.names:
+            name = entry.names["scale"]
+            return scales.scalar(self._file.tensors[name], f"{self._where}: {name}")
+        if "alpha" in entry.names:
+            name = entry.names["alpha"]
+            alpha = scales.scalar(self._file.tensors[name], f"{self._where}: {name}")
+            self._counts["alpha 0"] += alpha == 0
+            return alpha / rank
+        component = stem.component or ""
+        config = self._configs.get(component) or self._configs.get("")
+        if config is not None:
+            return config.scale(stem.path, rank)
+        self._counts["no alpha"] += stem.dialect == "kohya"
+        return 1.0
+
+
+def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where: str) -> None:
+    halves = [e for e in entries if not {"up", "down"} <= e.names.keys()]
+    rest = [*unknown, *(name for entry in halves for name in entry.names.values())]
+    if not rest:
+        return
+    first = rest[0]
+    family = keys.family_of(first)
+    what = f"belongs to {family}, which loramix does not read" if family else "is not understood"
+    if first not in unknown:
+        what = "has no partner (a pair needs up and down)"
+    message = (
+        f"{where}: tensor {first} {what}; {len(rest)} such tensors. Nothing is dropped "
+        "silently: leave them out with --skip 'GLOB' if the rest is worth merging"
+    )
+    raise FormatError(message)
+
+
+def _targets(
+    pairs: Sequence[_Pair], layout: Layout | None, where: str
+) -> dict[Target, Factors]:
+    found: dict[str, tuple[Target, Factors]] = {}
+    covered: dict[str, str] = {}
+    for pair in pairs:
+        modules = lookup(pair.stem, layout) if layout else ()
+        modules = modules if fits(modules, pair.size) else ()
+        target, factors = _target(pair, modules), pair.factors
+        if any(module.swap for module in modules) and pair.stem.dialect == "kohya":
+            factors = Factors(
+                factors.up.with_halves_swapped(), factors.down, factors.scale, factors.keys
+            )
+        parts = [f"{m.component}.{m.name}" for m in modules] or [target.key]
+        for part in parts:
+            if part in covered:
+                _refuse_twice(found, covered[part], factors, part, where)
+            covered[part] = target.key
+        found.setdefault(target.key, (target, factors))
+    return dict(found[key] for key in sorted(found))
+
+
+def _refuse_twice(
+    found: dict[str, tuple[Target, Factors]], key: str, new: Factors, part: str, where: str
+) -> None:
+    old = found[key][1]
+    if old.up.data == new.up.data and old.down.data == new.down.data and old.scale == new.scale:
+        return  # the same tensors under two spellings: once is enough
+    message = (
+        f"{where}: {old.keys[0]} and {new.keys[0]} both change {part}, differently; leave one "
+        "out with --skip"
+    )
+    raise FormatError(message)
+
+
+def _target(pair: _Pair, modules: Sequence[Module]) -> Target:
+    factors = pair.factors
+    if not modules:
+        return Target(pair.stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
+    first = modules[0]
+    if len(modules) == 1:
+        return Target(f"{first.component}.{first.name}", first.shape)
+    return Target(f"{first.component}.{first.original}", (pair.size[0], *first.shape[1:]))
+
+
+def _match_notes(match: Match, pairs: int) -> list[str]:
+    if match.layout and match.share < 1:
+        missed = round((1 - match.share) * pairs)
+        return [f"{missed} of {pairs} modules are not in the table of {match.layout.name}"]
+    if match.candidates and not match.layout:
+        names = ", ".join(match.candidates)
+        return [f"fits {names} equally well; --architecture decides if it matters"]
+    return []

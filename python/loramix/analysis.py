@@ -1,0 +1,128 @@
+"""Pass 1: what the adapters do to each other.  Only small statistics survive it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramix import kernels
+from loramix.methods import Method
+from loramix.types import F64, Adapter, Group, Weight, weight_of
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Statistics of a stack.
+
+    Attributes
+    ----------
+    grams : for each group, inner products of its deltas (n, n).
+    """
+
+    grams: tuple[F64, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """Energy normalisation of one branch of the model.
+
+    Attributes
+    ----------
+    scale : what every coefficient of the branch is multiplied by, in (0, 1].
+    norm : norm of the merged branch before.
+    reference : norm of the strongest contributor, ``max_i |w_i| |branch_i|``.
+    cosine : mean cosine of the adapters over the branch.
+    """
+
+    scale: float
+    norm: float
+    reference: float
+    cosine: float
+
+
+def analyze(
+    groups: Sequence[Group],
+    adapters: Sequence[Adapter],
+    *,
+    threads: int | None = None,
+    step: Callable[[int], None] = lambda count: None,
+) -> Analysis:
+    """Inner products of all groups, batch by batch; touched pages are given back.
+
+    Cost: one read of the inputs, 2 * (rows + cols) * R^2 flops per group.
+    """
+    grams: list[F64] = []
+    for batch in kernels.batches(groups, kernels.bytes_of):
+        grams += kernels.gram(batch, threads=threads)
+        for adapter in adapters:
+            adapter.source.release()
+        step(len(batch))
+    return Analysis(tuple(grams))
+
+
+def coefficients(
+    method: Method, groups: Sequence[Group], analysis: Analysis, weights: Sequence[Weight]
+) -> list[F64]:
+    """The method's coefficients for the members of every group."""
+    found = []
+    for group, gram in zip(groups, analysis.grams, strict=True):
+        own = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
+        found.append(method.coefficients(gram, own))
+    return found
+
+
+def strengths(
+    groups: Sequence[Group],
+    analysis: Analysis,
+    merged: Sequence[F64],
+    weights: Sequence[Weight],
+    *,
+    floor: float | None = None,
+) -> dict[str, Strength]:
+    """How much each branch has to shrink so that its norm is at most its strongest adapter's.
+
+    ``scale = min(max_i |w_i| sqrt(n_i) / sqrt(E^2), 1)`` with ``n_i = sum_g K_ii`` and the exact
+    ``E^2 = sum_g c^T K c`` of what the method makes (``c = w`` for the plain sum), for the model
+    and for the text encoders apart.
+
+    Parameters
+    ----------
+    merged : coefficients of every group before normalisation.
+    floor : least scale of a branch whose adapters are independent (mean cosine within 0.1).
+    """
+    count = 1 + max(owner for group in groups for owner in group.owners)
+    result: dict[str, Strength] = {}
+    for branch in ("model", "text_encoder"):
+        rows = [
+            (group, gram, c)
+            for group, gram, c in zip(groups, analysis.grams, merged, strict=True)
+            if group.target.branch == branch
+        ]
+        if not rows:
+            continue
+        total = np.zeros((count, count))
+        own = np.zeros(count)
+        energy = 0.0
+        for group, gram, c in rows:
+            total[np.ix_(group.owners, group.owners)] += gram
+            w = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
+            own[list(group.owners)] += w * w * np.diag(gram)
+            energy += float(c @ gram @ c)
+        norm, reference = np.sqrt(max(energy, 0.0)), float(np.sqrt(own.max()))
+        cosine = _mean_cosine(total)
+        scale = min(reference / norm, 1.0) if norm > 0 else 1.0
+        if floor is not None and abs(cosine) <= _INDEPENDENT:
+            scale = max(scale, min(floor, 1.0))
+        result[branch] = Strength(scale, float(norm), reference, cosine)
+    return result
+
+
+_INDEPENDENT = 0.1
+
+
+def _mean_cosine(total: F64) -> float:
+    norms = np.sqrt(np.clip(np.diag(total), 0, None))
+    i, j = np.triu_indices(len(norms), 1)
+    both = norms[i] * norms[j]
+    met = both > 0
+    return float((total[i, j][met] / both[met]).mean()) if met.any() else 0.0

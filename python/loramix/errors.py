@@ -1,0 +1,25 @@
+"""Everything loramix refuses, under one base class.
+
+A message says what was found, what is allowed, where, and what to try.  ``OSError`` passes
+through unchanged, so a missing file is still a ``FileNotFoundError``.
+"""
+
+
+class LoramixError(Exception):
+    """Base of every refusal."""
+
+
+class FormatError(LoramixError):
+    """A file that cannot be read as an adapter, or an adapter that a dialect cannot hold."""
+
+
+class ShapeError(LoramixError):
+    """Tensors that do not fit each other."""
+
+
+class ParamError(LoramixError):
+    """An argument outside its range."""
+
+
+class OutputError(LoramixError):
+    """A result that cannot be written, or that is not what was meant when read back."""

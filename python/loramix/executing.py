@@ -1,0 +1,344 @@
+"""Pass 2: execute a plan, step by step, into a file that is verified before it gets its name.
+
+Resident at a time: the factors of one batch of steps, two output buffers of a batch, and what
+the threads decode; independent of the size of the model.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from loramix import _core, adapters, kernels
+from loramix.errors import OutputError
+from loramix.formats import metadata, scales
+from loramix.io.safetensors import MemoryWriter, SafetensorsFile, SafetensorsWriter, header_room
+from loramix.planning import CODES, Plan, Step
+from loramix.types import ITEM_BYTES, Adapter, Group
+
+# Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
+_EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
+_SLACK = 3.0
+_FLOOR = 4e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one target.
+
+    Attributes
+    ----------
+    target : its key.
+    members : how many adapters change it.
+    rank : of what was written.
+    norm : Frobenius norm of the merged delta.
+    cut : relative error of the cut to that rank.
+    error : relative error of the file against what was meant, measured after re-opening it.
+    """
+
+    target: str
+    members: int
+    rank: int
+    norm: float
+    cut: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A finished merge.
+
+    Attributes
+    ----------
+    adapter : the result, opened.
+    path : where it is; None if it was kept in memory.
+    log : one row per target, largest first.
+    plan : what was executed.
+    """
+
+    adapter: Adapter
+    path: Path | None
+    log: tuple[Row, ...] = field(repr=False)
+    plan: Plan = field(repr=False)
+
+    @property
+    def error(self) -> float:
+        """Relative error of the whole file against what was meant."""
+        norm = math.fsum(row.norm**2 for row in self.log)
+        gap = math.fsum((row.error * row.norm) ** 2 for row in self.log)
+        return math.sqrt(gap / norm) if norm > 0 else 0.0
+
+
+class Writer(Protocol):
+    """Where tensors go; see `SafetensorsWriter`."""
+
+    def add(
+        self, name: str, dtype: str, shape: tuple[int, ...], data: npt.NDArray[np.uint8]
+    ) -> None: ...
+    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile: ...
+    def commit(self) -> SafetensorsFile: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    step: Step
+    rank: int
+    norm: float
+    cut: float
+
+
+def execute(
+    plan: Plan,
+    path: Path | None,
+    *,
+    threads: int | None = None,
+    step: Callable[[int], None] = lambda count: None,
+) -> Merged:
+    """Execute a plan.
+
+    Parameters
+    ----------
+    path : output file, or folder for the PEFT dialect; None keeps the result in memory.
+    step : called with numbers of finished steps, twice for each: written, verified.
+
+    Raises
+    ------
+    OutputError : the result does not fit its type, or is not what was meant when read back.
+    OSError : the file cannot be written.  In every case nothing is left behind and a file that
+        was there before is untouched.
+    """
+    file, config = _places(plan, path)
+    with ExitStack() as stack:
+        background = stack.enter_context(ThreadPoolExecutor(1))
+        hashing = stack.enter_context(ThreadPoolExecutor(1))
+        digests = [hashing.submit(adapter.source.sha256) for adapter in plan.adapters]
+        writer: Writer
+        if file is None:
+            writer = MemoryWriter()
+        else:
+            writer = stack.enter_context(SafetensorsWriter(file, _room(plan)))
+        done = _write(plan, writer, background, threads, step)
+        ranks = [(d.step.target, d.step.stem, d.rank) for d in done]
+        source = plan.adapters[0].metadata.get("adapter_config.json")
+        text = metadata.peft_config(source, ranks) if plan.dialect.name == "peft" else None
+        strings = metadata.header(
+            plan.dialect,
+            plan.architecture,
+            [adapter.metadata for adapter in plan.adapters],
+            plan.provenance([digest.result() for digest in digests]),
+            ranks,
+            plan.alpha,
+        )
+        hidden = _open(plan, writer.finish(strings), text, "the result")
+        rows = _verify(plan, hidden, done, threads, step)
+        if config is not None and text is not None:
+            _replace_text(config, text)
+        name = file.stem if file else "merged"
+        name = file.parent.name if file and config else name
+        final = _open(plan, writer.commit(), text, name)
+    return Merged(final, path, rows, plan)
+
+
+def _places(plan: Plan, path: Path | None) -> tuple[Path | None, Path | None]:
+    """Tensor file and config file of the output."""
+    if path is None:
+        return None, None
+    for adapter in plan.adapters:
+        source = adapter.source.path
+        if source is not None and path.exists() and path.samefile(source):
+            message = f"{path} is also an input; write to another file"
+            raise OutputError(message)
+    if plan.dialect.name != "peft":
+        if path.is_dir():
+            message = f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
+            raise OutputError(message)
+        return path, None
+    if path.suffix == ".safetensors":
+        message = (
+            f"{path}: a PEFT adapter is a folder (adapter_model.safetensors and "
+            "adapter_config.json); name a folder with -o, or write --dialect diffusers"
+        )
+        raise OutputError(message)
+    path.mkdir(exist_ok=True)
+    return path / "adapter_model.safetensors", path / "adapter_config.json"
+
+
+def _room(plan: Plan) -> int:
+    """Bytes that the header may need; ranks are not known yet."""
+    names = [
+        (step.stem + suffix, len(step.target.shape))
+        for step in plan.steps
+        for suffix in (plan.dialect.up, plan.dialect.down, ".alpha")
+    ]
+    ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(plan.steps)]
+    sources = [adapter.metadata for adapter in plan.adapters]
+    provenance = plan.provenance(["0" * 64] * len(plan.adapters))
+    strings = metadata.header(
+        plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha
+    )
+    return header_room(names, strings)
+
+
+def _write(
+    plan: Plan,
+    writer: Writer,
+    background: ThreadPoolExecutor,
+    threads: int | None,
+    step: Callable[[int], None],
+) -> list[_Done]:
+    """Compute a batch while the one before is written."""
+    size = ITEM_BYTES[CODES[plan.dtype]]
+
+    def capacity(one: Step) -> int:
+        return (one.target.rows + one.target.cols) * one.largest_rank(plan.output) * size
+
+    if plan.alpha is not None:
+        # First in the file: readers want four-byte numbers at multiples of four.
+        alpha = np.frombuffer(struct.pack("<f", plan.alpha), dtype=np.uint8)
+        for one in plan.steps:
+            writer.add(one.stem + ".alpha", "F32", (), alpha)
+    done: list[_Done] = []
+    arenas = [np.empty(0, dtype=np.uint8)] * 2
+    pending: Future[None] | None = None
+    for index, batch in enumerate(kernels.batches(plan.steps, capacity)):
+        offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
+        if len(arenas[index % 2]) < offsets[-1]:
+            arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
+        arena = arenas[index % 2]
+        finished = _compute(plan, batch, arena, offsets, threads)
+        _release(plan)
+        if pending is not None:
+            pending.result()
+        pending = background.submit(_append, plan, writer, finished, arena, offsets)
+        done += finished
+        step(len(batch))
+    if pending is not None:
+        pending.result()
+    return done
+
+
+def _compute(
+    plan: Plan,
+    batch: Sequence[Step],
+    arena: npt.NDArray[np.uint8],
+    offsets: list[int],
+    threads: int | None,
+) -> list[_Done]:
+    rule = plan.output
+    raw = [one.raw() for one in batch]
+    groups = [one.group() for one in batch]
+    results = kernels.with_names(
+        groups,
+        lambda: _core.recompress(
+            raw,
+            arena,
+            offsets,
+            dtype=CODES[plan.dtype],
+            rank=rule.rank,
+            energy=rule.energy,
+            max_error=rule.max_error,
+            alpha=plan.alpha,
+            threads=threads,
+        ),
+    )
+    return [_Done(one, *result) for one, result in zip(batch, results, strict=True)]
+
+
+def _append(
+    plan: Plan,
+    writer: Writer,
+    batch: Sequence[_Done],
+    arena: npt.NDArray[np.uint8],
+    offsets: Sequence[int],
+) -> None:
+    """Write up and down of every step of a batch."""
+    code = CODES[plan.dtype]
+    for item, start in zip(batch, offsets[:-1], strict=True):
+        target = item.step.target
+        split = start + target.rows * item.rank * ITEM_BYTES[code]
+        end = split + item.rank * target.cols * ITEM_BYTES[code]
+        up, down = arena[start:split], arena[split:end]
+        if item.step.swap:
+            up = np.roll(up, len(up) // 2)
+        ones = (1,) * (len(target.shape) - 2)
+        stem = item.step.stem
+        writer.add(stem + plan.dialect.up, code, (target.rows, item.rank, *ones), up)
+        writer.add(stem + plan.dialect.down, code, (item.rank, *target.shape[1:]), down)
+
+
+def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:
+    """Read the result with the reader that everyone uses."""
+    strings = dict(file.metadata)
+    configs = scales.header_configs(strings, name)
+    if config is not None:
+        configs[""] = scales.config_of(json.loads(config), name)
+        strings["adapter_config.json"] = config
+    return adapters.read(file, name, configs, strings, architecture=plan.architecture)
+
+
+def _verify(
+    plan: Plan,
+    written: Adapter,
+    done: Sequence[_Done],
+    threads: int | None,
+    step: Callable[[int], None],
+) -> tuple[Row, ...]:
+    """Measure, for every target, how far the file is from what was meant."""
+    found = {factors.keys[0]: factors for factors in written.targets.values()}
+    rows: list[Row] = []
+    for batch in kernels.batches(done, lambda item: kernels.bytes_of(item.step.group())):
+        pairs = []
+        for item in batch:
+            factors = found.get(item.step.stem + plan.dialect.up)
+            if factors is None:
+                message = f"{item.step.stem} is missing from the file just written"
+                raise OutputError(message)
+            pairs.append((item.step.raw(), Group(item.step.target, (factors,), (0,)).raw()))
+        meant, read_back = [a for a, _ in pairs], [b for _, b in pairs]
+        groups = [item.step.group() for item in batch]
+        gaps = kernels.with_names(
+            groups, lambda a=meant, b=read_back: _core.difference(a, b, threads=threads)
+        )
+        for item, (gap, norm) in zip(batch, gaps, strict=True):
+            rows.append(_row(plan, item, gap, norm))
+        _release(plan)
+        written.source.release()
+        step(len(batch))
+    return tuple(rows)
+
+
+def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:
+    size = max(item.norm, item.step.rounding)
+    allowed = item.cut * item.norm + (_EPSILON[plan.dtype] + _FLOOR) * size
+    if not gap <= _SLACK * allowed:
+        message = (
+            f"{item.step.target.key}: what was written differs from what was meant by "
+            f"{gap:.3g} (norm {norm:.3g}, allowed {_SLACK * allowed:.3g}); nothing was kept. "
+            "Values too small for the type? Try --dtype bf16 or f32"
+        )
+        raise OutputError(message)
+    members = len({piece.owner for piece in item.step.pieces})
+    error = gap / norm if norm > 0 else 0.0
+    return Row(item.step.target.key, members, item.rank, item.norm, item.cut, error)
+
+
+def _release(plan: Plan) -> None:
+    for adapter in plan.adapters:
+        adapter.source.release()
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Names of tensors: roles, dialects, module tables, architectures."""

@@ -1,0 +1,147 @@
+"""Dialects: how a target's name becomes a stem, and a stem a name.
+
+Reading is one rule for all files: cut a known prefix, flatten, look the rest up in the module
+tables.  A dialect only says which prefixes are its own and how it spells what it writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loramix.errors import FormatError
+from loramix.formats.layout import Layout, Module, flatten
+from loramix.types import Target
+
+# Prefix, component (None: the network, whatever the layout calls it), dialect.
+_PREFIXES: tuple[tuple[str, str | None, str], ...] = (
+    ("base_model.model.", None, "peft"),
+    ("lora_unet_", None, "kohya"),
+    ("lora_te1_", "text_encoder", "kohya"),
+    ("lora_te2_", "text_encoder_2", "kohya"),
+    ("lora_te3_", "text_encoder_3", "kohya"),
+    ("lora_te_", "text_encoder", "kohya"),
+    ("unet.", "unet", "diffusers"),
+    ("transformer.", "transformer", "diffusers"),
+    ("text_encoder.", "text_encoder", "diffusers"),
+    ("text_encoder_2.", "text_encoder_2", "diffusers"),
+    ("text_encoder_3.", "text_encoder_3", "diffusers"),
+)
+NETWORKS = ("unet", "transformer")
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """A stem, taken apart.
+
+    Attributes
+    ----------
+    text : as it stands in the file.
+    component : of the model, None if the prefix does not say.
+    path : what follows the prefix.
+    dialect : whose prefix it is; bare paths count as PEFT.
+    """
+
+    text: str
+    component: str | None
+    path: str
+    dialect: str
+
+    @property
+    def key(self) -> str:
+        """Canonical key when no layout knows better."""
+        if self.dialect == "kohya":
+            return self.text  # flattened names cannot be unflattened by rule
+        return f"{self.component}.{self.path}" if self.component else self.path
+
+
+def split_stem(text: str) -> Stem:
+    """Cut the prefix of a stem."""
+    rest = text.replace("_orig_mod.", "")  # torch.compile leaves it anywhere
+    for prefix, component, dialect in _PREFIXES:
+        if rest.startswith(prefix):
+            return Stem(text, component, rest[len(prefix) :], dialect)
+    return Stem(text, None, rest, "peft")
+
+
+def lookup(stem: Stem, layout: Layout) -> tuple[Module, ...]:
+    """Modules of a layout that a stem names; several if it names a fused weight."""
+    if stem.dialect == "kohya":
+        found = layout.by_kohya.get(stem.text)
+        if found:
+            return found
+    flat = flatten(stem.path)
+    components = [stem.component] if stem.component else list(layout.prefixes)
+    for component in components:
+        module = layout.by_key.get((component, flat))
+        if module:
+            return (module,)
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How to write.
+
+    Attributes
+    ----------
+    name : as users write it.
+    up, down : what follows the stem, dots included.
+    alpha : whether a scalar ``.alpha`` goes with every pair.
+    fused : whether modules that the original model fuses are written fused.
+    stem : name of a target.
+    """
+
+    name: str
+    up: str
+    down: str
+    alpha: bool
+    fused: bool
+    stem: Callable[[Target, Layout | None], str]
+
+
+def _kohya_stem(target: Target, layout: Layout | None) -> str:
+    if target.key.startswith("lora_"):
+        return target.key
+    component, _, name = target.key.partition(".")
+    module = layout.by_key.get((component, flatten(name))) if layout else None
+    if module:
+        return module.kohya
+    if layout and layout.prefixes.get(component, "") + flatten(name) in layout.by_kohya:
+        return layout.prefixes[component] + flatten(name)  # a fused original
+    message = (
+        f"{target.key}: no module table knows it, so it has no Kohya name; write another dialect"
+    )
+    raise FormatError(message)
+
+
+def _diffusers_stem(target: Target, layout: Layout | None) -> str:
+    component = target.key.partition(".")[0]
+    if component in (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3"):
+        return target.key
+    message = (
+        f"{target.key}: neither a module table nor its file says which part of a diffusers "
+        "pipeline it belongs to; write the dialect of the input instead"
+    )
+    raise FormatError(message)
+
+
+def _peft_stem(target: Target, layout: Layout | None) -> str:
+    if target.key.startswith("lora_"):
+        message = f"{target.key}: a flattened name of an unknown model; only Kohya can hold it"
+        raise FormatError(message)
+    component, _, name = target.key.partition(".")
+    known = layout is not None and component in layout.prefixes
+    return "base_model.model." + (name if known or component in NETWORKS else target.key)
+
+
+DIALECTS: dict[str, Dialect] = {
+    "kohya": Dialect(
+        "kohya", ".lora_up.weight", ".lora_down.weight", alpha=True, fused=True, stem=_kohya_stem
+    ),
+    "diffusers": Dialect(
+        "diffusers", ".lora_B.weight", ".lora_A.weight", alpha=False, fused=False,
+        stem=_diffusers_stem,
+    ),
+    "peft": Dialect(
+        "peft", ".lora_B.weight", ".lora_A.weight", alpha=False, fused=False, stem=_peft_stem
+    ),
+}  # fmt: skip

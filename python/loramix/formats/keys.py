@@ -1,0 +1,107 @@
+"""Grammar of tensor names: ``stem . role``, with the spellings of every trainer.
+
+Roles are suffixes of the whole key, never substrings in the middle of it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["up", "down", "alpha", "scale"]
+
+_ROLE = re.compile(
+    r"""
+    (?P<stem>.+?)
+    (?:
+        \.lora_(?P<ab>[AB])(?:\.(?P<infix>[^.]+))?\.weight
+      | \.lora_(?P<updown>up|down)\.weight
+      | (?:\.lora|\.lora_linear_layer|(?P<processor>_lora))\.(?P<dotted>up|down)\.weight
+      | \.(?P<number>alpha|scale)
+    )
+    """,
+    re.VERBOSE,
+)
+_PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)$")
+
+# Suffixes of parameterisations that are recognised and refused by name.
+_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "DoRA (needs the base weights)": ("dora_scale", "lora_magnitude_vector", "magnitude"),
+    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    "LoKr": (
+        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    ),
+    "LoCon with a middle tensor": ("lora_mid",),
+    "OFT or BOFT": ("oft_blocks", "oft_R", "boft_R", "boft_s", "rescale"),
+    "(IA)3": ("on_input", "ia3_l"),
+    "GLoRA": ("a1", "a2", "b1", "b2", "bm"),
+    "full difference": ("diff", "diff_b", "diff_m", "set_weight", "reshape_weight"),
+    "norm delta": ("w_norm", "b_norm"),
+    "embedding adapter": ("lora_embedding_A", "lora_embedding_B"),
+    "bias delta": ("bias",),
+}  # fmt: skip
+_FAMILY_OF = {suffix: family for family, suffixes in _FAMILIES.items() for suffix in suffixes}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The tensor names of one module.
+
+    Attributes
+    ----------
+    stem : everything before the role, as it stands in the file.
+    names : role to full tensor name.
+    """
+
+    stem: str
+    names: dict[Role, str]
+
+
+def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str], set[str]]:
+    """Sort tensor names by module.
+
+    Returns
+    -------
+    entries by stem, names with no known role, adapter-name infixes met (PEFT).
+    """
+    entries: dict[str, Entry] = {}
+    unknown: list[str] = []
+    infixes: set[str] = set()
+    for name in names:
+        match = _ROLE.fullmatch(name)
+        if match is None:
+            unknown.append(name)
+            continue
+        if match["infix"]:
+            infixes.add(match["infix"])
+        stem = match["stem"]
+        if match["processor"]:
+            stem = _processor_stem(stem)
+        role = _role(match)
+        entry = entries.setdefault(stem, Entry(stem, {}))
+        if role in entry.names:
+            unknown.append(name)  # a second spelling of the same role: nobody knows which counts
+        else:
+            entry.names[role] = name
+    return entries, unknown, infixes
+
+
+def family_of(name: str) -> str | None:
+    """Name the parameterisation that a tensor belongs to, if it is one we know and refuse."""
+    parts = name.removesuffix(".weight").rsplit(".", 2)
+    return next((_FAMILY_OF[part] for part in reversed(parts[1:]) if part in _FAMILY_OF), None)
+
+
+def _role(match: re.Match[str]) -> Role:
+    if match["ab"]:
+        return "down" if match["ab"] == "A" else "up"
+    word = match["updown"] or match["dotted"] or match["number"]
+    roles: tuple[Role, ...] = ("up", "down", "alpha", "scale")
+    return next(role for role in roles if role == word)
+
+
+def _processor_stem(stem: str) -> str:
+    """``attn1.processor.to_out`` -> ``attn1.to_out.0``; text encoders use ``q_proj``."""
+    if ".self_attn." in stem:
+        return _PROCESSOR.sub(r".\1_proj", stem)
+    return _PROCESSOR.sub(lambda m: ".to_out.0" if m[1] == "out" else f".to_{m[1]}", stem)

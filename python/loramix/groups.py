@@ -1,0 +1,119 @@
+"""Align adapters by target, at the finest slices that they share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loramix.errors import FormatError, ShapeError
+from loramix.formats.layout import Layout, Module, load_layout
+from loramix.types import Adapter, Factors, Group, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A weight that the original model code fuses.
+
+    Attributes
+    ----------
+    target : the fused weight.
+    parts : canonical targets of its rows, with the first row of each.
+    """
+
+    target: Target
+    parts: tuple[tuple[Target, int], ...]
+
+
+def fusions(layout: Layout | None) -> dict[str, Fusion]:
+    """Fused weights of a layout, by the key of every part and of the whole."""
+    found: dict[str, Fusion] = {}
+    for modules in layout.by_kohya.values() if layout else ():
+        if len(modules) > 1:
+            fusion = _fusion(modules)
+            keys = [fusion.target.key, *(part.key for part, _ in fusion.parts)]
+            found.update(dict.fromkeys(keys, fusion))
+    return found
+
+
+def _fusion(modules: Sequence[Module]) -> Fusion:
+    first = modules[0]
+    rows = sum(module.shape[0] for module in modules)
+    whole = Target(f"{first.component}.{first.original}", (rows, *first.shape[1:]))
+    parts = tuple(
+        (Target(f"{m.component}.{m.name}", m.shape), m.rows[0] if m.rows else 0) for m in modules
+    )
+    return Fusion(whole, parts)
+
+
+def common_architecture(adapters: Sequence[Adapter]) -> str | None:
+    """The base model of the stack.
+
+    Raises
+    ------
+    FormatError : adapters of different models.
+    """
+    known = [(a.architecture, a) for a in adapters if a.architecture]
+    for architecture, adapter in known[1:]:
+        if architecture != known[0][0]:
+            first = known[0][1]
+            message = (
+                f"{adapter.name} is for {architecture} ({adapter.match:.0%} of its modules fit), "
+                f"{first.name} for {first.architecture} ({first.match:.0%}): adapters of "
+                "different base models cannot be merged"
+            )
+            raise FormatError(message)
+    return known[0][0] if known else None
+
+
+def align(adapters: Sequence[Adapter], *, split: bool) -> tuple[Group, ...]:
+    """Groups of the stack, in order of their keys.
+
+    A fused weight stays one group if every adapter that touches it holds it fused and ``split``
+    is false; otherwise it becomes one group per part.
+
+    Parameters
+    ----------
+    split : whether the output wants the parts.
+
+    Raises
+    ------
+    FormatError : adapters of different models, or no target in common where that is suspicious.
+    ShapeError : one target, two shapes.
+    """
+    architecture = common_architecture(adapters)
+    table = fusions(load_layout(architecture) if architecture else None)
+    keys = [{target.key for target in adapter.targets} for adapter in adapters]
+    apart = {
+        fusion.target.key
+        for fusion in set(table.values())
+        if split or any(part.key in held for held in keys for part, _ in fusion.parts)
+    }
+    slots: dict[str, list[tuple[int, Target, Factors]]] = {}
+    for owner, adapter in enumerate(adapters):
+        for target, factors in _slices(adapter.targets, table, apart):
+            slots.setdefault(target.key, []).append((owner, target, factors))
+    return tuple(_group(slots[key], adapters) for key in sorted(slots))
+
+
+def _slices(
+    targets: Mapping[Target, Factors], table: Mapping[str, Fusion], apart: set[str]
+) -> list[tuple[Target, Factors]]:
+    found: list[tuple[Target, Factors]] = []
+    for target, factors in targets.items():
+        if target.key in apart:
+            parts = table[target.key].parts
+            found += [(part, factors.rows(at, at + part.rows)) for part, at in parts]
+        else:
+            found.append((target, factors))
+    return found
+
+
+def _group(members: Sequence[tuple[int, Target, Factors]], adapters: Sequence[Adapter]) -> Group:
+    first_owner, first, _ = members[0]
+    for owner, target, factors in members[1:]:
+        if target.shape != first.shape:
+            message = (
+                f"{first.key}: {adapters[first_owner].name} changes a weight of shape "
+                f"{list(first.shape)}, {adapters[owner].name} one of {list(target.shape)} "
+                f"({factors.keys[0]}); the adapters were trained on different models"
+            )
+            raise ShapeError(message)
+    return Group(first, tuple(f for _, _, f in members), tuple(o for o, _, _ in members))

@@ -1,0 +1,97 @@
+"""What is in a file, without reading its tensors."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from loramix.adapters import load
+from loramix.types import Adapter, StrPath
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Facts about one adapter.
+
+    Attributes
+    ----------
+    match : share of its modules that are in the table of the architecture, 0 to 1.
+    modules : number of modules by component.
+    kinds : number of modules by kind (linear, conv 1x1, conv 3x3).
+    ranks : rank to number of modules.
+    dtypes : element type to number of factors.
+    scales : smallest and largest scale (alpha / rank).
+    parameters : numbers in all factors.
+    notes : what a user should know.
+    """
+
+    name: str
+    path: str | None
+    size: int
+    dialect: str
+    architecture: str | None
+    candidates: tuple[str, ...]
+    match: float
+    modules: Mapping[str, int]
+    kinds: Mapping[str, int]
+    ranks: Mapping[int, int]
+    dtypes: Mapping[str, int]
+    scales: tuple[float, float]
+    parameters: int
+    tensors: int
+    notes: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def inspect(
+    source: StrPath | Adapter, *, architecture: str | None = None, skip: Sequence[str] = ()
+) -> Inspection:
+    """Describe an adapter from its header: nothing but the header is read.
+
+    Raises
+    ------
+    FormatError, ShapeError, OSError : see `load`.
+    """
+    adapter = source
+    if not isinstance(adapter, Adapter):
+        adapter = load(adapter, architecture=architecture, skip=skip)
+    pairs = adapter.targets
+    tensors = [tensor for pair in pairs.values() for tensor in (pair.up, pair.down)]
+    scales = [pair.scale for pair in pairs.values()]
+    path = adapter.source.path
+    return Inspection(
+        name=adapter.name,
+        path=str(path) if path else None,
+        size=adapter.source.size,
+        dialect=adapter.dialect,
+        architecture=adapter.architecture,
+        candidates=adapter.candidates,
+        match=adapter.match,
+        modules=_count(_component(t.key) for t in pairs),
+        kinds=_count(_kind(t.shape) for t in pairs),
+        ranks=dict(sorted(Counter(pair.rank for pair in pairs.values()).items())),
+        dtypes=_count(tensor.dtype for tensor in tensors),
+        scales=(min(scales), max(scales)),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        tensors=adapter.coverage.used,
+        notes=adapter.coverage.notes,
+        metadata=dict(adapter.metadata),
+    )
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _component(key: str) -> str:
+    first = key.partition(".")[0]
+    known = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+    return first if first in known else "model"
+
+
+def _kind(shape: tuple[int, ...]) -> str:
+    return "linear" if len(shape) == 2 else "conv " + "x".join(map(str, shape[2:]))

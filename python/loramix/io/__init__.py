@@ -1,0 +1,1 @@
+"""Files as named tensors; nothing here knows what an adapter is."""

@@ -1,0 +1,276 @@
+"""Safetensors files: a lazy reader over a memory map, and a streaming writer.
+
+The reader touches a tensor's bytes only when somebody uses them and can give the pages back
+(`release`), so a process that works through a file group by group stays small.  The writer
+reserves the header, streams tensors in any order, fills the header in, syncs, and renames.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from threading import Event, Thread
+from types import MappingProxyType, TracebackType
+from typing import Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from loramix import _core
+from loramix.errors import FormatError, OutputError
+from loramix.types import Tensor
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | npt.NDArray[np.uint8]
+
+_SYNC_BYTES = 32 << 20
+
+
+class SafetensorsFile:
+    """A mapped file.
+
+    Attributes
+    ----------
+    path : the file, or None for bytes in memory.
+    tensors : name to tensor, in file order.
+    metadata : the header's strings.
+    size : bytes of the file.
+
+    Raises
+    ------
+    FormatError : anything wrong with the header: truncated, overlapping, duplicate, ...
+    """
+
+    __slots__ = ("_map", "_view", "metadata", "path", "size", "tensors")
+
+    def __init__(self, path: Path | None, data: Buffer | None = None) -> None:
+        self.path = path
+        self._map: mmap.mmap | None = None
+        if data is None:
+            if path is None:
+                message = "either a path or data"
+                raise TypeError(message)
+            self._map, data = _map(path)
+        self._view = memoryview(data).toreadonly()
+        self.size = len(self._view)
+        try:
+            entries, metadata = _core.read_header(self._view)
+        except _core.CoreError as error:
+            message = f"{path or 'data'}: {error.args[1]}"
+            raise FormatError(message) from error
+        tensors = {
+            name: Tensor(dtype, tuple(shape), self._view[start:end])
+            for name, dtype, shape, start, end in entries
+        }
+        self.tensors: Mapping[str, Tensor] = MappingProxyType(tensors)
+        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata))
+
+    def release(self) -> None:
+        """Give touched pages back to the system; they are read again when needed."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def sha256(self) -> str:
+        """Digest of the whole file, read beside the map so that its pages do not count."""
+        if self.path is None:
+            return hashlib.sha256(self._view).hexdigest()
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map(path: Path) -> tuple[mmap.mmap | None, Buffer]:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return None, b""  # an empty file cannot be mapped; the header parser refuses it
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return mapped, mapped
+
+
+class SafetensorsWriter:
+    """Writes a file whose header is known only at the end.
+
+    Use as a context manager: leaving it without `commit` removes the temporary file and leaves
+    whatever was at `path` untouched.
+
+    Parameters
+    ----------
+    path : where the file goes.
+    header_bytes : room for the header; what is not used is filled with spaces.
+    """
+
+    def __init__(self, path: Path, header_bytes: int) -> None:
+        self.path = path
+        self._entries: dict[str, dict[str, object]] = {}
+        self._room = -(-header_bytes // 8) * 8
+        self._offset = 0
+        try:
+            number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        except OSError as error:
+            raise _explain(error, path, 0) from error
+        self.temporary = Path(name)
+        self._file = os.fdopen(number, "wb", buffering=0)
+        self._file.seek(8 + self._room)
+        self._flusher = _Flusher(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._flusher.stop()
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.temporary.unlink()
+
+    def add(self, name: str, dtype: str, shape: tuple[int, ...], data: Buffer) -> None:
+        """Append one tensor."""
+        view = memoryview(data).cast("B")
+        self._entries[name] = _entry(dtype, shape, self._offset, self._offset + len(view))
+        self._write(view)
+        self._offset += len(view)
+        self._flusher.wrote(len(view))
+
+    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
+        """Write the header and push everything to the disk; the file is complete but hidden.
+
+        Returns
+        -------
+        The hidden file, opened for checks.
+
+        Raises
+        ------
+        OutputError : the header needs more than the reserved room.
+        """
+        encoded = _header(self._entries, metadata)
+        if len(encoded) > self._room:
+            message = f"{self.path}: header of {len(encoded)} bytes, {self._room} were reserved"
+            raise OutputError(message)
+        self._file.seek(0)
+        self._write(memoryview(struct.pack("<Q", self._room) + encoded.ljust(self._room)))
+        self._flusher.stop()
+        os.fsync(self._file.fileno())
+        return SafetensorsFile(self.temporary)
+
+    def commit(self) -> SafetensorsFile:
+        """Put the finished file in its place, atomically, and open it there."""
+        self._file.close()
+        mask = os.umask(0)
+        os.umask(mask)
+        self.temporary.chmod(0o666 & ~mask)  # mkstemp made it private
+        self.temporary.replace(self.path)
+        _sync_folder(self.path.parent)
+        return SafetensorsFile(self.path)
+
+    def _write(self, view: memoryview) -> None:
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise _explain(error, self.path, self._offset + len(view)) from error
+
+
+class MemoryWriter:
+    """The same file as bytes in memory."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, object]] = {}
+        self._data = bytearray()
+        self._file: SafetensorsFile | None = None
+
+    def add(self, name: str, dtype: str, shape: tuple[int, ...], data: Buffer) -> None:
+        """Append one tensor."""
+        start = len(self._data)
+        self._data += memoryview(data).cast("B")
+        self._entries[name] = _entry(dtype, shape, start, len(self._data))
+
+    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
+        """The finished file."""
+        header = _header(self._entries, metadata)
+        header = header.ljust(-(-len(header) // 8) * 8)
+        self._data[:0] = struct.pack("<Q", len(header)) + header
+        self._file = SafetensorsFile(None, bytes(self._data))
+        self._data.clear()
+        return self._file
+
+    def commit(self) -> SafetensorsFile:
+        """The finished file."""
+        assert self._file is not None, "finish first"  # noqa: S101 - a mistake of ours
+        return self._file
+
+
+def _entry(dtype: str, shape: tuple[int, ...], start: int, end: int) -> dict[str, object]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+def _header(entries: Mapping[str, Mapping[str, object]], metadata: Mapping[str, str]) -> bytes:
+    return json.dumps({"__metadata__": dict(metadata), **entries}, separators=(",", ":")).encode()
+
+
+def header_room(entries: Iterable[tuple[str, int]], metadata: Mapping[str, str]) -> int:
+    """Bytes that are enough for the header of tensors (name, number of axes)."""
+    axis = len("4294967295,")
+    fixed = len('"":{"dtype":"F8_E4M3","shape":[],"data_offsets":[,]},') + 2 * 20
+    tensors = sum(len(json.dumps(name)) + fixed + axes * axis for name, axes in entries)
+    return tensors + len(json.dumps({"__metadata__": dict(metadata)})) + 16
+
+
+class _Flusher:
+    """Starts writing to disk while the next tensors are computed, so the last sync is short."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._pending = 0
+        self._wake = Event()
+        self._stopping = False
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wrote(self, count: int) -> None:
+        self._pending += count
+        if self._pending >= _SYNC_BYTES:
+            self._pending = 0
+            self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        sync = getattr(os, "fdatasync", os.fsync)
+        while self._wake.wait() and not self._stopping:
+            self._wake.clear()
+            with contextlib.suppress(OSError):  # the last fsync reports it to the caller
+                sync(self._number)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _explain(error: OSError, path: Path, needed: int) -> OSError:
+    """The same class of error, saying which file, how much, and what to try."""
+    reason = error.strerror or str(error)
+    advice = "choose another folder with -o"
+    if error.errno == errno.ENOSPC:
+        reason = f"disk full after {needed / 1e6:.1f} MB"
+        advice = "free some space, choose another folder, or lower --rank; nothing was written"
+    elif not path.parent.is_dir():
+        reason = f"the folder {path.parent} does not exist"
+        advice = "create it or choose another one"
+    message = f"cannot write: {reason}; {advice}"
+    return type(error)(error.errno, message, str(path))

@@ -1,0 +1,119 @@
+"""The methods on deltas in memory: NumPy arrays or torch tensors, without files."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from loramix import _core, kernels
+from loramix.errors import FormatError, ParamError, ShapeError
+from loramix.methods import Method, method_of
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", "np.ndarray[Any, Any]", "torch.Tensor")
+
+_NUMPY = {"float64": "F64", "float32": "F32", "float16": "F16"}
+_TORCH = {**_NUMPY, "bfloat16": "BF16"}
+
+
+def combine(
+    deltas: Sequence[Array],
+    method: str | Method = "linear",
+    *,
+    weights: Sequence[float] | None = None,
+    threads: int | None = None,
+) -> Array:
+    """Combine dense deltas of one weight.
+
+    Parameters
+    ----------
+    deltas : arrays or tensors of one shape and type: f64, f32, f16, and bf16 (torch).
+        Contiguous CPU memory is used in place, anything else is copied first.
+    method : a name of `METHODS` or a method object.
+    weights : one number per delta, any sign, default 1.
+    threads : default all cores.  The result does not depend on it.
+
+    Returns
+    -------
+    A new array of the same kind, type, shape (and device).
+
+    Raises
+    ------
+    ShapeError : different shapes.  FormatError : types that are not floating point, NaN,
+    infinity.  OutputError : overflow of f16.  ParamError : no deltas, unknown method.
+
+    Notes
+    -----
+    Cost: two reads of the deltas, one write.  Sums in f64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> combine([np.eye(2), 3 * np.eye(2)], "average")
+    array([[2., 0.],
+           [0., 2.]])
+    """
+    if not deltas:
+        message = "no deltas: combine needs at least one"
+        raise ParamError(message)
+    first = deltas[0]
+    for delta in deltas[1:]:
+        if delta.shape != first.shape or delta.dtype != first.dtype:
+            message = (
+                f"deltas of {tuple(first.shape)} {first.dtype} and {tuple(delta.shape)} "
+                f"{delta.dtype}: all must agree"
+            )
+            raise ShapeError(message)
+    each = np.ones(len(deltas)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if each.shape != (len(deltas),) or not np.isfinite(each).all():
+        message = f"weights {weights}: one finite number for each of {len(deltas)} deltas"
+        raise ParamError(message)
+    views = [_bytes(delta) for delta in deltas]
+    code = views[0][0]
+
+    def run() -> tuple[Array, "np.ndarray[Any, Any]"]:
+        gram = np.array(_core.dense_gram(views, threads=threads)).reshape(len(deltas), -1)
+        coefficients = method_of(method).coefficients(gram, each)
+        result, raw = _empty_like(first)
+        numbers = coefficients.tolist()
+        _core.dense_combine(views, numbers, raw, dtype=code, threads=threads)
+        return result, raw
+
+    return kernels.with_names([], run)[0]
+
+
+def _is_torch(array: object) -> bool:
+    """True for torch tensors, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _bytes(array: Any) -> tuple[str, "np.ndarray[Any, Any]"]:
+    """Element type and bytes, in place where the memory allows it."""
+    name = str(array.dtype).removeprefix("torch.")
+    is_torch = _is_torch(array)
+    code = (_TORCH if is_torch else _NUMPY).get(name)
+    if code is None:
+        message = f"deltas of type {array.dtype}: f64, f32, f16 and (torch) bf16 can be combined"
+        raise FormatError(message)
+    if is_torch:
+        import torch
+
+        flat = array.detach().cpu().contiguous().reshape(-1)
+        return code, flat.view(torch.uint8).numpy()
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return code, little.reshape(-1).view(np.uint8)
+
+
+def _empty_like(array: Any) -> tuple[Any, "np.ndarray[Any, Any]"]:
+    """A new array and its bytes."""
+    if _is_torch(array):
+        import torch
+
+        result = torch.empty(array.shape, dtype=array.dtype)
+        return result, result.reshape(-1).view(torch.uint8).numpy()
+    result = np.empty(array.shape, dtype=array.dtype.newbyteorder("="))
+    return result, result.reshape(-1).view(np.uint8)

@@ -1,0 +1,185 @@
+"""Files in, file out: the stages in a row."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from loramix import adapters as opening
+from loramix import executing, planning
+from loramix.analysis import analyze
+from loramix.errors import FormatError, ParamError
+from loramix.executing import Merged
+from loramix.formats.dialects import DIALECTS
+from loramix.groups import align
+from loramix.methods import Linear, Method, method_of
+from loramix.planning import Output
+from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
+
+
+def merge(
+    sources: Sequence[StrPath | Adapter],
+    method: str | Method = "linear",
+    *,
+    weights: Sequence[Weight] | None = None,
+    output: Output | None = None,
+    path: StrPath | None = None,
+    auto_strength: bool = False,
+    floor: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Merged:
+    """Merge adapters into one adapter.
+
+    Parameters
+    ----------
+    sources : files, folders or loaded adapters, at least one.
+    method : a name of `METHODS` or a method object.
+    weights : one number per source, any sign, default 1; or a mapping from globs of target keys
+        to numbers, first match wins, such as ``{"text_encoder*": 0.5, "*": 0.8}``.
+    output : rank, type and dialect; default: exact, widest type, dialect of the first source.
+    path : where to write; a folder for the PEFT dialect; None keeps the result in memory.
+    auto_strength : shrink each branch (model, text encoders) so that its norm is at most that of
+        its strongest contributor.
+    floor : least scale of a branch of independent adapters under ``auto_strength``, (0, 1].
+    threads : default all cores.  The result does not depend on it.
+    progress : called with steps done and steps in all.
+
+    Returns
+    -------
+    The opened result, with the rank and the measured error of every target.
+
+    Raises
+    ------
+    FormatError, ShapeError, ParamError, OutputError, OSError : nothing was written.
+
+    Examples
+    --------
+    >>> import loramix
+    >>> merged = loramix.merge(["style.safetensors", "face.safetensors"], "slerp",
+    ...                        weights=[0.8, 0.6], path="both.safetensors")  # doctest: +SKIP
+    """
+    if not sources:
+        message = "no adapters: merge needs at least one file, folder or loaded adapter"
+        raise ParamError(message)
+    if threads is not None and threads < 1:
+        message = f"threads = {threads}: at least 1, or None for all cores"
+        raise ParamError(message)
+    if floor is not None and not 0 < floor <= 1:
+        message = f"floor = {floor}: allowed is (0, 1]"
+        raise ParamError(message)
+    chosen = method_of(method)
+    each = _weights(sources, weights)
+    output = output or Output()
+    _refuse_twice(sources)
+    stack = open_all(sources)
+    dialect = planning.dialect_of(stack, output)
+    groups = align(stack, split=not dialect.fused)
+    ticker = _Ticker(progress, 3 * len(groups))
+    analysis = analyze(groups, stack, threads=threads, step=ticker.add)
+    plan = planning.plan(
+        stack, groups, analysis, chosen, each, output, auto_strength=auto_strength, floor=floor
+    )
+    ticker.total = len(groups) + 2 * len(plan.steps)
+    target = None if path is None else Path(path)
+    return executing.execute(plan, target, threads=threads, step=ticker.add)
+
+
+def resize(
+    source: StrPath | Adapter,
+    *,
+    path: StrPath | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    dtype: Dtype | None = None,
+    dialect: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Merged:
+    """Give one adapter another rank: the best approximation there is, with its error measured.
+
+    Parameters
+    ----------
+    rank, energy, max_error, dtype, dialect : see `Output`.
+    path, threads, progress : see `merge`.
+    """
+    output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)
+    return merge([source], path=path, output=output, threads=threads, progress=progress)
+
+
+def save(
+    adapter: Adapter,
+    path: StrPath,
+    *,
+    dialect: str | None = None,
+    dtype: Dtype | None = None,
+) -> Path:
+    """Write an adapter, exactly, in any dialect that can hold it.
+
+    Returns
+    -------
+    The file, or the folder for the PEFT dialect.
+    """
+    merge([adapter], Linear(), path=path, output=Output(dialect=dialect, dtype=dtype))
+    return Path(path)
+
+
+def open_all(sources: Sequence[StrPath | Adapter]) -> list[Adapter]:
+    """Load what is not loaded; undecided architectures follow the decided ones."""
+    stack = [s if isinstance(s, Adapter) else opening.load(s) for s in sources]
+    decided = {a.architecture for a in stack if a.architecture}
+    if len(decided) == 1:
+        (architecture,) = decided
+        for index, (source, adapter) in enumerate(zip(sources, stack, strict=True)):
+            open_question = adapter.architecture is None and architecture in adapter.candidates
+            if open_question and not isinstance(source, Adapter):
+                stack[index] = opening.load(source, architecture=architecture)
+    unknown = {a.dialect for a in stack if a.architecture is None}
+    if len(unknown | {a.dialect for a in stack}) > 1 and "kohya" in unknown:
+        message = (
+            "an adapter with Kohya names of an unknown model cannot be merged with other "
+            f"dialects ({', '.join(sorted(DIALECTS))}): its names cannot be told apart"
+        )
+        raise FormatError(message)
+    return stack
+
+
+def _weights(
+    sources: Sequence[StrPath | Adapter], weights: Sequence[Weight] | None
+) -> tuple[Weight, ...]:
+    if weights is None:
+        return (1.0,) * len(sources)
+    if len(weights) != len(sources):
+        message = f"{len(weights)} weights for {len(sources)} adapters: one each"
+        raise ParamError(message)
+    for weight in weights:
+        numbers = weight.values() if not isinstance(weight, int | float) else (weight,)
+        if not all(abs(number) < float("inf") for number in numbers):
+            message = f"weight {weight}: a finite number of any sign"
+            raise ParamError(message)
+    return tuple(weights)
+
+
+def _refuse_twice(sources: Sequence[StrPath | Adapter]) -> None:
+    seen: set[str] = set()
+    for source in sources:
+        path = source.source.path if isinstance(source, Adapter) else Path(source)
+        if path is None:
+            continue
+        real = os.path.realpath(path)
+        if real in seen:
+            message = f"{path} is given twice; give it once, with the sum of the weights"
+            raise ParamError(message)
+        seen.add(real)
+
+
+class _Ticker:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._done = 0
+        self.total = total
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self.total)

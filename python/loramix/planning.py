@@ -1,0 +1,297 @@
+"""Everything decided, nothing executed: groups and a method become steps."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from loramix import analysis as analysing
+from loramix.analysis import Analysis, Strength
+from loramix.errors import FormatError, ParamError
+from loramix.formats.dialects import DIALECTS, Dialect
+from loramix.formats.layout import Layout, load_layout
+from loramix.groups import Fusion, common_architecture, fusions
+from loramix.methods import Method, describe
+from loramix.types import F64, Adapter, Dtype, Factors, Group, RawGroup, Target, Weight
+
+_WIDTH: dict[str, int] = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 3}
+_NAMES: dict[int, Dtype] = {0: "bf16", 1: "f16", 2: "bf16", 3: "f32"}
+CODES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the result should look like.  Give at most one of energy and max_error.
+
+    Attributes
+    ----------
+    rank : at most this rank per target; default: exact (the sum of the ranks, reduced to the
+        numerical rank).
+    energy : smallest rank that keeps this share of the squared norm, (0, 1].
+    max_error : smallest rank with at most this relative error, [0, 1).
+    dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
+    dialect : kohya, diffusers or peft; default: that of the first input.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    max_error: float | None = None
+    dtype: Dtype | None = None
+    dialect: str | None = None
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("rank", self.rank, self.rank is None or self.rank >= 1, "an integer of at least 1"),
+            ("energy", self.energy, self.energy is None or 0 < self.energy <= 1, "in (0, 1]"),
+            (
+                "max_error", self.max_error,
+                self.max_error is None or 0 <= self.max_error < 1, "in [0, 1)",
+            ),
+            ("dtype", self.dtype, self.dtype is None or self.dtype in CODES, ", ".join(CODES)),
+            (
+                "dialect", self.dialect,
+                self.dialect is None or self.dialect in DIALECTS, ", ".join(DIALECTS),
+            ),
+        )  # fmt: skip
+        for name, value, good, allowed in checks:
+            if not good:
+                message = f"{name} = {value!r}: allowed is {allowed}"
+                raise ParamError(message)
+        if self.energy is not None and self.max_error is not None:
+            message = "energy and max_error are two ways to choose the rank: give one"
+            raise ParamError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One member of a step: factors, their coefficient, the first row they cover."""
+
+    factors: Factors
+    owner: int
+    coefficient: float
+    row_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One weight of the output.
+
+    Attributes
+    ----------
+    target : what is written, fused if the dialect fuses it.
+    stem : its name in the output.
+    pieces : what is summed.
+    swap : whether the halves of the rows are exchanged in the output's naming.
+    rounding : norm that rounding errors are relative to, ``sqrt(sum c_i^2 |delta_i|^2)``.
+    """
+
+    target: Target
+    stem: str
+    pieces: tuple[Piece, ...]
+    swap: bool
+    rounding: float
+
+    def raw(self) -> RawGroup:
+        """What the kernels take."""
+        members = [p.factors.raw(p.coefficient, p.row_start) for p in self.pieces]
+        return (self.target.rows, self.target.cols, members)
+
+    def group(self) -> Group:
+        """The members without their coefficients, for messages."""
+        owners = tuple(p.owner for p in self.pieces)
+        return Group(self.target, tuple(p.factors for p in self.pieces), owners)
+
+    def largest_rank(self, output: Output) -> int:
+        """Bound of the rank it may get."""
+        bounds = [sum(p.factors.rank for p in self.pieces), self.target.rows, self.target.cols]
+        return max(1, min([*bounds, *([output.rank] if output.rank else [])]))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An immutable list of what will be done.
+
+    Attributes
+    ----------
+    alpha : the one value of alpha in the whole file, for dialects that store it.
+    strengths : energy normalisation by branch, empty if it was off.
+    """
+
+    steps: tuple[Step, ...] = field(repr=False)
+    adapters: tuple[Adapter, ...]
+    weights: tuple[Weight, ...]
+    method: Method
+    output: Output
+    dialect: Dialect
+    dtype: Dtype
+    architecture: str | None
+    alpha: float | None
+    strengths: Mapping[str, Strength]
+
+    @property
+    def layout(self) -> Layout | None:
+        """Module table of the base model."""
+        return load_layout(self.architecture) if self.architecture else None
+
+    def digest(self) -> str:
+        """Hash of every decision: two plans with one digest write the same bytes."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for step in self.steps:
+            pieces = [(p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces]
+            hasher.update(repr((step.stem, step.target, pieces)).encode())
+        rule = (self.output, self.dialect.name, self.dtype, self.alpha)
+        hasher.update(repr(rule).encode())
+        return hasher.hexdigest()
+
+    def provenance(self, digests: Sequence[str]) -> dict[str, object]:
+        """Sources, recipe and decisions, as stored in the output."""
+        from loramix import __version__
+
+        sources = [
+            {"name": a.name, "sha256": digest, "weight": dict(w) if isinstance(w, Mapping) else w}
+            for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
+        ]
+        rule = {"rank": self.output.rank, "energy": self.output.energy}
+        return {
+            "version": __version__,
+            "method": describe(self.method),
+            "sources": sources,
+            "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},
+            "auto_strength": {branch: s.scale for branch, s in self.strengths.items()},
+            "decisions": self.digest(),
+        }
+
+
+def dialect_of(adapters: Sequence[Adapter], output: Output) -> Dialect:
+    """The dialect to write: the chosen one, or that of the first input."""
+    return DIALECTS[output.dialect or adapters[0].dialect]
+
+
+def plan(
+    adapters: Sequence[Adapter],
+    groups: Sequence[Group],
+    analysis: Analysis,
+    method: Method,
+    weights: Sequence[Weight],
+    output: Output,
+    *,
+    auto_strength: bool = False,
+    floor: float | None = None,
+) -> Plan:
+    """Decide coefficients, names, type and alpha of every target."""
+    dialect = dialect_of(adapters, output)
+    architecture = common_architecture(adapters)
+    layout = load_layout(architecture) if architecture else None
+    merged = analysing.coefficients(method, groups, analysis, weights)
+    strengths: dict[str, Strength] = {}
+    if auto_strength:
+        strengths = analysing.strengths(groups, analysis, merged, weights, floor=floor)
+        merged = [
+            c * strengths[group.target.branch].scale
+            for group, c in zip(groups, merged, strict=True)
+        ]
+    steps = _steps(adapters, groups, analysis, merged, dialect, layout)
+    _check_one_component(steps, dialect)
+    return Plan(
+        steps=tuple(sorted(steps, key=lambda s: (-_cost(s), s.stem))),
+        adapters=tuple(adapters),
+        weights=tuple(weights),
+        method=method,
+        output=output,
+        dialect=dialect,
+        dtype=output.dtype or _widest(adapters),
+        architecture=architecture,
+        alpha=_alpha(steps, output) if dialect.alpha else None,
+        strengths=strengths,
+    )
+
+
+def _steps(
+    adapters: Sequence[Adapter],
+    groups: Sequence[Group],
+    analysis: Analysis,
+    merged: Sequence[F64],
+    dialect: Dialect,
+    layout: Layout | None,
+) -> list[Step]:
+    table = fusions(layout) if dialect.fused else {}
+    swapped = _swapped(layout) if dialect.fused else frozenset()
+    parts: dict[str, list[tuple[Group, F64, F64, int]]] = {}
+    targets: dict[str, Target] = {}
+    for group, gram, c in zip(groups, analysis.grams, merged, strict=True):
+        target, row = _written_as(group.target, table)
+        targets[target.key] = target
+        parts.setdefault(target.key, []).append((group, gram, c, row))
+    steps = []
+    for key, target in targets.items():
+        rounding = math.sqrt(sum(float(c**2 @ np.diag(k)) for _, k, c, _ in parts[key]))
+        pieces = _pieces(adapters, parts[key], target, table.get(key))
+        stem = dialect.stem(target, layout)
+        steps.append(Step(target, stem, pieces, key in swapped, rounding))
+    return steps
+
+
+def _written_as(target: Target, table: Mapping[str, Fusion]) -> tuple[Target, int]:
+    fusion = table.get(target.key)
+    if fusion is None or fusion.target.key == target.key:
+        return target, 0
+    row = next(row for part, row in fusion.parts if part.key == target.key)
+    return fusion.target, row
+
+
+def _pieces(
+    adapters: Sequence[Adapter],
+    parts: Sequence[tuple[Group, F64, F64, int]],
+    target: Target,
+    fusion: Fusion | None,
+) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    for group, _, c, row in parts:
+        members = zip(group.members, group.owners, c, strict=True)
+        pieces += [Piece(factors, owner, float(x), row) for factors, owner, x in members]
+    if fusion is None or len(parts) == 1:
+        return tuple(pieces)
+    # An adapter that came fused and is treated alike in all parts stays one pair of factors.
+    for owner, adapter in enumerate(adapters):
+        own = [p for p in pieces if p.owner == owner]
+        whole = adapter.targets.get(target)
+        if whole is not None and len({p.coefficient for p in own}) == 1:
+            pieces = [p for p in pieces if p.owner != owner]
+            pieces.append(Piece(whole, owner, own[0].coefficient, 0))
+    return tuple(sorted(pieces, key=lambda p: (p.owner, p.row_start)))
+
+
+def _swapped(layout: Layout | None) -> frozenset[str]:
+    modules = layout.modules if layout else ()
+    return frozenset(f"{m.component}.{m.name}" for m in modules if m.swap)
+
+
+def _cost(step: Step) -> int:
+    rank = sum(p.factors.rank for p in step.pieces)
+    return (step.target.rows + step.target.cols) * rank * rank
+
+
+def _widest(adapters: Sequence[Adapter]) -> Dtype:
+    dtypes = {t.dtype for a in adapters for f in a.targets.values() for t in (f.up, f.down)}
+    return _NAMES[max(_WIDTH[dtype] for dtype in dtypes)]
+
+
+def _alpha(steps: Sequence[Step], output: Output) -> float:
+    """The most frequent rank: where it is met, factors need no rescaling."""
+    counts = Counter(step.largest_rank(output) for step in steps)
+    return float(max(counts, key=lambda rank: (counts[rank], rank)))
+
+
+def _check_one_component(steps: Sequence[Step], dialect: Dialect) -> None:
+    stems = [step.stem for step in steps]
+    if len(set(stems)) != len(stems):
+        twice = next(stem for stem, n in Counter(stems).items() if n > 1)
+        message = (
+            f"two targets would both be written as {twice}: {dialect.name} holds one part of a "
+            "pipeline per file; write diffusers or kohya instead"
+        )
+        raise FormatError(message)

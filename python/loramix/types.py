@@ -1,0 +1,215 @@
+"""The nouns of the library: tensors, targets, factors, adapters, groups.
+
+All frozen; none knows about files, dialects or methods.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+StrPath: TypeAlias = str | PathLike[str]
+F64: TypeAlias = npt.NDArray[np.float64]
+Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
+Weight: TypeAlias = float | Mapping[str, float]
+RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, int]
+RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
+
+ITEM_BYTES: Mapping[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+
+class Progress(Protocol):
+    """Called with the steps done and the steps in all, from the thread that called loramix."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Borrowed bytes, little endian, row-major.
+
+    Attributes
+    ----------
+    dtype : name in a safetensors header, e.g. ``BF16``.
+    shape : sizes.
+    data : the bytes, usually a part of a mapped file: not read before it is used.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview = field(repr=False)
+
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """Rows ``start:stop`` of the first axis, without a copy."""
+        size = len(self.data) // self.shape[0] if self.shape[0] else 0
+        shape = (stop - start, *self.shape[1:])
+        return Tensor(self.dtype, shape, self.data[start * size : stop * size])
+
+    def with_halves_swapped(self) -> "Tensor":
+        """The second half of the rows before the first: a copy."""
+        half = self.shape[0] // 2
+        first, second = self.rows(0, half), self.rows(half, self.shape[0])
+        return Tensor(self.dtype, self.shape, memoryview(bytes(second.data) + bytes(first.data)))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """One weight of the base model.
+
+    Attributes
+    ----------
+    key : canonical dotted name, with the component in front where it is known, e.g.
+        ``unet.mid_block.attentions.0.proj_in``.
+    shape : ``(out, in)`` or ``(out, in, *kernel)``.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Output size: rows of the delta."""
+        return self.shape[0]
+
+    @property
+    def cols(self) -> int:
+        """Input size times kernel size: columns of the delta."""
+        return int(np.prod(self.shape[1:]))
+
+    @property
+    def branch(self) -> Literal["model", "text_encoder"]:
+        """Which of the two energies the target counts towards."""
+        return "text_encoder" if self.key.startswith("text_encoder") else "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A low-rank delta ``scale * up @ down``.
+
+    Attributes
+    ----------
+    up : ``(rows, rank)``, or ``(rows, rank, 1, 1)`` for a convolution.
+    down : ``(rank, cols)``, or ``(rank, in, *kernel)``.
+    scale : alpha / rank (alpha / sqrt(rank) for rs-LoRA), resolved when the file was read.
+    keys : names of up and down in their file, for messages.
+    """
+
+    up: Tensor
+    down: Tensor
+    scale: float
+    keys: tuple[str, str]
+
+    @property
+    def rank(self) -> int:
+        """Columns of up, rows of down."""
+        return self.down.shape[0]
+
+    def rows(self, start: int, stop: int) -> "Factors":
+        """The delta's rows ``start:stop``: a view of up, the same down."""
+        return Factors(self.up.rows(start, stop), self.down, self.scale, self.keys)
+
+    def raw(self, coefficient: float = 1.0, row_start: int = 0) -> RawMember:
+        """What the kernels take."""
+        up, down = self.up, self.down
+        factor = self.scale * coefficient
+        return (
+            up.dtype, up.data, down.dtype, down.data, self.rank, factor, row_start, up.shape[0],
+        )  # fmt: skip
+
+
+class Source(Protocol):
+    """Where an adapter's bytes live."""
+
+    path: Path | None
+    size: int
+
+    def release(self) -> None:
+        """Give touched pages back; they are read again when needed."""
+
+    def sha256(self) -> str:
+        """Digest of the whole file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What became of the tensors of a file.
+
+    Attributes
+    ----------
+    used : number of tensors that take part.
+    skipped : names left out on request.
+    notes : one line for everything a user should know, e.g. a missing alpha.
+    """
+
+    used: int
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One trained low-rank file, all its targets.
+
+    Attributes
+    ----------
+    name : for reports.
+    dialect : how its keys are spelled.
+    architecture : the base model whose layout the keys hit, or None.
+    candidates : architectures that fit equally well.
+    match : share of the targets that hit the layout, 0 to 1.
+    targets : what it changes, in order of their keys.
+    metadata : strings of the file's header (and ``adapter_config.json`` under that name).
+    coverage : what became of its tensors.
+    source : the mapped file.
+    """
+
+    name: str
+    dialect: str
+    architecture: str | None
+    candidates: tuple[str, ...]
+    match: float
+    targets: Mapping[Target, Factors] = field(repr=False)
+    metadata: Mapping[str, str] = field(repr=False)
+    coverage: Coverage = field(repr=False)
+    source: Source = field(repr=False, compare=False)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The members of one target across adapters.
+
+    Attributes
+    ----------
+    owners : for each member, the position of its adapter in the stack.
+    """
+
+    target: Target
+    members: tuple[Factors, ...]
+    owners: tuple[int, ...]
+
+    def raw(self, coefficients: Sequence[float] | None = None) -> RawGroup:
+        """What the kernels take; coefficients multiply the members."""
+        each = coefficients if coefficients is not None else [1.0] * len(self.members)
+        members = [m.raw(c) for m, c in zip(self.members, each, strict=True)]
+        return (self.target.rows, self.target.cols, members)
+
+
+def weight_of(weight: Weight, target: Target) -> float:
+    """A user's weight for one target: the number, or that of the first matching glob.
+
+    A target that no glob matches has weight 1.
+    """
+    if isinstance(weight, Mapping):
+        matches = (value for glob, value in weight.items() if fnmatchcase(target.key, glob))
+        return next(matches, 1.0)
+    return weight

@@ -1,0 +1,292 @@
+//! The Python binding: converts, releases the GIL, calls, maps the error.  Nothing else.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use rayon::prelude::*;
+
+use crate::dtype::{Dtype, Matrix};
+use crate::group::{Group, Member};
+use crate::recompress::Rule;
+use crate::rng::Stream;
+use crate::{Error, dense, expand, gram, header, probe, recompress};
+
+pyo3::create_exception!(
+    _core,
+    CoreError,
+    PyValueError,
+    "Refusal of a kernel.  args: kind, message, group, member, side (the last three may be None)."
+);
+
+type Bytes = PyBuffer<u8>;
+type Outcome<T> = std::result::Result<T, (Option<usize>, Error)>;
+
+/// up dtype, up bytes, down dtype, down bytes, rank, factor, first row, rows of up.
+#[derive(FromPyObject)]
+struct RawMember(String, Bytes, String, Bytes, usize, f64, usize, usize);
+
+/// rows, cols, members.
+#[derive(FromPyObject)]
+struct RawGroup(usize, usize, Vec<RawMember>);
+
+fn borrow(buffer: &Bytes) -> Result<&[u8], Error> {
+    if !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "buffer",
+            expected: "contiguous bytes".into(),
+            got: "a strided buffer".into(),
+        });
+    }
+    // SAFETY: the PyBuffer keeps the exporter's memory alive and fixed in size while it is held,
+    // and it is held for the whole call.  Callers must not write to inputs during the call.
+    Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) })
+}
+
+fn borrow_mut(buffer: &Bytes) -> Result<&mut [u8], Error> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "output buffer",
+            expected: "writable contiguous bytes".into(),
+            got: "a read-only or strided buffer".into(),
+        });
+    }
+    // SAFETY: as above; the buffer is writable, and every call borrows an output exactly once.
+    Ok(unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) })
+}
+
+impl RawMember {
+    fn view(&self, cols: usize) -> Result<Member<'_>, Error> {
+        let Self(up_dtype, up, down_dtype, down, rank, factor, row_start, rows) = self;
+        Ok(Member {
+            up: Matrix::new(Dtype::parse(up_dtype)?, *rows, *rank, borrow(up)?)?,
+            down: Matrix::new(Dtype::parse(down_dtype)?, *rank, cols, borrow(down)?)?,
+            factor: *factor,
+            row_start: *row_start,
+        })
+    }
+}
+
+impl RawGroup {
+    fn view(&self) -> Result<Group<'_>, Error> {
+        let members: Result<_, _> = self.2.iter().map(|raw| raw.view(self.1)).collect();
+        Group::new(self.0, self.1, members?)
+    }
+}
+
+fn views(raw: &[RawGroup]) -> Outcome<Vec<Group<'_>>> {
+    let numbered = raw.iter().enumerate();
+    numbered.map(|(index, group)| group.view().map_err(|e| (Some(index), e))).collect()
+}
+
+fn to_py((group, error): (Option<usize>, Error)) -> PyErr {
+    let kind = match error {
+        Error::Shape { .. } => "shape",
+        Error::Dtype { .. } => "dtype",
+        Error::Param { .. } => "param",
+        Error::NonFinite { .. } => "non_finite",
+        Error::Overflow { .. } => "overflow",
+        Error::Format(_) => "format",
+    };
+    let (member, side) = match error {
+        Error::NonFinite { member, side } => (Some(member), Some(side)),
+        _ => (None, None),
+    };
+    CoreError::new_err((kind, error.to_string(), group, member, side))
+}
+
+/// Runs `work` without the GIL in a pool of `threads` (all cores if `None`).
+fn enter<T: Send>(
+    py: Python<'_>,
+    threads: Option<usize>,
+    work: impl FnOnce() -> Outcome<T> + Send,
+) -> PyResult<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build();
+    let pool = pool.map_err(|e| PyValueError::new_err(format!("cannot start threads: {e}")))?;
+    py.detach(|| pool.install(work)).map_err(to_py)
+}
+
+/// Results of all groups, or the error of the first group that has one.
+fn all<T>(results: Vec<Result<T, Error>>) -> Outcome<Vec<T>> {
+    let numbered = results.into_iter().enumerate();
+    numbered.map(|(index, result)| result.map_err(|e| (Some(index), e))).collect()
+}
+
+type Entries = Vec<(String, String, Vec<usize>, usize, usize)>;
+
+/// Tensors (name, dtype, shape, start, end) and metadata of a safetensors file.
+#[pyfunction]
+fn read_header(py: Python<'_>, file: Bytes) -> PyResult<(Entries, Vec<(String, String)>)> {
+    let parse = || {
+        let parsed = header::parse(borrow(&file)?)?;
+        let tensors = parsed.tensors.into_iter();
+        let entries = tensors.map(|t| (t.name, t.dtype, t.shape, t.start, t.end)).collect();
+        Ok((entries, parsed.metadata))
+    };
+    py.detach(parse).map_err(|e| to_py((None, e)))
+}
+
+/// Inner products of every group's deltas, row-major lists of N * N.
+#[pyfunction]
+#[pyo3(name = "gram", signature = (groups, *, threads=None))]
+fn py_gram(
+    py: Python<'_>,
+    groups: Vec<RawGroup>,
+    threads: Option<usize>,
+) -> PyResult<Vec<Vec<f64>>> {
+    enter(py, threads, || all(views(&groups)?.par_iter().map(gram::gram).collect()))
+}
+
+/// New factors of every group into its range of `out`: (rank, norm, relative error) each.
+#[pyfunction]
+#[pyo3(
+    name = "recompress",
+    signature = (groups, out, offsets, *, dtype, rank=None, energy=None, max_error=None,
+                 alpha=None, threads=None)
+)]
+#[allow(clippy::too_many_arguments)] // the signature Python sees
+fn py_recompress(
+    py: Python<'_>,
+    groups: Vec<RawGroup>,
+    out: Bytes,
+    offsets: Vec<usize>,
+    dtype: String,
+    rank: Option<usize>,
+    energy: Option<f64>,
+    max_error: Option<f64>,
+    alpha: Option<f64>,
+    threads: Option<usize>,
+) -> PyResult<Vec<(usize, f64, f64)>> {
+    enter(py, threads, || {
+        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
+        let rule = Rule { rank, energy, max_error, alpha };
+        let outs = split(borrow_mut(&out).map_err(|e| (None, e))?, &offsets)?;
+        let groups = views(&groups)?;
+        if outs.len() != groups.len() {
+            let got = format!("{} groups, {} ranges", groups.len(), outs.len());
+            let expected = "one range of `out` per group".to_owned();
+            return Err((None, Error::Shape { what: "offsets", expected, got }));
+        }
+        let one = |(group, out): (&Group<'_>, &mut [u8])| {
+            let done = recompress::recompress(group, &rule, dtype, out)?;
+            Ok((done.rank, done.norm, done.relative_error))
+        };
+        all(groups.par_iter().zip(outs).map(one).collect())
+    })
+}
+
+/// Disjoint ranges `offsets[i]..offsets[i + 1]` of `out`.
+fn split<'o>(mut out: &'o mut [u8], offsets: &[usize]) -> Outcome<Vec<&'o mut [u8]>> {
+    let mut parts = Vec::with_capacity(offsets.len());
+    let mut at = 0;
+    for pair in offsets.windows(2) {
+        let range: Range<usize> = pair[0]..pair[1];
+        if range.start != at || range.end < at || range.end - at > out.len() {
+            let expected = "ascending offsets from 0 within the buffer".to_owned();
+            let got = format!("{range:?}");
+            return Err((None, Error::Shape { what: "offsets", expected, got }));
+        }
+        let (part, rest) = out.split_at_mut(range.end - at);
+        parts.push(part);
+        (out, at) = (rest, range.end);
+    }
+    Ok(parts)
+}
+
+/// Rows `start..stop` of a group's dense delta into `out` (f32, row-major).
+#[pyfunction]
+#[pyo3(name = "expand", signature = (group, start, stop, out, *, threads=None))]
+fn py_expand(
+    py: Python<'_>,
+    group: RawGroup,
+    start: usize,
+    stop: usize,
+    out: PyBuffer<f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    if out.readonly() || !out.is_c_contiguous() {
+        return Err(PyValueError::new_err("out must be a writable contiguous float32 buffer"));
+    }
+    enter(py, threads, || {
+        // SAFETY: as in `borrow_mut`; PyBuffer has checked item type and alignment.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(out.buf_ptr().cast::<f32>(), out.item_count())
+        };
+        let mut run = || expand::expand(&group.view()?, start..stop, out);
+        run().map_err(|e| (None, e))
+    })
+}
+
+/// Estimated norms of (meant - written, meant) for every pair of groups.
+#[pyfunction]
+#[pyo3(name = "difference", signature = (meant, written, *, seed=0, threads=None))]
+fn py_difference(
+    py: Python<'_>,
+    meant: Vec<RawGroup>,
+    written: Vec<RawGroup>,
+    seed: u64,
+    threads: Option<usize>,
+) -> PyResult<Vec<(f64, f64)>> {
+    enter(py, threads, || {
+        let (meant, written) = (views(&meant)?, views(&written)?);
+        let pairs = meant.par_iter().zip(&written).enumerate();
+        let one = |(index, (a, b)): (usize, (&Group<'_>, &Group<'_>))| {
+            probe::difference(a, b, &Stream::new(seed, index as u64, 0)?)
+        };
+        all(pairs.map(one).collect())
+    })
+}
+
+fn row((dtype, bytes): &(String, Bytes)) -> Result<Matrix<'_>, Error> {
+    let (dtype, bytes) = (Dtype::parse(dtype)?, borrow(bytes)?);
+    Matrix::new(dtype, 1, bytes.len() / dtype.size(), bytes)
+}
+
+fn rows(deltas: &[(String, Bytes)]) -> Outcome<Vec<Matrix<'_>>> {
+    deltas.iter().map(row).collect::<Result<_, _>>().map_err(|e| (None, e))
+}
+
+/// Inner products of dense deltas (dtype, bytes), a row-major list of N * N.
+#[pyfunction]
+#[pyo3(signature = (deltas, *, threads=None))]
+fn dense_gram(
+    py: Python<'_>,
+    deltas: Vec<(String, Bytes)>,
+    threads: Option<usize>,
+) -> PyResult<Vec<f64>> {
+    enter(py, threads, || dense::gram(&rows(&deltas)?).map_err(|e| (None, e)))
+}
+
+/// Linear combination of dense deltas into `out`, encoded as `dtype`.
+#[pyfunction]
+#[pyo3(signature = (deltas, coefficients, out, *, dtype, threads=None))]
+fn dense_combine(
+    py: Python<'_>,
+    deltas: Vec<(String, Bytes)>,
+    coefficients: Vec<f64>,
+    out: Bytes,
+    dtype: String,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    enter(py, threads, || {
+        let deltas = rows(&deltas)?;
+        let run =
+            || dense::combine(&deltas, &coefficients, Dtype::parse(&dtype)?, borrow_mut(&out)?);
+        run().map_err(|e| (None, e))
+    })
+}
+
+/// Kernels of loramix.
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("CoreError", module.py().get_type::<CoreError>())?;
+    module.add_function(wrap_pyfunction!(read_header, module)?)?;
+    module.add_function(wrap_pyfunction!(py_gram, module)?)?;
+    module.add_function(wrap_pyfunction!(py_recompress, module)?)?;
+    module.add_function(wrap_pyfunction!(py_expand, module)?)?;
+    module.add_function(wrap_pyfunction!(py_difference, module)?)?;
+    module.add_function(wrap_pyfunction!(dense_gram, module)?)?;
+    module.add_function(wrap_pyfunction!(dense_combine, module)?)
+}

@@ -1,0 +1,40 @@
+//! Where new factors go: encoded bytes, up (`rows x k`) before down (`k x cols`), row-major.
+
+use std::ops::Range;
+
+use crate::Result;
+use crate::dtype::{Dtype, encode};
+use crate::group::Group;
+
+pub(crate) struct Sink<'o> {
+    rank: usize,
+    cols: usize,
+    dtype: Dtype,
+    up: &'o mut [u8],
+    down: &'o mut [u8],
+}
+
+impl<'o> Sink<'o> {
+    /// `out` holds at least `(rows + cols) * rank` elements.
+    pub(crate) fn new(group: &Group<'_>, rank: usize, dtype: Dtype, out: &'o mut [u8]) -> Self {
+        let (up, down) = out.split_at_mut(group.rows() * rank * dtype.size());
+        Self { rank, cols: group.cols(), dtype, up, down }
+    }
+
+    /// Whole rows of up, from row `first`.
+    pub(crate) fn up(&mut self, first: usize, values: &[f32]) -> Result<()> {
+        let size = self.dtype.size();
+        let at = first * self.rank * size;
+        encode(self.dtype, values, &mut self.up[at..at + values.len() * size])
+    }
+
+    /// Columns `cols` of down: `rank x cols.len()` values.
+    pub(crate) fn down(&mut self, cols: Range<usize>, values: &[f32]) -> Result<()> {
+        let size = self.dtype.size();
+        for (row, values) in values.chunks_exact(cols.len()).enumerate() {
+            let at = (row * self.cols + cols.start) * size;
+            encode(self.dtype, values, &mut self.down[at..at + values.len() * size])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Singular values of a balanced stack, and the small matrices that turn it into its best
+//! rank-k approximation.  The mathematics is in the head of `recompress`.
+
+use faer::{Mat, MatRef, Side};
+
+use crate::recompress::Rule;
+use crate::stack::Stack;
+use crate::{Error, Result};
+
+/// Relative norm below which a tail of singular values is rounding noise of f32 factors.
+const NOISE: f64 = 2e-7;
+
+/// `up_new = U left`, `down_new = right D`.
+pub(crate) struct Mixers {
+    /// `R x k`.
+    pub(crate) left: Mat<f64>,
+    /// `k x R`.
+    pub(crate) right: Mat<f64>,
+    /// Norms of the new columns and rows: roots of the singular values.
+    pub(crate) roots: Vec<f64>,
+}
+
+pub(crate) struct Spectrum {
+    /// Squared singular values, largest first.
+    squares: Vec<f64>,
+    /// Sum of `squares[k..]` for every k.
+    tails: Vec<f64>,
+    /// Eigenvectors of the core, columns in the order of `squares`.
+    vectors: Mat<f64>,
+}
+
+impl Spectrum {
+    pub(crate) fn new(stack: &Stack<'_, '_>, lower: &Mat<f64>) -> Result<Self> {
+        let rank = stack.rank();
+        let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
+        let core = lower.transpose() * (down * lower);
+        let n = core.ncols();
+        let failed = || Error::Param {
+            name: "factors",
+            value: "a spectrum that does not converge".into(),
+            allowed: "factors of finite, comparable size",
+        };
+        let eigen = core.self_adjoint_eigen(Side::Lower).map_err(|_| failed())?;
+        let ascending = eigen.S().column_vector();
+        let squares: Vec<f64> = (0..n).map(|j| ascending[n - 1 - j].max(0.0)).collect();
+        let vectors = Mat::from_fn(n, n, |i, j| eigen.U()[(i, n - 1 - j)]);
+        let mut tails = vec![0.0; n + 1];
+        for k in (0..n).rev() {
+            tails[k] = tails[k + 1] + squares[k];
+        }
+        if tails[0].is_finite() { Ok(Self { squares, tails, vectors }) } else { Err(failed()) }
+    }
+
+    /// Frobenius norm of the delta.
+    pub(crate) fn norm(&self) -> f64 {
+        self.tails[0].sqrt()
+    }
+
+    /// Relative error of keeping the first `k`.
+    pub(crate) fn tail(&self, k: usize) -> f64 {
+        if self.tails[0] > 0.0 { (self.tails[k] / self.tails[0]).sqrt() } else { 0.0 }
+    }
+
+    /// Smallest rank that satisfies the rule, at most `largest`; 0 for a delta of zero.
+    pub(crate) fn choose(&self, rule: &Rule, largest: usize) -> usize {
+        let first = |limit: f64| (0..self.squares.len()).find(|k| self.tail(*k) <= limit);
+        let smallest = |limit: f64| first(limit).unwrap_or(self.squares.len());
+        let mut kept = smallest(NOISE).min(largest);
+        if let Some(energy) = rule.energy {
+            kept = kept.min(smallest((1.0 - energy).max(0.0).sqrt()));
+        }
+        if let Some(max_error) = rule.max_error {
+            kept = kept.min(smallest(max_error));
+        }
+        if self.tails[0] > 0.0 { kept.max(1) } else { 0 }
+    }
+
+    /// The matrices that make the best rank-`kept` pair, both sides of equal size.
+    pub(crate) fn mixers(&self, stack: &Stack<'_, '_>, lower: &Mat<f64>, kept: usize) -> Mixers {
+        let rank = stack.rank();
+        let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
+        let turned = lower * self.vectors.subcols(0, kept);
+        let mut left = down * &turned;
+        let mut right = turned.transpose().to_owned();
+        let roots: Vec<f64> = self.squares[..kept].iter().map(|s| s.sqrt().sqrt()).collect();
+        for (j, root) in roots.iter().enumerate() {
+            for a in 0..rank {
+                left[(a, j)] /= root * root * root;
+                right[(j, a)] /= root;
+            }
+        }
+        Mixers { left, right, roots }
+    }
+}
