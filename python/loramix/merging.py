@@ -6,12 +6,12 @@ from pathlib import Path
 
 from loramix import adapters as opening
 from loramix import executing, planning
-from loramix.analysis import analyze
+from loramix.analysis import analyze, nothing
 from loramix.errors import FormatError, ParamError
 from loramix.executing import Merged
 from loramix.formats.dialects import DIALECTS
 from loramix.groups import align
-from loramix.methods import Linear, Method, method_of
+from loramix.methods import Method, method_of
 from loramix.planning import Output
 from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
 
@@ -75,7 +75,11 @@ def merge(
     dialect = planning.dialect_of(stack, output)
     groups = align(stack, split=not dialect.fused)
     ticker = _Ticker(progress, 3 * len(groups))
-    analysis = analyze(groups, stack, threads=threads, step=ticker.add)
+    if chosen.reads_gram or auto_strength:
+        analysis = analyze(groups, stack, threads=threads, step=ticker.add)
+    else:
+        analysis = nothing(groups)
+        ticker.add(len(groups))
     plan = planning.plan(
         stack, groups, analysis, chosen, each, output, auto_strength=auto_strength, floor=floor
     )
@@ -120,7 +124,7 @@ def save(
     -------
     The file, or the folder for the PEFT dialect.
     """
-    merge([adapter], Linear(), path=path, output=Output(dialect=dialect, dtype=dtype))
+    merge([adapter], path=path, output=Output(dialect=dialect, dtype=dtype))
     return Path(path)
 
 

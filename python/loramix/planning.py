@@ -1,13 +1,9 @@
 """Everything decided, nothing executed: groups and a method become steps."""
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-import numpy as np
 
 from loramix import analysis as analysing
 from loramix.analysis import Analysis, Strength
@@ -86,14 +82,12 @@ class Step:
     stem : its name in the output.
     pieces : what is summed.
     swap : whether the halves of the rows are exchanged in the output's naming.
-    rounding : norm that rounding errors are relative to, ``sqrt(sum c_i^2 |delta_i|^2)``.
     """
 
     target: Target
     stem: str
     pieces: tuple[Piece, ...]
     swap: bool
-    rounding: float
 
     def raw(self) -> RawGroup:
         """What the kernels take."""
@@ -194,7 +188,7 @@ def plan(
             c * strengths[group.target.branch].scale
             for group, c in zip(groups, merged, strict=True)
         ]
-    steps = _steps(adapters, groups, analysis, merged, dialect, layout)
+    steps = _steps(adapters, groups, merged, dialect, layout)
     _check_one_component(steps, dialect)
     return Plan(
         steps=tuple(sorted(steps, key=lambda s: (-_cost(s), s.stem))),
@@ -213,25 +207,23 @@ def plan(
 def _steps(
     adapters: Sequence[Adapter],
     groups: Sequence[Group],
-    analysis: Analysis,
     merged: Sequence[F64],
     dialect: Dialect,
     layout: Layout | None,
 ) -> list[Step]:
     table = fusions(layout) if dialect.fused else {}
     swapped = _swapped(layout) if dialect.fused else frozenset()
-    parts: dict[str, list[tuple[Group, F64, F64, int]]] = {}
+    parts: dict[str, list[tuple[Group, F64, int]]] = {}
     targets: dict[str, Target] = {}
-    for group, gram, c in zip(groups, analysis.grams, merged, strict=True):
+    for group, c in zip(groups, merged, strict=True):
         target, row = _written_as(group.target, table)
         targets[target.key] = target
-        parts.setdefault(target.key, []).append((group, gram, c, row))
+        parts.setdefault(target.key, []).append((group, c, row))
     steps = []
     for key, target in targets.items():
-        rounding = math.sqrt(sum(float(c**2 @ np.diag(k)) for _, k, c, _ in parts[key]))
         pieces = _pieces(adapters, parts[key], target, table.get(key))
         stem = dialect.stem(target, layout)
-        steps.append(Step(target, stem, pieces, key in swapped, rounding))
+        steps.append(Step(target, stem, pieces, key in swapped))
     return steps
 
 
@@ -245,12 +237,12 @@ def _written_as(target: Target, table: Mapping[str, Fusion]) -> tuple[Target, in
 
 def _pieces(
     adapters: Sequence[Adapter],
-    parts: Sequence[tuple[Group, F64, F64, int]],
+    parts: Sequence[tuple[Group, F64, int]],
     target: Target,
     fusion: Fusion | None,
 ) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
-    for group, _, c, row in parts:
+    for group, c, row in parts:
         members = zip(group.members, group.owners, c, strict=True)
         pieces += [Piece(factors, owner, float(x), row) for factors, owner, x in members]
     if fusion is None or len(parts) == 1:

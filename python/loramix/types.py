@@ -28,7 +28,8 @@ ITEM_BYTES: Mapping[str, int] = {
 class Progress(Protocol):
     """Called with the steps done and the steps in all, from the thread that called loramix."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """Note the progress."""
 
 
 @dataclass(frozen=True, slots=True)

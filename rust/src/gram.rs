@@ -130,7 +130,8 @@ fn mirror(square: &mut [f64], n: usize) {
     }
 }
 
-fn is_safe(group: &Group<'_>, grams: &Grams) -> bool {
+/// Whether f32 products of these factors neither overflow nor vanish.
+pub(crate) fn is_safe(group: &Group<'_>, grams: &Grams) -> bool {
     (0..group.members().len()).all(|index| {
         [&grams.up, &grams.down].iter().all(|gram| {
             let norm2: f64 = group.columns(index).map(|a| gram[a * group.rank() + a]).sum();

@@ -1,5 +1,6 @@
 //! The Python binding: converts, releases the GIL, calls, maps the error.  Nothing else.
 #![allow(unsafe_code)]
+#![allow(clippy::needless_pass_by_value)] // functions called from Python own what they extract
 
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ pyo3::create_exception!(
     _core,
     CoreError,
     PyValueError,
-    "Refusal of a kernel.  args: kind, message, group, member, side (the last three may be None)."
+    "Refusal of a kernel: kind, message, group, member, side (the last three may be None)."
 );
 
 type Bytes = PyBuffer<u8>;
@@ -45,7 +46,7 @@ fn borrow(buffer: &Bytes) -> Result<&[u8], Error> {
     Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) })
 }
 
-fn borrow_mut(buffer: &Bytes) -> Result<&mut [u8], Error> {
+fn borrow_mut(buffer: &mut Bytes) -> Result<&mut [u8], Error> {
     if buffer.readonly() || !buffer.is_c_contiguous() {
         return Err(Error::Shape {
             what: "output buffer",
@@ -139,7 +140,9 @@ fn py_gram(
     enter(py, threads, || all(views(&groups)?.par_iter().map(gram::gram).collect()))
 }
 
-/// New factors of every group into its range of `out`: (rank, norm, relative error) each.
+/// New factors of every group into its range of `out`.
+///
+/// Returns (rank, norm, rounding, relative error) of each.
 #[pyfunction]
 #[pyo3(
     name = "recompress",
@@ -150,7 +153,7 @@ fn py_gram(
 fn py_recompress(
     py: Python<'_>,
     groups: Vec<RawGroup>,
-    out: Bytes,
+    mut out: Bytes,
     offsets: Vec<usize>,
     dtype: String,
     rank: Option<usize>,
@@ -158,11 +161,11 @@ fn py_recompress(
     max_error: Option<f64>,
     alpha: Option<f64>,
     threads: Option<usize>,
-) -> PyResult<Vec<(usize, f64, f64)>> {
+) -> PyResult<Vec<(usize, f64, f64, f64)>> {
     enter(py, threads, || {
         let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
         let rule = Rule { rank, energy, max_error, alpha };
-        let outs = split(borrow_mut(&out).map_err(|e| (None, e))?, &offsets)?;
+        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
         let groups = views(&groups)?;
         if outs.len() != groups.len() {
             let got = format!("{} groups, {} ranges", groups.len(), outs.len());
@@ -171,7 +174,7 @@ fn py_recompress(
         }
         let one = |(group, out): (&Group<'_>, &mut [u8])| {
             let done = recompress::recompress(group, &rule, dtype, out)?;
-            Ok((done.rank, done.norm, done.relative_error))
+            Ok((done.rank, done.norm, done.rounding, done.relative_error))
         };
         all(groups.par_iter().zip(outs).map(one).collect())
     })
@@ -266,14 +269,14 @@ fn dense_combine(
     py: Python<'_>,
     deltas: Vec<(String, Bytes)>,
     coefficients: Vec<f64>,
-    out: Bytes,
+    mut out: Bytes,
     dtype: String,
     threads: Option<usize>,
 ) -> PyResult<()> {
     enter(py, threads, || {
         let deltas = rows(&deltas)?;
-        let run =
-            || dense::combine(&deltas, &coefficients, Dtype::parse(&dtype)?, borrow_mut(&out)?);
+        let mut run =
+            || dense::combine(&deltas, &coefficients, Dtype::parse(&dtype)?, borrow_mut(&mut out)?);
         run().map_err(|e| (None, e))
     })
 }

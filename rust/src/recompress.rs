@@ -4,15 +4,17 @@
 //! `M = L^T G_D L` has the squared singular values of `U D` as eigenvalues, `M = W S^2 W^T`.  The
 //! best rank-k approximation is `(U P)(Q D)` with `P = G_D L W_k S_k^(-3/2)` and
 //! `Q = S_k^(-1/2) W_k^T L^T`, which needs no inverse of L.  (Eckart-Young; the Gram route is
-//! accurate to about 1e-8 of the largest singular value, below f32 rounding.)
+//! accurate to about 1e-8 of the largest singular value, below f32 rounding.)  A cut that leaves
+//! a visible error does not need that accuracy: Gram matrices of f32 products then suffice, and
+//! f64 ones are made only for groups where they do not.
 //!
-//! Cost: `2 (rows + cols) R^2` f64 flops for the Gram matrices, O(R^3) for the core,
+//! Cost: `2 (rows + cols) R^2` flops for the Gram matrices, O(R^3) for the core,
 //! `2 (rows + cols) R k` f32 flops for the factors.  A stack that is kept whole is only rescaled,
 //! by powers of two on the down side, so what was exact in the input stays exact.
 
-use crate::cholesky::pivoted;
+use crate::cholesky;
 use crate::dtype::Dtype;
-use crate::gram::{check_finite, factor_grams};
+use crate::gram::{Grams, check_finite, factor_grams, is_safe};
 use crate::group::Group;
 use crate::spectrum::Spectrum;
 use crate::stack::Stack;
@@ -45,6 +47,8 @@ pub struct Recompressed {
     pub rank: usize,
     /// Frobenius norm of the full delta.
     pub norm: f64,
+    /// Norm that rounding errors are relative to: root of the sum of the members' squared norms.
+    pub rounding: f64,
     /// Norm of what was cut off over `norm`.
     pub relative_error: f64,
 }
@@ -80,24 +84,60 @@ pub fn recompress(
             got: format!("{} bytes", out.len()),
         });
     }
-    let grams = factor_grams::<f64>(group)?;
-    if !grams.up.iter().chain(&grams.down).all(|x| x.is_finite()) {
-        check_finite(group)?;
+    let fast = factor_grams::<f32>(group)?;
+    if is_safe(group, &fast)
+        && let Some(done) = attempt(group, rule, &fast, Trust::Coarse, dtype, out)?
+    {
+        return Ok(done);
     }
-    let stack = Stack::new(group, &grams);
-    let lower = pivoted(&stack.up, group.rank());
-    if stack.is_kept_whole(rule, largest_rank(group, rule), lower.ncols()) {
+    check_finite(group)?;
+    let exact = factor_grams::<f64>(group)?;
+    attempt(group, rule, &exact, Trust::Full, dtype, out)?.ok_or_else(Spectrum::failure)
+}
+
+/// How many digits of the Gram matrices count.
+#[derive(Clone, Copy, PartialEq)]
+enum Trust {
+    /// f32 products: seven digits of a square are three of a root.  Enough unless small singular
+    /// values matter.
+    Coarse,
+    /// f64 throughout.
+    Full,
+}
+
+/// The work, or `None` if it needs more digits than there are.
+fn attempt(
+    group: &Group<'_>,
+    rule: &Rule,
+    grams: &Grams,
+    trust: Trust,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<Option<Recompressed>> {
+    let stack = Stack::new(group, grams);
+    let (norm, rounding) = (stack.norm(), stack.rounding());
+    let lower = match (cholesky::definite(&stack.up, group.rank()), trust) {
+        (Some(lower), _) => lower,
+        (None, Trust::Full) => cholesky::pivoted(&stack.up, group.rank()),
+        (None, Trust::Coarse) => return Ok(None),
+    };
+    let largest = largest_rank(group, rule);
+    if stack.is_kept_whole(rule, largest, lower.ncols()) {
         let rank = group.rank();
         stack.copy(rule.gain(rank), dtype, out)?;
-        return Ok(Recompressed { rank, norm: stack.norm(), relative_error: 0.0 });
+        return Ok(Some(Recompressed { rank, norm, rounding, relative_error: 0.0 }));
     }
     let spectrum = Spectrum::new(&stack, &lower)?;
-    let kept = spectrum.choose(rule, largest_rank(group, rule));
+    let kept = spectrum.choose(rule, largest);
+    if trust == Trust::Coarse && !spectrum.is_coarse(kept) {
+        return Ok(None);
+    }
     if kept == 0 {
-        return Ok(zeros(group, dtype, out));
+        return Ok(Some(zeros(group, dtype, out)));
     }
     stack.mix(&spectrum.mixers(&stack, &lower, kept), rule.gain(kept), dtype, out)?;
-    Ok(Recompressed { rank: kept, norm: spectrum.norm(), relative_error: spectrum.tail(kept) })
+    let relative_error = spectrum.tail(kept);
+    Ok(Some(Recompressed { rank: kept, norm: spectrum.norm(), rounding, relative_error }))
 }
 
 fn check_rule(rule: &Rule) -> Result<()> {
@@ -120,5 +160,5 @@ fn check_rule(rule: &Rule) -> Result<()> {
 /// A delta of zero still needs a pair that every reader accepts: rank one, all zeros.
 fn zeros(group: &Group<'_>, dtype: Dtype, out: &mut [u8]) -> Recompressed {
     out[..(group.rows() + group.cols()) * dtype.size()].fill(0);
-    Recompressed { rank: 1, norm: 0.0, relative_error: 0.0 }
+    Recompressed { rank: 1, norm: 0.0, rounding: 0.0, relative_error: 0.0 }
 }

@@ -9,6 +9,10 @@ use crate::{Error, Result};
 
 /// Relative norm below which a tail of singular values is rounding noise of f32 factors.
 const NOISE: f64 = 2e-7;
+/// Relative error of a cut, and share of the largest square of the smallest kept one, above which
+/// Gram matrices with errors of 1e-7 give the optimal error to six digits.
+const COARSE: f64 = 1e-3;
+const COARSE_KEPT: f64 = 1e-4;
 
 /// `up_new = U left`, `down_new = right D`.
 pub(crate) struct Mixers {
@@ -35,12 +39,7 @@ impl Spectrum {
         let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
         let core = lower.transpose() * (down * lower);
         let n = core.ncols();
-        let failed = || Error::Param {
-            name: "factors",
-            value: "a spectrum that does not converge".into(),
-            allowed: "factors of finite, comparable size",
-        };
-        let eigen = core.self_adjoint_eigen(Side::Lower).map_err(|_| failed())?;
+        let eigen = core.self_adjoint_eigen(Side::Lower).map_err(|_| Self::failure())?;
         let ascending = eigen.S().column_vector();
         let squares: Vec<f64> = (0..n).map(|j| ascending[n - 1 - j].max(0.0)).collect();
         let vectors = Mat::from_fn(n, n, |i, j| eigen.U()[(i, n - 1 - j)]);
@@ -48,7 +47,20 @@ impl Spectrum {
         for k in (0..n).rev() {
             tails[k] = tails[k + 1] + squares[k];
         }
-        if tails[0].is_finite() { Ok(Self { squares, tails, vectors }) } else { Err(failed()) }
+        if tails[0].is_finite() {
+            Ok(Self { squares, tails, vectors })
+        } else {
+            Err(Self::failure())
+        }
+    }
+
+    /// What to say when no spectrum can be had.
+    pub(crate) fn failure() -> Error {
+        Error::Param {
+            name: "factors",
+            value: "a spectrum that does not converge".into(),
+            allowed: "factors of finite, comparable size",
+        }
     }
 
     /// Frobenius norm of the delta.
@@ -73,6 +85,13 @@ impl Spectrum {
             kept = kept.min(smallest(max_error));
         }
         if self.tails[0] > 0.0 { kept.max(1) } else { 0 }
+    }
+
+    /// Whether keeping the first `kept` needs no more than three digits of any singular value.
+    pub(crate) fn is_coarse(&self, kept: usize) -> bool {
+        kept > 0
+            && self.tail(kept) > COARSE
+            && self.squares[kept - 1] > COARSE_KEPT * self.squares[0]
     }
 
     /// The matrices that make the best rank-`kept` pair, both sides of equal size.

@@ -4,7 +4,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use crate::Result;
-use crate::cholesky::pivoted;
+use crate::cholesky;
 use crate::dtype::Dtype;
 use crate::gram::Grams;
 use crate::group::Group;
@@ -65,11 +65,26 @@ impl<'g, 'a> Stack<'g, 'a> {
         terms.sum::<f64>().max(0.0).sqrt()
     }
 
+    /// Root of the sum of the members' squared norms.
+    pub(crate) fn rounding(&self) -> f64 {
+        let rank = self.rank();
+        let square = |member| {
+            let columns = self.group.columns(member);
+            let of_column = |a: usize| {
+                let block = a * rank + columns.start..a * rank + columns.end;
+                let terms = self.up[block.clone()].iter().zip(&self.down[block]);
+                terms.map(|(u, d)| u * d).sum::<f64>()
+            };
+            columns.clone().map(of_column).sum::<f64>()
+        };
+        (0..self.group.members().len()).map(square).sum::<f64>().max(0.0).sqrt()
+    }
+
     /// True if nothing has to be cut and no direction is redundant.
     pub(crate) fn is_kept_whole(&self, rule: &Rule, largest: usize, up_rank: usize) -> bool {
         let rank = self.rank();
         let cut = rule.energy.is_some() || rule.max_error.is_some() || largest < rank;
-        rank > 0 && !cut && up_rank == rank && pivoted(&self.down, rank).ncols() == rank
+        rank > 0 && !cut && up_rank == rank && cholesky::definite(&self.down, rank).is_some()
     }
 
     /// Writes the stack itself, up times `gain`.
@@ -91,7 +106,9 @@ impl<'g, 'a> Stack<'g, 'a> {
             let tile = &mut tile[..cols.len() * rank];
             down_tile(self.group, cols.clone(), tile)?;
             for (row, scale) in tile.chunks_exact_mut(cols.len()).zip(&down_scale) {
-                row.iter_mut().for_each(|x| *x *= scale);
+                for x in row {
+                    *x *= scale;
+                }
             }
             sink.down(cols, tile)?;
         }

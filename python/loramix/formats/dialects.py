@@ -113,7 +113,7 @@ def _kohya_stem(target: Target, layout: Layout | None) -> str:
     raise FormatError(message)
 
 
-def _diffusers_stem(target: Target, layout: Layout | None) -> str:
+def _diffusers_stem(target: Target, _layout: Layout | None) -> str:
     component = target.key.partition(".")[0]
     if component in (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3"):
         return target.key

@@ -21,12 +21,12 @@ _FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """The fields of PEFT's ``LoraConfig`` that decide the scale.
+    r"""The fields of PEFT's ``LoraConfig`` that decide the scale.
 
     Attributes
     ----------
     alpha : ``lora_alpha``.
-    alpha_pattern : module name pattern to alpha; a pattern matches as ``(.*\\.)?(pattern)$``.
+    alpha_pattern : module name pattern to alpha; a pattern matches as ``(.*\.)?(pattern)$``.
     rslora : divide by the root of the rank.
     """
 

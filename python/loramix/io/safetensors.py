@@ -17,16 +17,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Event, Thread
 from types import MappingProxyType, TracebackType
-from typing import Self, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Self, TypeAlias
 
 from loramix import _core
 from loramix.errors import FormatError, OutputError
 from loramix.types import Tensor
 
-Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | npt.NDArray[np.uint8]
+# The buffer protocol has no name before Python 3.12.
+Buffer: TypeAlias = Any
 
 _SYNC_BYTES = 32 << 20
 
@@ -109,7 +107,9 @@ class SafetensorsWriter:
         self._room = -(-header_bytes // 8) * 8
         self._offset = 0
         try:
-            number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            number, name = tempfile.mkstemp(
+                prefix=f".{path.name}.", suffix=".part", dir=path.parent
+            )
         except OSError as error:
             raise _explain(error, path, 0) from error
         self.temporary = Path(name)
@@ -203,7 +203,7 @@ class MemoryWriter:
 
     def commit(self) -> SafetensorsFile:
         """The finished file."""
-        assert self._file is not None, "finish first"  # noqa: S101 - a mistake of ours
+        assert self._file is not None, "finish first"
         return self._file
 
 

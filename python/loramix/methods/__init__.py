@@ -48,5 +48,7 @@ def method_of(method: str | Method) -> Method:
 
 def describe(method: Method) -> dict[str, object]:
     """Name and parameters, for recipes and reports."""
-    fields = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}
+    fields: dict[str, object] = {}
+    if dataclasses.is_dataclass(method) and not isinstance(method, type):
+        fields = dataclasses.asdict(method)
     return {"name": method.name, **fields}

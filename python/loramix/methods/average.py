@@ -25,6 +25,7 @@ class Average:
 
     name: ClassVar[str] = "average"
     mean: ClassVar[bool] = True
+    reads_gram: ClassVar[bool] = False
     breaks: ClassVar[frozenset[Law]] = frozenset()
 
     def coefficients(self, gram: F64, weights: F64) -> F64:

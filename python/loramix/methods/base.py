@@ -15,11 +15,14 @@ class Coefficients(Protocol):
     name : as users write it.
     mean : whether equal adapters of weight w give w times the adapter (a mean) or the sum of
         the weights times it.
+    reads_gram : whether the coefficients depend on the inner products at all; those of a method
+        that says no may be anything, and are not computed.
     breaks : laws of the common suite that it does not keep; its docstring says why.
     """
 
     name: ClassVar[str]
     mean: ClassVar[bool]
+    reads_gram: ClassVar[bool]
     breaks: ClassVar[frozenset[Law]]
 
     def coefficients(self, gram: F64, weights: F64) -> F64:

@@ -21,6 +21,7 @@ class Karcher:
 
     name: ClassVar[str] = "karcher"
     mean: ClassVar[bool] = True
+    reads_gram: ClassVar[bool] = True
     breaks: ClassVar[frozenset[Law]] = frozenset()
 
     def coefficients(self, gram: F64, weights: F64) -> F64:

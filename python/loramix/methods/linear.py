@@ -20,6 +20,7 @@ class Linear:
 
     name: ClassVar[str] = "linear"
     mean: ClassVar[bool] = False
+    reads_gram: ClassVar[bool] = False
     breaks: ClassVar[frozenset[Law]] = frozenset()
 
     def coefficients(self, gram: F64, weights: F64) -> F64:

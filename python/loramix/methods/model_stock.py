@@ -26,12 +26,13 @@ class ModelStock:
 
     name: ClassVar[str] = "model-stock"
     mean: ClassVar[bool] = True
+    reads_gram: ClassVar[bool] = True
     breaks: ClassVar[frozenset[Law]] = frozenset()
 
     def coefficients(self, gram: F64, weights: F64) -> F64:
         """The coefficients of the mean times t."""
         mean = Average().coefficients(gram, weights)
-        norms = np.sqrt(np.clip(np.diag(gram), 0, None))
+        norms = np.sqrt(np.maximum(np.diag(gram), 0))
         size = np.abs(weights) * (norms > 0)
         pairs = np.outer(size, size) - np.diag(size**2)
         if pairs.sum() <= 0:
@@ -40,4 +41,4 @@ class ModelStock:
         cosines = gram / np.outer(safe, safe) * np.outer(np.sign(weights), np.sign(weights))
         cosine = float(np.clip((pairs * cosines).sum() / pairs.sum(), 0, 1))
         count = size.sum() ** 2 / (size**2).sum()
-        return mean * (count * cosine / (1 + (count - 1) * cosine))
+        return np.asarray(mean * (count * cosine / (1 + (count - 1) * cosine)))

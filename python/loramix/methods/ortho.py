@@ -1,5 +1,6 @@
 """Sum of deltas after their overlaps have been taken out."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,11 +32,12 @@ class Ortho:
 
     name: ClassVar[str] = "ortho"
     mean: ClassVar[bool] = False
+    reads_gram: ClassVar[bool] = True
     breaks: ClassVar[frozenset[Law]] = frozenset()
 
     def coefficients(self, gram: F64, weights: F64) -> F64:
         """Coefficients of the sum of the orthogonalised deltas."""
-        sizes = np.abs(weights) * np.sqrt(np.clip(np.diag(gram), 0, None))
+        sizes = np.abs(weights) * np.sqrt(np.maximum(np.diag(gram), 0))
         used = sizes > 0
         result = np.zeros_like(weights)
         if not used.any():
@@ -43,7 +45,7 @@ class Ortho:
         scaled = np.abs(weights[used])
         overlap = gram[np.ix_(used, used)] * np.outer(scaled, scaled)
         values, vectors = np.linalg.eigh(overlap + _RIDGE * np.diag(np.diag(overlap)))
-        turn = (vectors / np.sqrt(np.clip(values, np.finfo(float).tiny, None))) @ vectors.T
+        turn = (vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny))) @ vectors.T
         own = np.einsum("ij,ji->i", overlap, turn) / sizes[used]
         share = np.sign(weights[used]) * sizes[used] / own
         result[used] = scaled * (turn @ share)
@@ -62,12 +64,13 @@ class GramSchmidt:
 
     name: ClassVar[str] = "ortho-published"
     mean: ClassVar[bool] = False
+    reads_gram: ClassVar[bool] = True
     breaks: ClassVar[frozenset[Law]] = frozenset({"permutation", "identical", "continuity"})
 
     def coefficients(self, gram: F64, weights: F64) -> F64:
         """Coefficients of the sum of the orthogonalised deltas."""
         n = len(weights)
-        norms = np.sqrt(np.clip(np.diag(gram), 0, None))
+        norms = np.sqrt(np.maximum(np.diag(gram), 0))
         basis = np.zeros((n, n))
         for i in range(n):
             if norms[i] <= _ZERO:
@@ -76,6 +79,6 @@ class GramSchmidt:
             row[i] = 1 / norms[i]
             for other in basis[:i]:
                 row = row - (other @ gram @ row) * other
-            left = np.sqrt(max(row @ gram @ row, 0.0))
+            left = math.sqrt(max(float(row @ gram @ row), 0.0))
             basis[i] = row / left if left > _ZERO else 0
-        return (weights * norms) @ basis
+        return np.asarray((weights * norms) @ basis)

@@ -25,6 +25,7 @@ class Slerp:
 
     name: ClassVar[str] = "slerp"
     mean: ClassVar[bool] = True
+    reads_gram: ClassVar[bool] = True
     breaks: ClassVar[frozenset[Law]] = frozenset()
 
     def coefficients(self, gram: F64, weights: F64) -> F64:

@@ -5,6 +5,7 @@ sphere; a point of their span is given by coefficients x, and ``<x, y> = x^T C y
 matrix of cosines.  Nothing of the size of a delta is formed.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -33,7 +34,7 @@ def spherical(gram: F64, weights: F64, mean: Mean) -> F64:
     weights : (n,) any sign.
     mean : (cosines, shares) -> coefficients of a point near the unit sphere.
     """
-    norms = np.sqrt(np.clip(np.diag(gram), 0, None))
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
     used = (norms > 0) & (weights != 0)
     result = np.zeros_like(weights)
     if not used.any():
@@ -48,7 +49,7 @@ def spherical(gram: F64, weights: F64, mean: Mean) -> F64:
     mixed = (1 - trust) * plain
     if trust > 0:
         point = mean(cosines, shares)
-        length = np.sqrt(max(point @ cosines @ point, np.finfo(float).tiny))
+        length = math.sqrt(max(float(point @ cosines @ point), float(np.finfo(float).tiny)))
         norm = shares @ norms
         mixed = mixed + trust * norm * point / length * signs / norms
     result[used] = sizes.max() * mixed
@@ -86,7 +87,7 @@ def _step(cosines: F64, shares: F64, base: F64) -> tuple[F64, float]:
 
 
 def _length(cosines: F64, point: F64) -> float:
-    return float(np.sqrt(max(point @ cosines @ point, 0.0)))
+    return math.sqrt(max(float(point @ cosines @ point), 0.0))
 
 
 def _trust(cosines: F64, shares: F64) -> float:

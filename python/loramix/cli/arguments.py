@@ -1,0 +1,87 @@
+"""What a user writes for one adapter: ``FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]]``."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loramix.errors import ParamError
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_ALLOWED = "write FILE:WEIGHT or FILE:WEIGHT:TEXT_ENCODER_WEIGHT, such as style.safetensors:0.8"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One adapter as the user named it.
+
+    Attributes
+    ----------
+    path : file or folder.
+    weight : of the whole adapter, or of all but its text encoders.
+    text_encoder : weight of its text encoders; None: the same.
+    """
+
+    path: str
+    weight: float = 1.0
+    text_encoder: float | None = None
+
+    @property
+    def weights(self) -> float | dict[str, float]:
+        """What `loramix.merge` takes."""
+        if self.text_encoder is None:
+            return self.weight
+        return {"text_encoder*": self.text_encoder, "*": self.weight}
+
+
+def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> Spec:
+    """Split up to two numbers off the end of an argument.
+
+    The longest reading that exists wins, so a file whose own name ends in ``:0.5`` can be given.
+
+    Parameters
+    ----------
+    exists : whether there is a file or folder of that name.
+
+    Raises
+    ------
+    ParamError : no path, a third number, or something after a colon that is not a number.
+    """
+    readings = [_cut(text, count) for count in range(len(_numbers(text)) + 1)]
+    for spec in readings:
+        if exists(spec.path):
+            return spec
+    spec = readings[-1]
+    _refuse(text, spec.path)
+    return spec
+
+
+def _numbers(text: str) -> list[str]:
+    """Numbers at the end, at most two, last one first."""
+    found: list[str] = []
+    while len(found) < 2:
+        text, colon, tail = text.rpartition(":")
+        if not colon or not _NUMBER.fullmatch(tail):
+            break
+        found.append(tail)
+    return found
+
+
+def _cut(text: str, count: int) -> Spec:
+    path, *numbers = text.rsplit(":", count)
+    return Spec(path, *map(float, numbers))
+
+
+def _refuse(text: str, path: str) -> None:
+    """Whatever is still behind a colon must be the rest of a path (``C:\\x``, ``a:b/c``)."""
+    _, colon, tail = path.rpartition(":")
+    if not path:
+        problem = "there is no file before the colon"
+    elif colon and _NUMBER.fullmatch(tail):
+        problem = "more than two numbers"
+    elif colon and "/" not in tail and "\\" not in tail:
+        problem = f"{tail!r} is not a number" if tail else "there is no number after the colon"
+    else:
+        return
+    message = f"{text}: {problem}; {_ALLOWED}"
+    raise ParamError(message)

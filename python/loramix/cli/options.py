@@ -1,0 +1,105 @@
+"""The options that commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Adapters = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ADAPTER",
+        help="FILE, FILE:WEIGHT or FILE:WEIGHT:TE_WEIGHT: a file or folder, its weight (strength; "
+        "any sign, default 1), another weight for its text encoders.",
+        show_default=False,
+    ),
+]
+File = Annotated[str, typer.Argument(metavar="FILE", help="File or folder.", show_default=False)]
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE", help="Files or folders.", show_default=False)
+]
+OutputPath = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="PATH", help="File to write; for the PEFT dialect a folder.",
+        show_default=False,
+    ),
+]  # fmt: skip
+MethodName = Annotated[
+    str, typer.Option("--method", "-m", metavar="NAME", help="See 'loramix methods'.")
+]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K", help="At most this rank per target; default: exact.", show_default=False
+    ),
+]
+Energy = Annotated[
+    float | None,
+    typer.Option(
+        metavar="E", help="Smallest rank that keeps this share of the squared norm, in (0, 1].",
+        show_default=False,
+    ),
+]  # fmt: skip
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Smallest rank with at most this relative error, in [0, 1).",
+        show_default=False,
+    ),
+]  # fmt: skip
+DtypeName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE", help="f32, f16 or bf16; default: the widest of the inputs.",
+        show_default=False,
+    ),
+]  # fmt: skip
+DialectName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="kohya, diffusers or peft; default: that of the first input.",
+        show_default=False,
+    ),
+]  # fmt: skip
+AutoStrength = Annotated[
+    bool,
+    typer.Option(
+        "--auto-strength",
+        help="Shrink the model and the text encoders, each so that its norm is at most that of "
+        "its strongest adapter.",
+    ),
+]
+Floor = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Least scale that --auto-strength gives independent adapters, in (0, 1].",
+        show_default=False,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Default: all cores. Changes no byte.", show_default=False),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse inputs that there is something to note about.")
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB", help="Leave out tensors of the inputs by name; may be repeated.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Base model, if names and shapes cannot tell: sd15, sdxl, flux1.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+DemoFolder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")
+]

@@ -1,0 +1,1 @@
+"""What came of a merge: plain data, and text made from it.  Reads results, decides nothing."""

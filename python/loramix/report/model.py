@@ -1,0 +1,171 @@
+"""The report of a merge as plain data: what ``--json`` prints and the text is made from."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+from loramix import __version__
+from loramix.executing import Merged, Row
+from loramix.methods import describe
+from loramix.types import Adapter, Weight
+
+
+class Input(TypedDict):
+    """One adapter that went in.
+
+    Attributes
+    ----------
+    weight : a number, or numbers by globs of target keys.
+    match : share of its targets that the table of the architecture holds, 0 to 1.
+    ranks : smallest and largest.
+    skipped : tensors left out on request.
+    """
+
+    name: str
+    path: str | None
+    size: int
+    weight: float | dict[str, float]
+    architecture: str | None
+    candidates: list[str]
+    match: float
+    dialect: str
+    targets: int
+    ranks: tuple[int, int]
+    dtypes: list[str]
+    skipped: list[str]
+    notes: list[str]
+
+
+class Written(TypedDict):
+    """What was written.
+
+    Attributes
+    ----------
+    path : as the user gave it; None if the result was kept in memory.
+    file : the tensor file itself.
+    cut : what limited the rank: rank, energy and max_error, None where not given.
+    """
+
+    path: str | None
+    file: str | None
+    size: int
+    dialect: str
+    dtype: str
+    architecture: str | None
+    targets: int
+    ranks: tuple[int, int]
+    cut: dict[str, float | None]
+
+
+class Groups(TypedDict):
+    """How the adapters meet.
+
+    Attributes
+    ----------
+    shared_by : number of adapters (as text: JSON has no other keys) to number of targets.
+    """
+
+    targets: int
+    shared_by: dict[str, int]
+
+
+class Error(TypedDict):
+    """Relative errors against what was meant, measured on the written file.
+
+    Attributes
+    ----------
+    relative : of the whole file.
+    worst : the largest of one target.
+    target : its key.
+    """
+
+    relative: float
+    worst: float
+    target: str
+
+
+class Report(TypedDict):
+    """All of it.
+
+    Attributes
+    ----------
+    method : name and parameters.
+    auto_strength : scale, norm, reference and cosine by branch; empty if it was off.
+    seconds : wall time.
+    rows : one for each target: target, members, rank, norm, cut, error.
+    """
+
+    version: str
+    inputs: list[Input]
+    method: dict[str, object]
+    auto_strength: dict[str, dict[str, float]]
+    output: Written
+    groups: Groups
+    error: Error
+    seconds: float
+    rows: list[dict[str, Any]]
+
+
+def report_of(merged: Merged, *, seconds: float) -> Report:
+    """Plain data about a finished merge."""
+    plan = merged.plan
+    worst = max(merged.log, key=lambda row: row.error)
+    shared = Counter(row.members for row in merged.log)
+    return Report(
+        version=__version__,
+        inputs=[_input(*pair) for pair in zip(plan.adapters, plan.weights, strict=True)],
+        method=describe(plan.method),
+        auto_strength={branch: asdict(found) for branch, found in plan.strengths.items()},
+        output=_written(merged),
+        groups=Groups(
+            targets=len(merged.log),
+            shared_by={str(n): shared[n] for n in sorted(shared, reverse=True)},
+        ),
+        error=Error(relative=merged.error, worst=worst.error, target=worst.target),
+        seconds=seconds,
+        rows=[_row(row) for row in merged.log],
+    )
+
+
+def _input(adapter: Adapter, weight: Weight) -> Input:
+    dtypes = {t.dtype.lower() for f in adapter.targets.values() for t in (f.up, f.down)}
+    ranks = [factors.rank for factors in adapter.targets.values()]
+    path = adapter.source.path
+    return Input(
+        name=adapter.name,
+        path=str(path) if path else None,
+        size=adapter.source.size,
+        weight=dict(weight) if isinstance(weight, Mapping) else weight,
+        architecture=adapter.architecture,
+        candidates=list(adapter.candidates),
+        match=adapter.match,
+        dialect=adapter.dialect,
+        targets=len(adapter.targets),
+        ranks=(min(ranks), max(ranks)),
+        dtypes=sorted(dtypes),
+        skipped=list(adapter.coverage.skipped),
+        notes=list(adapter.coverage.notes),
+    )
+
+
+def _written(merged: Merged) -> Written:
+    plan = merged.plan
+    ranks = [row.rank for row in merged.log]
+    rule = plan.output
+    file = merged.adapter.source.path
+    return Written(
+        path=str(merged.path) if merged.path else None,
+        file=str(file) if file else None,
+        size=merged.adapter.source.size,
+        dialect=plan.dialect.name,
+        dtype=plan.dtype,
+        architecture=plan.architecture,
+        targets=len(merged.log),
+        ranks=(min(ranks), max(ranks)),
+        cut={"rank": rule.rank, "energy": rule.energy, "max_error": rule.max_error},
+    )
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return asdict(row)

@@ -1,0 +1,97 @@
+"""The report of a merge as text, readable in 80 columns and without colour."""
+
+from loramix.report import cells
+from loramix.report.model import Input, Report
+
+_WORST = 3
+
+
+def render(report: Report, width: int = 80) -> str:
+    """Lay a report out; nothing is computed here."""
+    lines = [
+        ("method", _method(report)),
+        *(("norm", text) for text in _strengths(report)),
+        ("targets", _targets(report)),
+        ("error", _error(report)),
+        *_worst(report),
+        ("wrote", _wrote(report)),
+    ]
+    parts = (_inputs(report, width), *_notes(report, width), "", cells.fields(lines, width))
+    return "\n".join(parts)
+
+
+def _inputs(report: Report, width: int) -> str:
+    header = ("adapter", "weight", "architecture", "dialect", "targets", "rank", "dtype")
+    rows = [
+        (
+            one["name"],
+            cells.weight(one["weight"]),
+            one["architecture"] or ("undecided" if one["candidates"] else "unknown"),
+            one["dialect"],
+            str(one["targets"]),
+            cells.span(*one["ranks"]),
+            "+".join(one["dtypes"]),
+        )
+        for one in report["inputs"]
+    ]
+    return cells.table(header, rows, "lrllrrl", width)
+
+
+def _notes(report: Report, width: int) -> list[str]:
+    lines = [("note", f"{one['name']}: {text}") for one in report["inputs"] for text in _said(one)]
+    return ["", cells.fields(lines, width)] if lines else []
+
+
+def _said(one: Input) -> list[str]:
+    skipped = len(one["skipped"])
+    return [*one["notes"], *([f"{skipped} tensors left out by --skip"] if skipped else [])]
+
+
+def _method(report: Report) -> str:
+    name, *parameters = report["method"].items()
+    return ", ".join([str(name[1]), *(f"{key} {value}" for key, value in parameters)])
+
+
+def _strengths(report: Report) -> list[str]:
+    texts = []
+    for branch, found in report["auto_strength"].items():
+        name = branch.replace("_", " ")
+        cosine = round(found["cosine"], 3) + 0.0  # no minus zero
+        texts.append(
+            f"{name} {found['norm']:.4g} x {found['scale']:.4g} = "
+            f"{found['norm'] * found['scale']:.4g} "
+            f"(strongest adapter {found['reference']:.4g}, mean cosine {cosine:.3f})"
+        )
+    return texts
+
+
+def _targets(report: Report) -> str:
+    total = report["groups"]["targets"]
+    several = len(report["inputs"]) > 1
+    shared = report["groups"]["shared_by"].items()
+    parts = ", ".join(f"{count} in {members}" for members, count in shared)
+    return f"{total} ({parts} of the adapters)" if several else str(total)
+
+
+def _error(report: Report) -> str:
+    return f"{cells.error(report['error']['relative'])} relative to the exact result, measured"
+
+
+def _worst(report: Report) -> list[tuple[str, str]]:
+    rows = sorted(report["rows"], key=lambda row: -row["error"])[:_WORST]
+    texts = [f"{cells.error(r['error']):>7} {r['target']} (rank {r['rank']})" for r in rows]
+    return [("worst" if i == 0 else "", text) for i, text in enumerate(texts) if rows[i]["error"]]
+
+
+def _wrote(report: Report) -> str:
+    output = report["output"]
+    facts = (
+        cells.size(output["size"]),
+        *([output["architecture"]] if output["architecture"] else []),
+        output["dialect"],
+        output["dtype"],
+        f"rank {cells.span(*output['ranks'])}",
+        f"{output['targets']} targets",
+    )
+    where = output["path"] or "to memory"
+    return f"{where} ({', '.join(facts)}) in {cells.seconds(report['seconds'])}"
