@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from loramix import Adapter
 
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -49,7 +50,7 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        return self.up.shape[1]
+        return int(self.up.shape[1])
 
 
 def pair(
@@ -224,14 +225,14 @@ def encode(dtype: str, values: npt.ArrayLike) -> bytes:
     """Numbers as little-endian bytes, rounded to nearest."""
     array = np.asarray(values, dtype=np.float64).ravel()
     if dtype in _NUMPY:
-        return array.astype(_NUMPY[dtype]).tobytes()
+        return bytes(array.astype(_NUMPY[dtype]))
     if dtype == "BF16":
         bits = array.astype("<f4").view("<u4")
         even = (bits >> 16) & 1
-        return ((bits + 0x7FFF + even) >> 16).astype("<u2").tobytes()
+        return bytes(((bits + 0x7FFF + even) >> 16).astype("<u2"))
     table = np.array([_fp8(dtype, code) for code in range(256)])
     usable = np.where(np.isfinite(table), table, np.inf)
-    return np.abs(array[:, None] - usable).argmin(axis=1).astype(np.uint8).tobytes()
+    return bytes(np.abs(array[:, None] - usable).argmin(axis=1).astype(np.uint8))
 
 
 def decode(dtype: str, data: bytes) -> F64:

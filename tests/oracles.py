@@ -6,6 +6,7 @@ the deltas themselves.  `is_determined` says where the spherical means are defin
 elsewhere (opposed directions) only the laws of the common suite apply.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -154,11 +155,14 @@ def _on_sphere(
 
 
 def _mean(points: Sequence[F64], shares: Sequence[float]) -> F64:
-    return np.sum([share * point for share, point in zip(shares, points, strict=True)], axis=0)
+    total = np.zeros_like(points[0])
+    for share, point in zip(shares, points, strict=True):
+        total = total + share * point
+    return total
 
 
 def _unit(vector: F64) -> F64:
-    return vector / np.linalg.norm(vector)
+    return vector / float(np.linalg.norm(vector))
 
 
 def _angle(x: F64, y: F64) -> float:
@@ -170,8 +174,8 @@ def _shoemake(first: F64, second: F64, t: float) -> F64:
     angle = _angle(first, second)
     if angle < 1e-9:
         return first
-    left, right = np.sin((1 - t) * angle), np.sin(t * angle)
-    return (left * first + right * second) / np.sin(angle)
+    left, right = math.sin((1 - t) * angle), math.sin(t * angle)
+    return (left * first + right * second) / math.sin(angle)
 
 
 def _tangent_average(base: F64, points: Sequence[F64], shares: Sequence[float]) -> F64:

@@ -7,8 +7,7 @@
 
 import logging
 
-__version__ = "0.1.0"
-
+from loramix._core import VERSION as __version__
 from loramix.adapters import load
 from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
 from loramix.executing import Merged
@@ -34,6 +33,7 @@ __all__ = [
     "ParamError",
     "ShapeError",
     "Target",
+    "__version__",
     "combine",
     "expand",
     "inspect",

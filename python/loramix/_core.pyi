@@ -8,9 +8,18 @@ from numpy.typing import NDArray
 from loramix.types import RawGroup
 
 __all__ = [
-    "CoreError", "dense_combine", "dense_gram", "difference", "expand", "gram", "read_header",
+    "VERSION",
+    "CoreError",
+    "dense_combine",
+    "dense_gram",
+    "difference",
+    "expand",
+    "gram",
+    "read_header",
     "recompress",
 ]  # fmt: skip
+
+VERSION: str
 
 class CoreError(ValueError):
     """Refusal of a kernel: kind, message, group, member, side (the last three may be None)."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loramix import analysis as analysing
+from loramix._core import VERSION
 from loramix.analysis import Analysis, Strength
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import DIALECTS, Dialect
@@ -143,15 +144,13 @@ class Plan:
 
     def provenance(self, digests: Sequence[str]) -> dict[str, object]:
         """Sources, recipe and decisions, as stored in the output."""
-        from loramix import __version__
-
         sources = [
             {"name": a.name, "sha256": digest, "weight": dict(w) if isinstance(w, Mapping) else w}
             for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
         ]
         rule = {"rank": self.output.rank, "energy": self.output.energy}
         return {
-            "version": __version__,
+            "version": VERSION,
             "method": describe(self.method),
             "sources": sources,
             "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},

@@ -73,7 +73,7 @@ def _cut(text: str, count: int) -> Spec:
 
 
 def _refuse(text: str, path: str) -> None:
-    """Whatever is still behind a colon must be the rest of a path (``C:\\x``, ``a:b/c``)."""
+    """Whatever is still behind a colon must be the rest of a path, such as that of ``C:/x``."""
     _, colon, tail = path.rpartition(":")
     if not path:
         problem = "there is no file before the colon"

@@ -49,8 +49,10 @@ def merge(  # noqa: PLR0913 - one parameter per option
     chosen = method_of(method)
 
     def run(progress: "Progress | None") -> "Merged":
+        stack = _open([spec.path for spec in specs], architecture, skip, strict=strict)
+        _check_text_encoders(specs, stack)
         return loramix.merge(
-            _open([spec.path for spec in specs], architecture, skip, strict=strict),
+            stack,
             chosen,
             weights=[spec.weights for spec in specs],
             output=rule,
@@ -153,7 +155,7 @@ def demo(*, output: options.DemoFolder = Path("loramix-demo")) -> None:
         (
             "check",
             f"{check.equal} of {check.targets} targets equal the dense float64 sum; "
-            f"largest relative difference {cells.error(check.error)}",
+            f"largest gap {cells.error(check.error)}",
         ),
         ("next", "loramix merge a.safetensors:0.8 b.safetensors:0.6 -o ab.safetensors"),
     ]
@@ -201,6 +203,18 @@ def _open(
         message = f"{adapter.source.path}: {note}{more}; refused because of --strict"
         raise FormatError(message)
     return stack
+
+
+def _check_text_encoders(specs: "Sequence[arguments.Spec]", stack: "Sequence[Adapter]") -> None:
+    """A weight for text encoders must not miss them because nothing says that they are."""
+    for spec, adapter in zip(specs, stack, strict=True):
+        hidden = any(target.key.startswith("lora_te") for target in adapter)
+        if spec.text_encoder is not None and hidden:
+            message = (
+                f"{spec.path}: its base model is not known, so its text encoders cannot get a "
+                "weight of their own; try --architecture"
+            )
+            raise FormatError(message)
 
 
 def _report(run: "Callable[[Progress | None], Merged]", *, as_json: bool) -> None:

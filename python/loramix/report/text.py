@@ -60,7 +60,7 @@ def _strengths(report: Report) -> list[str]:
         texts.append(
             f"{name} {found['norm']:.4g} x {found['scale']:.4g} = "
             f"{found['norm'] * found['scale']:.4g} "
-            f"(strongest adapter {found['reference']:.4g}, mean cosine {cosine:.3f})"
+            f"(strongest {found['reference']:.4g}, cosine {cosine:.3f})"
         )
     return texts
 
@@ -69,8 +69,9 @@ def _targets(report: Report) -> str:
     total = report["groups"]["targets"]
     several = len(report["inputs"]) > 1
     shared = report["groups"]["shared_by"].items()
-    parts = ", ".join(f"{count} in {members}" for members, count in shared)
-    return f"{total} ({parts} of the adapters)" if several else str(total)
+    first, *others = [f"{count} in {members}" for members, count in shared]
+    first += " adapter" if next(iter(shared))[0] == "1" else " adapters"
+    return f"{total}: {', '.join((first, *others))}" if several else str(total)
 
 
 def _error(report: Report) -> str:
@@ -79,7 +80,7 @@ def _error(report: Report) -> str:
 
 def _worst(report: Report) -> list[tuple[str, str]]:
     rows = sorted(report["rows"], key=lambda row: -row["error"])[:_WORST]
-    texts = [f"{cells.error(r['error']):>7} {r['target']} (rank {r['rank']})" for r in rows]
+    texts = [f"{cells.error(r['error']):>7} {r['target']}" for r in rows]
     return [("worst" if i == 0 else "", text) for i, text in enumerate(texts) if rows[i]["error"]]
 
 

@@ -1,0 +1,236 @@
+"""Whole merges on synthetic stacks with the real shapes, beside PEFT on the same files.
+
+Every row runs in a process of its own, so that its peak memory is its own; wall time is that of
+the work, without the interpreter's start, which is given apart.  Run on an idle machine:
+
+    python benches/pipeline.py                 # prints the table
+    python benches/pipeline.py --record        # and writes it to benches/record/
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from stacks import Stack, make, modules_of
+
+HERE = Path(__file__).parent
+PEER_MODULES = 28
+WEIGHTS = [0.8, 1.0, 0.6]
+
+
+def run_import(_: list[Path], out: Path) -> dict[str, Any]:
+    """Nothing but the import."""
+    del out
+    return {}
+
+
+def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
+    """Inner products of all groups."""
+    del out
+    from loramix import groups
+    from loramix.analysis import analyze
+    from loramix.merging import open_all
+
+    stack = open_all(paths)
+    aligned = groups.align(stack, split=False)
+    start = time.perf_counter()
+    analyze(aligned, stack)
+    return {"seconds": time.perf_counter() - start}
+
+
+def merger(method: str, rank: int | None) -> Callable[[list[Path], Path], dict[str, Any]]:
+    """A whole merge: open, merge, write, sync, verify."""
+
+    def run(paths: list[Path], out: Path) -> dict[str, Any]:
+        import loramix
+
+        merged = loramix.merge(
+            paths, method, weights=WEIGHTS, path=out, output=loramix.Output(rank=rank)
+        )
+        return {"error": merged.error, "written": out.stat().st_size}
+
+    return run
+
+
+def copy(paths: list[Path], out: Path) -> dict[str, Any]:
+    """The floor: read the inputs and write as many bytes as an exact merge, synced."""
+    with out.open("wb", buffering=0) as target:
+        for path in paths:
+            with path.open("rb", buffering=0) as source:
+                while chunk := source.read(8 << 20):
+                    target.write(chunk)
+        os.fsync(target.fileno())
+    return {"written": out.stat().st_size}
+
+
+def peft(kind: str) -> Callable[[list[Path], Path], dict[str, Any]]:
+    """PEFT's add_weighted_adapter on some of the modules, scaled up to all of them by entries.
+
+    Only the call itself is timed: no reading, no writing.
+    """
+
+    def run(paths: list[Path], out: Path) -> dict[str, Any]:
+        del out
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from safetensors.torch import load_file
+
+        modules = modules_of(paths[0].parent.name.split("-")[0])
+        chosen = modules[:: len(modules) // PEER_MODULES][:PEER_MODULES]
+        base = torch.nn.Module()
+        for stem, rows, cols in chosen:
+            base.add_module(short(stem), torch.nn.Linear(cols, rows, bias=False))
+        wrapped: Any = None
+        names = [f"a{i}" for i in range(len(paths))]
+        for name, path in zip(names, paths, strict=True):
+            tensors = load_file(path)
+            held = [s for s, _, _ in chosen if f"{s}.lora_up.weight" in tensors]
+            config = LoraConfig(r=32, lora_alpha=16, target_modules=[short(s) for s in held])
+            if wrapped is None:
+                wrapped = get_peft_model(base, config, adapter_name=name)
+            else:
+                wrapped.add_adapter(name, config)
+            for stem in held:
+                layer = getattr(wrapped.base_model.model, short(stem))
+                layer.lora_A[name].weight.data = tensors[f"{stem}.lora_down.weight"].float()
+                layer.lora_B[name].weight.data = tensors[f"{stem}.lora_up.weight"].float()
+        start = time.perf_counter()
+        rank = {} if kind == "cat" else {"svd_rank": 96}
+        wrapped.add_weighted_adapter(names, WEIGHTS, "merged", combination_type=kind, **rank)
+        seconds = time.perf_counter() - start
+        share = sum(r * c for _, r, c in chosen) / sum(r * c for _, r, c in modules)
+        linear = sum(r + c for _, r, c in chosen) / sum(r + c for _, r, c in modules)
+        return {"seconds": seconds / (linear if kind == "cat" else share), "measured": seconds}
+
+    return run
+
+
+def short(stem: str) -> str:
+    """Name a module so that PEFT does not take it for one of its own (they contain ``lora_``)."""
+    return stem.removeprefix("lora_unet_")
+
+
+ROWS: Mapping[str, tuple[Stack | None, Callable[[list[Path], Path], dict[str, Any]]]] = {
+    "import loramix": (None, run_import),
+    "sdxl: copy of the inputs, synced": (Stack("sdxl"), copy),
+    "sdxl: Gram of all groups": (Stack("sdxl"), run_gram),
+    "sdxl: linear, exact (rank 96)": (Stack("sdxl"), merger("linear", None)),
+    "sdxl: linear to rank 32": (Stack("sdxl"), merger("linear", 32)),
+    "sdxl: slerp to rank 32": (Stack("sdxl"), merger("slerp", 32)),
+    "sdxl: PEFT cat, scaled": (Stack("sdxl"), peft("cat")),
+    "sdxl: PEFT svd to rank 96, scaled": (Stack("sdxl"), peft("svd")),
+    "flux1: copy of the inputs, synced": (Stack("flux1"), copy),
+    "flux1: Gram of all groups": (Stack("flux1"), run_gram),
+    "flux1: linear, exact (rank 96)": (Stack("flux1"), merger("linear", None)),
+    "flux1: linear to rank 32": (Stack("flux1"), merger("linear", 32)),
+}
+
+
+def work(name: str, folder: Path, out: Path) -> None:
+    """Run one row in this process; its figures go to stdout as JSON."""
+    import loramix  # noqa: F401 - its import is not part of the row
+
+    stack, run = ROWS[name]
+    paths = make(stack, folder) if stack else []
+    start = time.perf_counter()
+    figures = {"seconds": None, **run(paths, out)}
+    figures["seconds"] = figures["seconds"] or time.perf_counter() - start
+    print(json.dumps(figures))
+
+
+def measure(name: str, folder: Path, runs: int) -> dict[str, Any]:
+    """Median of several runs, each in a process of its own."""
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for index in range(runs + 1):
+            out = Path(scratch) / f"out{index}.safetensors"
+            command = [sys.executable, __file__, "--row", name, "--folder", str(folder)]
+            with subprocess.Popen(
+                [*command, "--out", str(out)], stdout=subprocess.PIPE, text=True
+            ) as process:
+                text = process.stdout.read() if process.stdout else ""
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                message = f"{name}: exit code {process.returncode}"
+                raise SystemExit(message)
+            out.unlink(missing_ok=True)
+            figures = json.loads(text.splitlines()[-1])
+            cpu = usage.ru_utime + usage.ru_stime
+            found.append({**figures, "peak_mb": usage.ru_maxrss / 1024, "cpu": cpu})
+    found = found[1:] or found  # the first warms the page cache
+    middle = {key: median([f[key] for f in found]) for key in found[0]}
+    return {"row": name, **middle, "fastest": min(f["seconds"] for f in found)}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    model = re.search(r"model name\s*:\s*(.+)", text)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": model[1] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "avx512": "avx512f" in text,
+        "python": platform.python_version(),
+    }
+
+
+def table(rows: list[dict[str, Any]], sizes: Mapping[str, int]) -> str:
+    """Markdown."""
+    lines = [
+        "| work | seconds | fastest | CPU s | peak MB | GB/s of input |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        size = sizes.get(row["row"].partition(":")[0])
+        rate = f"{size / row['seconds'] / 1e9:.2f}" if size and "PEFT" not in row["row"] else ""
+        lines.append(
+            f"| {row['row']} | {row['seconds']:.2f} | {row['fastest']:.2f} | {row['cpu']:.2f} | "
+            f"{row['peak_mb']:.0f} | {rate} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table of all rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--row")
+    parser.add_argument("--only", default="", help="rows that contain this text")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=HERE / ".data")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--record", action="store_true")
+    given = parser.parse_args()
+    if given.row:
+        work(given.row, given.folder, given.out)
+        return
+    given.folder.mkdir(exist_ok=True)
+    stacks = {stack for stack, _ in ROWS.values() if stack}
+    sizes = {
+        stack.layout: sum(p.stat().st_size for p in make(stack, given.folder)) for stack in stacks
+    }
+    rows = [measure(name, given.folder, given.runs) for name in ROWS if given.only in name]
+    print(json.dumps(machine()))
+    print(table(rows, sizes))
+    if given.record:
+        host = machine()
+        name = f"{host['date']}-pipeline-{host['cores']}-cores.json"
+        text = json.dumps({"machine": host, "input_bytes": sizes, "rows": rows}, indent=1)
+        (HERE / "record" / name).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
