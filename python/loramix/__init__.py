@@ -6,18 +6,46 @@
 """
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from loramix._core import VERSION as __version__
-from loramix.adapters import load
-from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
-from loramix.executing import Merged
-from loramix.inspecting import Inspection, inspect
-from loramix.kernels import expand
-from loramix.memory import combine
-from loramix.merging import merge, resize, save
-from loramix.methods import METHODS, Method
-from loramix.planning import Output
-from loramix.types import Adapter, Factors, Target
+
+if TYPE_CHECKING:
+    from loramix.adapters import load
+    from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
+    from loramix.executing import Merged
+    from loramix.inspecting import Inspection, inspect
+    from loramix.kernels import expand
+    from loramix.memory import combine
+    from loramix.merging import merge, resize, save
+    from loramix.methods import METHODS, Method
+    from loramix.planning import Output
+    from loramix.types import Adapter, Factors, Target
+
+# Loaded when first asked for: the command line's help must not wait for NumPy.
+_HOMES = {
+    "METHODS": "methods",
+    "Adapter": "types",
+    "Factors": "types",
+    "FormatError": "errors",
+    "Inspection": "inspecting",
+    "LoramixError": "errors",
+    "Merged": "executing",
+    "Method": "methods",
+    "Output": "planning",
+    "OutputError": "errors",
+    "ParamError": "errors",
+    "ShapeError": "errors",
+    "Target": "types",
+    "combine": "memory",
+    "expand": "kernels",
+    "inspect": "inspecting",
+    "load": "adapters",
+    "merge": "merging",
+    "resize": "merging",
+    "save": "merging",
+}
 
 __all__ = [
     "METHODS",
@@ -44,3 +72,16 @@ __all__ = [
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

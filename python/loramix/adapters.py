@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 
-from loramix.errors import FormatError, ShapeError
+from loramix.errors import FormatError, ParamError, ShapeError
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect, fits, flat_cols
 from loramix.formats.dialects import Stem, lookup, split_stem
@@ -40,12 +40,13 @@ def load(
     Raises
     ------
     FormatError : not a safetensors file, unknown tensors, other parameterisations than LoRA.
+    ParamError : no such architecture.
     ShapeError : factors that do not fit each other.
     OSError : the file cannot be read.
     """
     if architecture is not None and architecture not in LAYOUTS:
         message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
-        raise FormatError(message)
+        raise ParamError(message)
     file, config = find(Path(path))
     opened = SafetensorsFile(file)
     metadata = dict(opened.metadata)
@@ -96,6 +97,9 @@ def read(
         message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
         raise FormatError(message)
     match = detect([(p.stem, p.size) for p in pairs], architecture)
+    if architecture is not None and match.share == 0:
+        message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
+        raise FormatError(message)
     targets = _targets(pairs, match.layout, where)
     notes = (*reader.notes(), *_match_notes(match, len(pairs)))
     dialects = [p.stem.dialect for p in pairs]

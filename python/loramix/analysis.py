@@ -1,5 +1,6 @@
 """Pass 1: what the adapters do to each other.  Only small statistics survive it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -115,12 +116,12 @@ def strengths(
             w = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
             own[list(group.owners)] += w * w * np.diag(gram)
             energy += float(c @ gram @ c)
-        norm, reference = np.sqrt(max(energy, 0.0)), float(np.sqrt(own.max()))
+        norm, reference = math.sqrt(max(energy, 0.0)), math.sqrt(own.max())
         cosine = _mean_cosine(total)
         scale = min(reference / norm, 1.0) if norm > 0 else 1.0
         if floor is not None and abs(cosine) <= _INDEPENDENT:
             scale = max(scale, min(floor, 1.0))
-        result[branch] = Strength(scale, float(norm), reference, cosine)
+        result[branch] = Strength(scale, norm, reference, cosine)
     return result
 
 

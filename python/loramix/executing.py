@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from loramix import _core, adapters, kernels
+from loramix import _core, adapters, kernels, placing
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
-from loramix.io.safetensors import MemoryWriter, SafetensorsFile, SafetensorsWriter, header_room
+from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.planning import CODES, Plan, Step
 from loramix.types import ITEM_BYTES, Adapter, Group
 
@@ -89,9 +89,6 @@ class Writer(Protocol):
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
         """Complete the file, still hidden."""
 
-    def commit(self) -> SafetensorsFile:
-        """Put it in its place."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Done:
@@ -122,62 +119,41 @@ def execute(
     OSError : the file cannot be written.  In every case nothing is left behind and a file that
         was there before is untouched.
     """
-    file, config = _places(plan, path)
+    folder = plan.dialect.name == "peft"
+    if path is not None:
+        placing.check(path, plan.adapters, folder=folder)
     with ExitStack() as stack:
-        background = stack.enter_context(ThreadPoolExecutor(1))
         hashing = stack.enter_context(ThreadPoolExecutor(1))
         digests = [hashing.submit(adapter.source.sha256) for adapter in plan.adapters]
-        writer: Writer
-        if file is None:
-            writer = MemoryWriter()
-        else:
-            writer = stack.enter_context(SafetensorsWriter(file, _room(plan)))
-        done = _write(plan, writer, background, threads, step)
-        ranks = [(d.step.target, d.step.stem, d.rank) for d in done]
-        source = plan.adapters[0].metadata.get("adapter_config.json")
-        text = metadata.peft_config(source, ranks) if plan.dialect.name == "peft" else None
-        strings = metadata.header(
-            plan.dialect,
-            plan.architecture,
-            [adapter.metadata for adapter in plan.adapters],
-            plan.provenance([digest.result() for digest in digests]),
-            ranks,
-            plan.alpha,
-        )
-        hidden = _open(plan, writer.finish(strings), text, "the result")
-        rows = _verify(plan, hidden, done, threads, step)
-        if config is not None and text is not None:
-            _replace_text(config, text)
-        name = file.stem if file else "merged"
-        name = file.parent.name if file and config else name
-        final = _open(plan, writer.commit(), text, name)
-    return Merged(final, path, rows, plan)
-
-
-def _places(plan: Plan, path: Path | None) -> tuple[Path | None, Path | None]:
-    """Tensor file and config file of the output."""
-    if path is None:
-        return None, None
-    for adapter in plan.adapters:
-        source = adapter.source.path
-        if source is not None and path.exists() and path.samefile(source):
-            message = f"{path} is also an input; write to another file"
-            raise OutputError(message)
-    if plan.dialect.name != "peft":
-        if path.is_dir():
-            message = (
-                f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
+        place = None
+        if path is not None:
+            place = stack.enter_context(
+                placing.Place(path, folder=folder, header_bytes=_room(plan))
             )
-            raise OutputError(message)
-        return path, None
-    if path.suffix == ".safetensors":
-        message = (
-            f"{path}: a PEFT adapter is a folder (adapter_model.safetensors and "
-            "adapter_config.json); name a folder with -o, or write --dialect diffusers"
-        )
-        raise OutputError(message)
-    path.mkdir(exist_ok=True)
-    return path / "adapter_model.safetensors", path / "adapter_config.json"
+        writer: Writer = place.writer if place else MemoryWriter()
+        done = _write(plan, writer, threads, step)
+        ranks = [(d.step.target, d.step.stem, d.rank) for d in done]
+        config = _config(plan, ranks)
+        hidden = writer.finish(_strings(plan, ranks, [digest.result() for digest in digests]))
+        result = _open(plan, hidden, config, place.name if place else "merged")
+        rows = _verify(plan, result, done, threads, step)
+        if place is not None:
+            result = _open(plan, place.commit(config), config, place.name)
+    return Merged(result, path, rows, plan)
+
+
+def _strings(plan: Plan, ranks: metadata.Ranks, digests: Sequence[str]) -> dict[str, str]:
+    """Header metadata of the output."""
+    sources = [adapter.metadata for adapter in plan.adapters]
+    provenance = plan.provenance(digests)
+    return metadata.header(plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha)
+
+
+def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
+    """Text of the ``adapter_config.json``, for the dialect that has one."""
+    if plan.dialect.name != "peft":
+        return None
+    return metadata.peft_config(plan.adapters[0].metadata.get("adapter_config.json"), ranks)
 
 
 def _room(plan: Plan) -> int:
@@ -188,18 +164,12 @@ def _room(plan: Plan) -> int:
         for suffix in (plan.dialect.up, plan.dialect.down, ".alpha")
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(plan.steps)]
-    sources = [adapter.metadata for adapter in plan.adapters]
-    provenance = plan.provenance(["0" * 64] * len(plan.adapters))
-    strings = metadata.header(
-        plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha
-    )
-    return header_room(names, strings)
+    return header_room(names, _strings(plan, ranks, ["0" * 64] * len(plan.adapters)))
 
 
 def _write(
     plan: Plan,
     writer: Writer,
-    background: ThreadPoolExecutor,
     threads: int | None,
     step: Callable[[int], None],
 ) -> list[_Done]:
@@ -216,21 +186,22 @@ def _write(
             writer.add(one.stem + ".alpha", "F32", (), alpha)
     done: list[_Done] = []
     arenas = [np.empty(0, dtype=np.uint8)] * 2
-    pending: Future[None] | None = None
-    for index, batch in enumerate(kernels.batches(plan.steps, capacity)):
-        offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
-        if len(arenas[index % 2]) < offsets[-1]:
-            arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
-        arena = arenas[index % 2]
-        finished = _compute(plan, batch, arena, offsets, threads)
-        _release(plan)
+    with ThreadPoolExecutor(1) as background:
+        pending: Future[None] | None = None
+        for index, batch in enumerate(kernels.batches(plan.steps, capacity)):
+            offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
+            if len(arenas[index % 2]) < offsets[-1]:
+                arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
+            arena = arenas[index % 2]
+            finished = _compute(plan, batch, arena, offsets, threads)
+            _release(plan)
+            if pending is not None:
+                pending.result()
+            pending = background.submit(_append, plan, writer, finished, arena, offsets)
+            done += finished
+            step(len(batch))
         if pending is not None:
             pending.result()
-        pending = background.submit(_append, plan, writer, finished, arena, offsets)
-        done += finished
-        step(len(batch))
-    if pending is not None:
-        pending.result()
     return done
 
 
@@ -340,12 +311,3 @@ def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:
 def _release(plan: Plan) -> None:
     for adapter in plan.adapters:
         adapter.source.release()
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

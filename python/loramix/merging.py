@@ -1,7 +1,8 @@
 """Files in, file out: the stages in a row."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loramix import adapters as opening
@@ -9,7 +10,6 @@ from loramix import executing, planning
 from loramix.analysis import analyze, nothing
 from loramix.errors import FormatError, ParamError
 from loramix.executing import Merged
-from loramix.formats.dialects import DIALECTS
 from loramix.groups import align
 from loramix.methods import Method, method_of
 from loramix.planning import Output
@@ -27,6 +27,8 @@ def merge(
     floor: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
 ) -> Merged:
     """Merge adapters into one adapter.
 
@@ -43,6 +45,7 @@ def merge(
     floor : least scale of a branch of independent adapters under ``auto_strength``, (0, 1].
     threads : default all cores.  The result does not depend on it.
     progress : called with steps done and steps in all.
+    architecture, skip : see `load`; for the sources that are paths.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def merge(
     each = _weights(sources, weights)
     output = output or Output()
     _refuse_twice(sources)
-    stack = open_all(sources)
+    stack = open_all(sources, architecture=architecture, skip=skip)
     dialect = planning.dialect_of(stack, output)
     groups = align(stack, split=not dialect.fused)
     ticker = _Ticker(progress, 3 * len(groups))
@@ -128,24 +131,41 @@ def save(
     return Path(path)
 
 
-def open_all(sources: Sequence[StrPath | Adapter]) -> list[Adapter]:
+def open_all(
+    sources: Sequence[StrPath | Adapter],
+    *,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+) -> list[Adapter]:
     """Load what is not loaded; undecided architectures follow the decided ones."""
-    stack = [s if isinstance(s, Adapter) else opening.load(s) for s in sources]
+
+    def opened(source: StrPath | Adapter, known: str | None) -> Adapter:
+        if isinstance(source, Adapter):
+            return source
+        return opening.load(source, architecture=known, skip=skip)
+
+    stack = [opened(source, architecture) for source in sources]
     decided = {a.architecture for a in stack if a.architecture}
     if len(decided) == 1:
-        (architecture,) = decided
-        for index, (source, adapter) in enumerate(zip(sources, stack, strict=True)):
-            open_question = adapter.architecture is None and architecture in adapter.candidates
-            if open_question and not isinstance(source, Adapter):
-                stack[index] = opening.load(source, architecture=architecture)
-    unknown = {a.dialect for a in stack if a.architecture is None}
-    if len(unknown | {a.dialect for a in stack}) > 1 and "kohya" in unknown:
+        (known,) = decided
+        stack = [
+            opened(s, known) if a.architecture is None and known in a.candidates else a
+            for s, a in zip(sources, stack, strict=True)
+        ]
+    _refuse_mixed_unknown(stack)
+    return stack
+
+
+def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
+    """Flattened names of an unknown model meet no other names."""
+    flat = next((a for a in stack if a.architecture is None and a.dialect == "kohya"), None)
+    other = next((a for a in stack if a.dialect != "kohya"), None)
+    if flat is not None and other is not None:
         message = (
-            "an adapter with Kohya names of an unknown model cannot be merged with other "
-            f"dialects ({', '.join(sorted(DIALECTS))}): its names cannot be told apart"
+            f"{flat.name} has Kohya names of a model that loramix does not know, {other.name} "
+            f"has {other.dialect} names: they cannot be matched"
         )
         raise FormatError(message)
-    return stack
 
 
 def _weights(
@@ -156,10 +176,11 @@ def _weights(
     if len(weights) != len(sources):
         message = f"{len(weights)} weights for {len(sources)} adapters: one each"
         raise ParamError(message)
-    for weight in weights:
-        numbers = weight.values() if not isinstance(weight, int | float) else (weight,)
-        if not all(abs(number) < float("inf") for number in numbers):
-            message = f"weight {weight}: a finite number of any sign"
+    for source, weight in zip(sources, weights, strict=True):
+        numbers = weight.values() if isinstance(weight, Mapping) else (weight,)
+        if not all(math.isfinite(number) for number in numbers):
+            name = source.name if isinstance(source, Adapter) else source
+            message = f"weight {weight} of {name}: a finite number of any sign"
             raise ParamError(message)
     return tuple(weights)
 

@@ -145,7 +145,12 @@ class Plan:
     def provenance(self, digests: Sequence[str]) -> dict[str, object]:
         """Sources, recipe and decisions, as stored in the output."""
         sources = [
-            {"name": a.name, "sha256": digest, "weight": dict(w) if isinstance(w, Mapping) else w}
+            # A mapping as pairs: its order counts, and sorted JSON would lose it.
+            {
+                "name": a.name,
+                "sha256": digest,
+                "weight": list(w.items()) if isinstance(w, Mapping) else w,
+            }
             for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
         ]
         rule = {"rank": self.output.rank, "energy": self.output.energy}
@@ -221,7 +226,12 @@ def _steps(
     steps = []
     for key, target in targets.items():
         pieces = _pieces(adapters, parts[key], target, table.get(key))
-        stem = dialect.stem(target, layout)
+        try:
+            stem = dialect.stem(target, layout)
+        except FormatError as error:
+            names = sorted({adapters[piece.owner].name for piece in pieces})
+            message = f"{', '.join(names)}: {error}"
+            raise FormatError(message) from None
         steps.append(Step(target, stem, pieces, key in swapped))
     return steps
 

@@ -1,5 +1,6 @@
 """The demo merges for real, and its check can fail."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,11 @@ def test_demo(folder: Path, run: Run) -> None:
     assert "30 of 30 targets equal the dense float64 sum" in done.out
     assert (folder / "loramix-demo" / "adapter_model.safetensors").is_file()
     assert all(path.name in done.out.split() for path, _ in demo.adapters())
+
+
+def test_demo_as_json(run: Run) -> None:
+    report = json.loads(run("demo", "--json").out)
+    assert report["check"]["equal"] == report["check"]["targets"] == len(report["rows"]) == 30
 
 
 def test_demo_may_be_repeated_but_overwrites_nothing_else(folder: Path, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,6 +13,8 @@ from loramix.errors import FormatError, LoramixError, ParamError
 
 if TYPE_CHECKING:
     from loramix import Adapter, Merged, Output
+    from loramix.demo import Check
+    from loramix.report.model import Report
     from loramix.types import Dtype, Progress
 
 
@@ -50,7 +53,6 @@ def merge(  # noqa: PLR0913 - one parameter per option
 
     def run(progress: "Progress | None") -> "Merged":
         stack = _open([spec.path for spec in specs], architecture, skip, strict=strict)
-        _check_text_encoders(specs, stack)
         return loramix.merge(
             stack,
             chosen,
@@ -135,13 +137,14 @@ def methods() -> None:
     console.show(cells.fields(lines, console.width()))
 
 
-def demo(*, output: options.DemoFolder = Path("loramix-demo")) -> None:
+def demo(
+    *, output: options.DemoFolder = Path("loramix-demo"), as_json: options.Json = False
+) -> None:
     """Merge three small adapters that come with loramix, and check it.
 
     The check adds the dense deltas up in float64 with NumPy alone and compares every target.
     """
     from loramix import demo as packaged
-    from loramix.report import cells, text
     from loramix.report.model import report_of
 
     packaged.refuse_foreign(output)
@@ -149,6 +152,20 @@ def demo(*, output: options.DemoFolder = Path("loramix-demo")) -> None:
     merged = packaged.merge(output)
     seconds = time.perf_counter() - start
     check = packaged.check(output)
+    report = report_of(merged, seconds=seconds)
+    if as_json:
+        console.show_json({**report, "check": asdict(check)})
+    else:
+        console.show(_demo_text(report, check))
+    if not check.passed:
+        console.complain(f"error: {output}: not the sum of its sources at {check.worst}")
+        raise typer.Exit(1)
+
+
+def _demo_text(report: "Report", check: "Check") -> str:
+    from loramix import demo as packaged
+    from loramix.report import cells, text
+
     wide = console.width()
     first = f"Merged {len(packaged.WEIGHTS)} packaged adapters of {packaged.base()}:"
     lines = [
@@ -159,11 +176,7 @@ def demo(*, output: options.DemoFolder = Path("loramix-demo")) -> None:
         ),
         ("next", "loramix merge a.safetensors:0.8 b.safetensors:0.6 -o ab.safetensors"),
     ]
-    report = text.render(report_of(merged, seconds=seconds), wide)
-    console.show("\n".join((first, "", report, "", cells.fields(lines, wide))))
-    if not check.passed:
-        console.complain(f"error: {output}: not the sum of its sources at {check.worst}")
-        raise typer.Exit(1)
+    return "\n".join((first, "", text.render(report, wide), "", cells.fields(lines, wide)))
 
 
 def explain(error: LoramixError | OSError) -> str:
@@ -190,12 +203,9 @@ def _rule(
 def _open(
     paths: Sequence[str], architecture: str | None, skip: Sequence[str] | None, *, strict: bool
 ) -> "list[Adapter]":
-    from loramix import load, merging
+    from loramix import merging
 
-    if architecture is None and not skip:
-        stack = merging.open_all(paths)
-    else:
-        stack = [load(path, architecture=architecture, skip=skip or ()) for path in paths]
+    stack = merging.open_all(paths, architecture=architecture, skip=skip or ())
     notes = [(adapter, note) for adapter in stack for note in adapter.coverage.notes]
     if strict and notes:
         adapter, note = notes[0]
@@ -203,18 +213,6 @@ def _open(
         message = f"{adapter.source.path}: {note}{more}; refused because of --strict"
         raise FormatError(message)
     return stack
-
-
-def _check_text_encoders(specs: "Sequence[arguments.Spec]", stack: "Sequence[Adapter]") -> None:
-    """A weight for text encoders must not miss them because nothing says that they are."""
-    for spec, adapter in zip(specs, stack, strict=True):
-        hidden = any(target.key.startswith("lora_te") for target in adapter)
-        if spec.text_encoder is not None and hidden:
-            message = (
-                f"{spec.path}: its base model is not known, so its text encoders cannot get a "
-                "weight of their own; try --architecture"
-            )
-            raise FormatError(message)
 
 
 def _report(run: "Callable[[Progress | None], Merged]", *, as_json: bool) -> None:

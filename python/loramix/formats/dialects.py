@@ -26,6 +26,7 @@ _PREFIXES: tuple[tuple[str, str | None, str], ...] = (
     ("text_encoder_3.", "text_encoder_3", "diffusers"),
 )
 NETWORKS = ("unet", "transformer")
+_UNNAMED = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class Stem:
     @property
     def key(self) -> str:
         """Canonical key when no layout knows better."""
-        if self.dialect == "kohya":
-            return self.text  # flattened names cannot be unflattened by rule
+        if self.dialect == "kohya":  # flattened names cannot be unflattened by rule
+            return f"{self.component or _UNNAMED}.{self.text}"
         return f"{self.component}.{self.path}" if self.component else self.path
 
 
@@ -99,9 +100,9 @@ class Dialect:
 
 
 def _kohya_stem(target: Target, layout: Layout | None) -> str:
-    if target.key.startswith("lora_"):
-        return target.key
     component, _, name = target.key.partition(".")
+    if name.startswith("lora_"):
+        return name
     module = layout.by_key.get((component, flatten(name))) if layout else None
     if module:
         return module.kohya
@@ -114,8 +115,13 @@ def _kohya_stem(target: Target, layout: Layout | None) -> str:
 
 
 def _diffusers_stem(target: Target, _layout: Layout | None) -> str:
-    component = target.key.partition(".")[0]
-    if component in (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3"):
+    component, _, name = target.key.partition(".")
+    if not name.startswith("lora_") and component in (
+        *NETWORKS,
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+    ):
         return target.key
     message = (
         f"{target.key}: neither a module table nor its file says which part of a diffusers "
@@ -125,10 +131,10 @@ def _diffusers_stem(target: Target, _layout: Layout | None) -> str:
 
 
 def _peft_stem(target: Target, layout: Layout | None) -> str:
-    if target.key.startswith("lora_"):
+    component, _, name = target.key.partition(".")
+    if name.startswith("lora_"):
         message = f"{target.key}: a flattened name of an unknown model; only Kohya can hold it"
         raise FormatError(message)
-    component, _, name = target.key.partition(".")
     known = layout is not None and component in layout.prefixes
     return "base_model.model." + (name if known or component in NETWORKS else target.key)
 

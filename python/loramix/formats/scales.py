@@ -83,7 +83,11 @@ def file_config(path: Path) -> tuple[LoraConfig, str]:
     ------
     FormatError : not a plain LoRA config.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        message = f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
+        raise FormatError(message) from error
     fields = _object(text, str(path))
     kind = fields.get("peft_type", "LORA")
     if kind != "LORA":

@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Event, Thread
-from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from loramix import _core
 from loramix.errors import FormatError, OutputError
@@ -92,8 +92,7 @@ def _map(path: Path) -> tuple[mmap.mmap | None, Buffer]:
 class SafetensorsWriter:
     """Writes a file whose header is known only at the end.
 
-    Use as a context manager: leaving it without `commit` removes the temporary file and leaves
-    whatever was at `path` untouched.
+    Until `commit` whatever was at `path` is untouched; `close` without it leaves nothing behind.
 
     Parameters
     ----------
@@ -117,15 +116,8 @@ class SafetensorsWriter:
         self._file.seek(8 + self._room)
         self._flusher = _Flusher(number)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop; what was not committed is removed."""
         self._flusher.stop()
         self._file.close()
         with contextlib.suppress(FileNotFoundError):
@@ -160,15 +152,12 @@ class SafetensorsWriter:
         os.fsync(self._file.fileno())
         return SafetensorsFile(self.temporary)
 
-    def commit(self) -> SafetensorsFile:
-        """Put the finished file in its place, atomically, and open it there."""
+    def commit(self) -> None:
+        """Put the finished file in its place, atomically."""
         self._file.close()
-        mask = os.umask(0)
-        os.umask(mask)
-        self.temporary.chmod(0o666 & ~mask)  # mkstemp made it private
+        self.temporary.chmod(0o666 & ~umask())  # mkstemp made it private
         self.temporary.replace(self.path)
         _sync_folder(self.path.parent)
-        return SafetensorsFile(self.path)
 
     def _write(self, view: memoryview) -> None:
         try:
@@ -184,7 +173,6 @@ class MemoryWriter:
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, object]] = {}
         self._data = bytearray()
-        self._file: SafetensorsFile | None = None
 
     def add(self, name: str, dtype: str, shape: tuple[int, ...], data: Buffer) -> None:
         """Append one tensor."""
@@ -251,6 +239,13 @@ class _Flusher:
             self._wake.clear()
             with contextlib.suppress(OSError):  # the last fsync reports it to the caller
                 sync(self._number)
+
+
+def umask() -> int:
+    """Permissions that new files do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync_folder(folder: Path) -> None:

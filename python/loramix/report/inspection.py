@@ -65,8 +65,14 @@ def _provenance(made: Mapping[str, Any]) -> str:
     method, sources = made.get("method"), made.get("sources")
     name = method.get("name") if isinstance(method, dict) else method
     listed = [s for s in sources if isinstance(s, dict)] if isinstance(sources, list) else []
-    parts = [f"{cells.weight(source.get('weight'))} {source.get('name')}" for source in listed]
+    parts = [f"{cells.weight(_weight(source))} {source.get('name')}" for source in listed]
     return f"loramix {made.get('version')}: {name} of {', '.join(parts) or 'unknown sources'}"
+
+
+def _weight(source: Mapping[str, Any]) -> object:
+    """A number, or numbers by glob: provenance keeps those as pairs, in order."""
+    weight = source.get("weight")
+    return dict(weight) if isinstance(weight, list) else weight
 
 
 def json_object(text: str | None) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Where an output goes: a file, or a PEFT folder, that appears whole or not at all."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from loramix.errors import OutputError
+from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter, umask
+from loramix.types import Adapter
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+
+
+class Place:
+    """The output of one run; use as a context manager.
+
+    A new folder is built beside its place and renamed; in an existing one the two files are
+    renamed one right after the other.  Leaving without `commit` removes what was begun.
+
+    Attributes
+    ----------
+    path : what the user named.
+    name : of the adapter that will be there.
+    """
+
+    def __init__(self, path: Path, *, folder: bool, header_bytes: int) -> None:
+        self.path = path
+        self.name = path.name.removesuffix(".safetensors")
+        self._hidden: Path | None = None
+        self._folder = folder
+        if folder and not path.exists():
+            if not path.parent.is_dir():
+                message = f"{path}: the folder {path.parent} does not exist; create it first"
+                raise OutputError(message)
+            self._hidden = Path(
+                tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            )
+        inside = self._hidden or path
+        try:
+            self.writer = SafetensorsWriter(inside / TENSORS if folder else path, header_bytes)
+        except OSError:
+            self._discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.writer.close()
+        self._discard()
+
+    def commit(self, config: str | None) -> SafetensorsFile:
+        """Let the finished output appear, and open it."""
+        if not self._folder or config is None:
+            self.writer.commit()
+            return SafetensorsFile(self.path)
+        text = (self._hidden or self.path) / f".{CONFIG}.part"
+        try:
+            text.write_text(config, encoding="utf-8")
+            self.writer.commit()
+            text.replace(text.with_name(CONFIG))
+        finally:
+            text.unlink(missing_ok=True)
+        if self._hidden is not None:
+            self._hidden.chmod(0o777 & ~umask())  # mkdtemp made it private
+            self._hidden.replace(self.path)
+            self._hidden = None
+        return SafetensorsFile(self.path / TENSORS)
+
+    def _discard(self) -> None:
+        if self._hidden is not None:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._hidden)
+
+
+def check(path: Path, adapters: Sequence[Adapter], *, folder: bool) -> None:
+    """Refuse outputs that would surprise.
+
+    Raises
+    ------
+    OutputError : the output is an input, or a folder where a file is written or the reverse.
+    """
+    for adapter in adapters:
+        source = adapter.source.path
+        if source is not None and path.exists() and _same(path, source):
+            message = f"{path} is also an input; write to another place"
+            raise OutputError(message)
+    if folder and (path.suffix == ".safetensors" or path.is_file()):
+        message = (
+            f"{path}: a PEFT adapter is a folder ({TENSORS} and {CONFIG}); name a folder with -o, "
+            "or write --dialect diffusers"
+        )
+        raise OutputError(message)
+    if not folder and path.is_dir():
+        message = f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
+        raise OutputError(message)
+
+
+def _same(path: Path, source: Path) -> bool:
+    return path.samefile(source) or (path.is_dir() and path.samefile(source.parent))
