@@ -169,8 +169,10 @@ def truth(members: Mapping[str, Pair], dialect: DialectName = "diffusers") -> di
 def delta_of(source: Path | Adapter) -> dict[str, F64]:
     """Dense deltas (rows, cols) of a file, a PEFT folder or an opened adapter, by key."""
     if isinstance(source, Adapter):
+        # Flattened names of an unknown model have their component in front of the stem.
+        flat = source.dialect == "kohya"
         return {
-            target.key: f.scale
+            target.key.partition(".")[2] if flat else target.key: f.scale
             * decode(f.up.dtype, bytes(f.up.data)).reshape(f.up.shape[0], -1)
             @ decode(f.down.dtype, bytes(f.down.data)).reshape(f.down.shape[0], -1)
             for target, f in source.targets.items()
