@@ -130,12 +130,14 @@ ORACLES: Mapping[str, Oracle] = {
 
 
 def is_determined(deltas: Sequence[F64], weights: Sequence[float]) -> bool:
-    """Whether no two directions are opposed and the mean direction is far from zero."""
+    """Whether directions are unopposed, in a half sphere, and their mean is not near zero."""
     points, shares, _ = _on_sphere(deltas, weights)
     if not points:
         return True
     worst = min(float(x @ y) for x in points for y in points)
-    return worst > -0.98 and float(np.linalg.norm(_mean(points, shares))) > 0.05
+    centre = _unit(_mean(points, [min(1.0, share / 0.05) for share in shares]))
+    apart = min(float(x @ centre) for x in points)
+    return worst > -0.98 and apart > 0.1 and float(np.linalg.norm(_mean(points, shares))) > 0.1
 
 
 def _on_sphere(

@@ -81,7 +81,7 @@ def test_dense_deltas_equal_the_oracle(
     assert gap(got, ORACLES[name](deltas, weights), size_of(deltas, weights)) < 1e-9
 
 
-@pytest.mark.parametrize("weights", [[1.0], [0.8, 0.6], [1.2, -0.5], [0.5, 0.9, -0.4, 1.0, 0.2]])
+@pytest.mark.parametrize("weights", [[1.0], [0.8, 0.6], [1.2, -0.5], [0.5, 0.9, 0.4, 1.0, 0.2]])
 @pytest.mark.parametrize("name", ALL)
 def test_files_equal_the_oracle(name: str, weights: list[float], tmp_path: Path) -> None:
     stack = Stack(tmp_path)
@@ -146,7 +146,7 @@ def test_odd_in_weights_and_in_deltas(name: str, seed: int, weights: list[float]
     assert gap(turned, plain, size) < 1e-12
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [n for n in ALL if "permutation" not in METHODS[n].breaks])
 @steady
 @given(seed=seeds, weights=weights_of)
 def test_the_order_of_adapters_does_not_matter(name: str, seed: int, weights: list[float]) -> None:
@@ -154,8 +154,7 @@ def test_the_order_of_adapters_does_not_matter(name: str, seed: int, weights: li
     places = np.random.default_rng(seed).permutation(len(weights))
     plain = combine(deltas, name, weights=weights)
     other = combine([deltas[i] for i in places], name, weights=[weights[i] for i in places])
-    if "permutation" not in METHODS[name].breaks:
-        assert gap(other, plain, size_of(deltas, weights)) < 1e-9
+    assert gap(other, plain, size_of(deltas, weights)) < 1e-9
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.7, -1.3, 0.0])

@@ -1,19 +1,20 @@
 """From a file to an adapter: every tensor used, left out on request, or refused."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 
 from loramix.errors import FormatError, ParamError, ShapeError
 from loramix.formats import keys, scales
-from loramix.formats.detect import Match, detect, fits, flat_cols
+from loramix.formats.detect import Match, detect
 from loramix.formats.dialects import Stem, lookup, split_stem
 from loramix.formats.layout import LAYOUTS, Layout, Module
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, StrPath, Target, Tensor
+from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Target, Tensor
 
 _PREFERRED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
@@ -50,12 +51,10 @@ def load(
     file, config = find(Path(path))
     opened = SafetensorsFile(file)
     metadata = dict(opened.metadata)
-    configs = scales.header_configs(metadata, str(file))
     if config is not None:
-        configs[""], metadata["adapter_config.json"] = scales.file_config(config)
+        metadata[scales.CONFIG] = _text(config)
     default = Path(path).resolve().name.removesuffix(".safetensors")
-    named = name or default
-    return read(opened, named, configs, metadata, architecture=architecture, skip=skip)
+    return read(opened, name or default, metadata, architecture=architecture, skip=skip)
 
 
 def find(path: Path) -> tuple[Path, Path | None]:
@@ -71,16 +70,34 @@ def find(path: Path) -> tuple[Path, Path | None]:
             )
             raise FormatError(message)
         file = (preferred or files)[0]
-    config = file.with_name("adapter_config.json")
+    config = file.with_name(scales.CONFIG)
     belongs = path.is_dir() or file.name == _PREFERRED[0]
     return file, config if belongs and config.is_file() else None
 
 
+def _text(config: Path) -> str:
+    try:
+        return config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        message = f"{config}: not UTF-8 text ({error.reason} at byte {error.start})"
+        raise FormatError(message) from error
+
+
+def resolve(adapter: Adapter, architecture: str) -> Adapter:
+    """The same adapter, read as one for this base model."""
+    return read(
+        adapter.source,
+        adapter.name,
+        adapter.metadata,
+        architecture=architecture,
+        skip=[escape(name) for name in adapter.coverage.skipped],
+    )
+
+
 def read(
-    file: SafetensorsFile,
+    file: Source,
     name: str,
-    configs: dict[str, scales.LoraConfig],
-    metadata: dict[str, str],
+    metadata: Mapping[str, str],
     *,
     architecture: str | None = None,
     skip: Sequence[str] = (),
@@ -89,9 +106,9 @@ def read(
     where = str(file.path or name)
     skipped = tuple(n for n in file.tensors if any(fnmatchcase(n, glob) for glob in skip))
     left = [n for n in file.tensors if n not in set(skipped)]
-    entries, unknown, _ = keys.parse(left)
+    entries, unknown = keys.parse(left)
     _refuse_unknown(unknown, entries.values(), where)
-    reader = _Reader(file, where, configs)
+    reader = _Reader(file, where, scales.configs(metadata, where))
     pairs = [p for p in map(reader.pair, entries.values()) if p is not None]
     if not pairs:
         message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
@@ -110,7 +127,7 @@ def read(
         candidates=match.candidates,
         match=match.share,
         targets=MappingProxyType(targets),
-        metadata=MappingProxyType(metadata),
+        metadata=MappingProxyType(dict(metadata)),
         coverage=Coverage(len(left), skipped, notes),
         source=file,
     )
@@ -123,15 +140,13 @@ class _Pair:
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.factors.up.shape[0], flat_cols(self.factors.down.shape)
+        return self.factors.up.shape[0], math.prod(self.factors.down.shape[1:])
 
 
 class _Reader:
     """Pairs of one file; counts what the user should hear about."""
 
-    def __init__(
-        self, file: SafetensorsFile, where: str, configs: dict[str, scales.LoraConfig]
-    ) -> None:
+    def __init__(self, file: Source, where: str, configs: dict[str, scales.LoraConfig]) -> None:
         self._file = file
         self._where = where
         self._configs = configs
@@ -203,6 +218,8 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
     first = rest[0]
     family = keys.family_of(first)
     what = f"belongs to {family}, which loramix does not read" if family else "is not understood"
+    if keys.is_factor(first):
+        what = "is a second tensor for a factor that has one"
     if first not in unknown:
         what = "has no partner (a pair needs up and down)"
     message = (
@@ -216,10 +233,9 @@ def _targets(pairs: Sequence[_Pair], layout: Layout | None, where: str) -> dict[
     found: dict[str, tuple[Target, Factors]] = {}
     covered: dict[str, str] = {}
     for pair in pairs:
-        modules = lookup(pair.stem, layout) if layout else ()
-        modules = modules if fits(modules, pair.size) else ()
+        modules = lookup(pair.stem, layout, pair.size) if layout else ()
         target, factors = _target(pair, modules), pair.factors
-        if any(module.swap for module in modules) and pair.stem.dialect == "kohya":
+        if any(module.swap and module.kohya == pair.stem.text for module in modules):
             factors = Factors(
                 factors.up.with_halves_swapped(), factors.down, factors.scale, factors.keys
             )

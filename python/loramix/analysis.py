@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramix import kernels
-from loramix.methods import Method
+from loramix.methods import Method, apply
 from loramix.types import F64, Adapter, Group, Weight, weight_of
 
 
@@ -75,7 +75,7 @@ def coefficients(
     found = []
     for group, gram in zip(groups, analysis.grams, strict=True):
         own = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
-        found.append(method.coefficients(gram, own))
+        found.append(apply(method, gram, own))
     return found
 
 

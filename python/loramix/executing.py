@@ -4,7 +4,6 @@ Resident at a time: the factors of one batch of steps, two output buffers of a b
 the threads decode; independent of the size of the model.
 """
 
-import json
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -153,7 +152,7 @@ def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
     """Text of the ``adapter_config.json``, for the dialect that has one."""
     if plan.dialect.name != "peft":
         return None
-    return metadata.peft_config(plan.adapters[0].metadata.get("adapter_config.json"), ranks)
+    return metadata.peft_config(plan.adapters[0].metadata.get(scales.CONFIG), ranks)
 
 
 def _room(plan: Plan) -> int:
@@ -255,12 +254,8 @@ def _append(
 
 def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:
     """Read the result with the reader that everyone uses."""
-    strings = dict(file.metadata)
-    configs = scales.header_configs(strings, name)
-    if config is not None:
-        configs[""] = scales.config_of(json.loads(config), name)
-        strings["adapter_config.json"] = config
-    return adapters.read(file, name, configs, strings, architecture=plan.architecture)
+    strings = {**file.metadata, **({scales.CONFIG: config} if config else {})}
+    return adapters.read(file, name, strings, architecture=plan.architecture)
 
 
 def _verify(
@@ -304,7 +299,7 @@ def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:
         )
         raise OutputError(message)
     members = len({piece.owner for piece in item.step.pieces})
-    error = gap / norm if norm > 0 else 0.0
+    error = gap / norm if item.norm > 0 else 0.0
     return Row(item.step.target.key, members, item.rank, item.norm, item.cut, error)
 
 

@@ -75,7 +75,7 @@ def align(adapters: Sequence[Adapter], *, split: bool) -> tuple[Group, ...]:
 
     Raises
     ------
-    FormatError : adapters of different models, or no target in common where that is suspicious.
+    FormatError : adapters of different models.
     ShapeError : one target, two shapes.
     """
     architecture = common_architecture(adapters)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from loramix.adapters import load
+from loramix.formats.dialects import COMPONENTS
 from loramix.types import Adapter, StrPath
 
 
@@ -89,8 +90,7 @@ def _count(values: Iterable[str]) -> dict[str, int]:
 
 def _component(key: str) -> str:
     first = key.partition(".")[0]
-    known = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-    return first if first in known else "model"
+    return first if first in COMPONENTS else "model"
 
 
 def _kind(shape: tuple[int, ...]) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from loramix import _core, kernels
 from loramix.errors import FormatError, ParamError, ShapeError
-from loramix.methods import Method, method_of
+from loramix.methods import Method, apply, method_of
+from loramix.types import F64
 
 if TYPE_CHECKING:
     import torch
@@ -76,13 +77,25 @@ def combine(
 
     def run() -> tuple[Array, "np.ndarray[Any, Any]"]:
         gram = np.array(_core.dense_gram(views, threads=threads)).reshape(len(deltas), -1)
-        coefficients = method_of(method).coefficients(gram, each)
+        _check_range(gram, deltas)
+        coefficients = apply(method_of(method), gram, each)
         result, raw = _empty_like(first)
         numbers = coefficients.tolist()
         _core.dense_combine(views, numbers, raw, dtype=code, threads=threads)
         return result, raw
 
     return kernels.with_names([], run)[0]
+
+
+def _check_range(gram: F64, deltas: Sequence[Array]) -> None:
+    """Squares of norms must be numbers: refuse deltas of 1e160 or 1e-170 with words."""
+    for index, (square, delta) in enumerate(zip(np.diag(gram), deltas, strict=True)):
+        if not np.isfinite(square) or (square < np.finfo(float).tiny and bool((delta != 0).any())):
+            message = (
+                f"delta {index}: the square of its norm leaves the range of float64; rescale the "
+                "deltas by one factor"
+            )
+            raise ParamError(message)
 
 
 def _is_torch(array: object) -> bool:

@@ -13,7 +13,7 @@ from loramix.executing import Merged
 from loramix.groups import align
 from loramix.methods import Method, method_of
 from loramix.planning import Output
-from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
+from loramix.types import Adapter, Dtype, Group, Progress, StrPath, Weight
 
 
 def merge(
@@ -77,6 +77,7 @@ def merge(
     stack = open_all(sources, architecture=architecture, skip=skip)
     dialect = planning.dialect_of(stack, output)
     groups = align(stack, split=not dialect.fused)
+    _refuse_strangers(stack, groups)
     ticker = _Ticker(progress, 3 * len(groups))
     if chosen.reads_gram or auto_strength:
         analysis = analyze(groups, stack, threads=threads, step=ticker.add)
@@ -138,19 +139,18 @@ def open_all(
     skip: Sequence[str] = (),
 ) -> list[Adapter]:
     """Load what is not loaded; undecided architectures follow the decided ones."""
-
-    def opened(source: StrPath | Adapter, known: str | None) -> Adapter:
-        if isinstance(source, Adapter):
-            return source
-        return opening.load(source, architecture=known, skip=skip)
-
-    stack = [opened(source, architecture) for source in sources]
-    decided = {a.architecture for a in stack if a.architecture}
+    stack = [
+        source
+        if isinstance(source, Adapter)
+        else opening.load(source, architecture=architecture, skip=skip)
+        for source in sources
+    ]
+    decided = {adapter.architecture for adapter in stack if adapter.architecture}
     if len(decided) == 1:
         (known,) = decided
         stack = [
-            opened(s, known) if a.architecture is None and known in a.candidates else a
-            for s, a in zip(sources, stack, strict=True)
+            opening.resolve(a, known) if a.architecture is None and known in a.candidates else a
+            for a in stack
         ]
     _refuse_mixed_unknown(stack)
     return stack
@@ -165,6 +165,28 @@ def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
             f"{flat.name} has Kohya names of a model that loramix does not know, {other.name} "
             f"has {other.dialect} names: they cannot be matched"
         )
+        raise FormatError(message)
+
+
+def _refuse_strangers(stack: Sequence[Adapter], groups: Sequence[Group]) -> None:
+    """An adapter of an unknown model whose names are of another world than all others'.
+
+    Sharing no target is no mistake in itself: one may change attention, the other the MLPs.
+    """
+    met = {owner for group in groups if len(group.owners) > 1 for owner in group.owners}
+    roots = [{target.key.partition(".")[0] for target in adapter} for adapter in stack]
+    for owner, adapter in enumerate(stack):
+        others = set().union(*roots[:owner], *roots[owner + 1 :])
+        if adapter.architecture or owner in met or len(stack) == 1 or roots[owner] & others:
+            continue
+        message = (
+            f"{adapter.name} shares no target with the other adapters, and no names either "
+            f"({min(adapter).key} against {', '.join(sorted(others))}): its names follow another "
+            "convention, or it is for another model"
+        )
+        if adapter.candidates:
+            fitting = " or ".join(adapter.candidates)
+            message = f"{adapter.name} fits {fitting}: say which with --architecture"
         raise FormatError(message)
 
 

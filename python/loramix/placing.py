@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from loramix.errors import OutputError
+from loramix.formats.scales import CONFIG
 from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter, umask
 from loramix.types import Adapter
 
-CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 
 
@@ -90,11 +90,6 @@ def check(path: Path, adapters: Sequence[Adapter], *, folder: bool) -> None:
     ------
     OutputError : the output is an input, or a folder where a file is written or the reverse.
     """
-    for adapter in adapters:
-        source = adapter.source.path
-        if source is not None and path.exists() and _same(path, source):
-            message = f"{path} is also an input; write to another place"
-            raise OutputError(message)
     if folder and (path.suffix == ".safetensors" or path.is_file()):
         message = (
             f"{path}: a PEFT adapter is a folder ({TENSORS} and {CONFIG}); name a folder with -o, "
@@ -104,6 +99,11 @@ def check(path: Path, adapters: Sequence[Adapter], *, folder: bool) -> None:
     if not folder and path.is_dir():
         message = f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
         raise OutputError(message)
+    for adapter in adapters:
+        source = adapter.source.path
+        if source is not None and path.exists() and _same(path, source):
+            message = f"{path} is also an input; write to another place"
+            raise OutputError(message)
 
 
 def _same(path: Path, source: Path) -> bool:

@@ -9,7 +9,7 @@ from loramix import analysis as analysing
 from loramix._core import VERSION
 from loramix.analysis import Analysis, Strength
 from loramix.errors import FormatError, ParamError
-from loramix.formats.dialects import DIALECTS, Dialect
+from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
 from loramix.formats.layout import Layout, load_layout
 from loramix.groups import Fusion, common_architecture, fusions
 from loramix.methods import Method, describe
@@ -288,11 +288,10 @@ def _alpha(steps: Sequence[Step], output: Output) -> float:
 
 
 def _check_one_component(steps: Sequence[Step], dialect: Dialect) -> None:
-    stems = [step.stem for step in steps]
-    if len(set(stems)) != len(stems):
-        twice = next(stem for stem, n in Counter(stems).items() if n > 1)
+    parts = {step.target.key.partition(".")[0] for step in steps} & set(COMPONENTS)
+    if dialect.one_component and len(parts) > 1:
         message = (
-            f"two targets would both be written as {twice}: {dialect.name} holds one part of a "
-            "pipeline per file; write diffusers or kohya instead"
+            f"{' and '.join(sorted(parts))} do not go into one {dialect.name} output, which holds "
+            "one part of a pipeline; write diffusers or kohya"
         )
         raise FormatError(message)

@@ -130,6 +130,8 @@ class Source(Protocol):
 
     path: Path | None
     size: int
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
 
     def release(self) -> None:
         """Give touched pages back; they are read again when needed."""

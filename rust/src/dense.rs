@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::dtype::{Dtype, Matrix, encode};
+use crate::dtype::{Dtype, Matrix};
+use crate::sink::put;
 use crate::tile::pieces;
 use crate::{Error, Result};
 
@@ -78,7 +79,7 @@ pub fn combine(
             return Ok(());
         }
         let values: Vec<f32> = sum.iter().map(|s| *s as f32).collect();
-        encode(dtype, &values, out)
+        put(dtype, &values, out)
     })
 }
 

@@ -65,6 +65,9 @@ impl fmt::Display for Error {
             Self::NonFinite { member, side } => {
                 write!(f, "NaN or infinity in the {side} factor of member {member}")
             }
+            Self::Overflow { value, dtype } if value.is_infinite() => {
+                write!(f, "a result too large for {dtype}")
+            }
             Self::Overflow { value, dtype } => write!(f, "{value:e} does not fit into {dtype}"),
             Self::Format(text) => f.write_str(text),
         }

@@ -116,11 +116,18 @@ fn attempt(
 ) -> Result<Option<Recompressed>> {
     let stack = Stack::new(group, grams);
     let (norm, rounding) = (stack.norm(), stack.rounding());
+    if !(norm.is_finite() && rounding.is_finite()) {
+        let overflow = Error::Overflow { value: f32::INFINITY, dtype: "F64" };
+        return if trust == Trust::Full { Err(overflow) } else { Ok(None) };
+    }
     let lower = match (cholesky::definite(&stack.up, group.rank()), trust) {
         (Some(lower), _) => lower,
         (None, Trust::Full) => cholesky::pivoted(&stack.up, group.rank()),
         (None, Trust::Coarse) => return Ok(None),
     };
+    if lower.ncols() == 0 {
+        return Ok(Some(zeros(group, rounding, dtype, out)));
+    }
     let largest = largest_rank(group, rule);
     if stack.is_kept_whole(rule, largest, lower.ncols()) {
         let rank = group.rank();
@@ -128,12 +135,12 @@ fn attempt(
         return Ok(Some(Recompressed { rank, norm, rounding, relative_error: 0.0 }));
     }
     let spectrum = Spectrum::new(&stack, &lower)?;
-    let kept = spectrum.choose(rule, largest);
+    let kept = spectrum.choose(rule, largest, rounding);
     if trust == Trust::Coarse && !spectrum.is_coarse(kept) {
         return Ok(None);
     }
     if kept == 0 {
-        return Ok(Some(zeros(group, dtype, out)));
+        return Ok(Some(zeros(group, rounding, dtype, out)));
     }
     stack.mix(&spectrum.mixers(&stack, &lower, kept), rule.gain(kept), dtype, out)?;
     let relative_error = spectrum.tail(kept);
@@ -158,7 +165,7 @@ fn check_rule(rule: &Rule) -> Result<()> {
 }
 
 /// A delta of zero still needs a pair that every reader accepts: rank one, all zeros.
-fn zeros(group: &Group<'_>, dtype: Dtype, out: &mut [u8]) -> Recompressed {
+fn zeros(group: &Group<'_>, rounding: f64, dtype: Dtype, out: &mut [u8]) -> Recompressed {
     out[..(group.rows() + group.cols()) * dtype.size()].fill(0);
-    Recompressed { rank: 1, norm: 0.0, rounding: 0.0, relative_error: 0.0 }
+    Recompressed { rank: 1, norm: 0.0, rounding, relative_error: 0.0 }
 }

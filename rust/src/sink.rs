@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::Result;
 use crate::dtype::{Dtype, encode};
 use crate::group::Group;
+use crate::{Error, Result};
 
 pub(crate) struct Sink<'o> {
     rank: usize,
@@ -25,7 +25,7 @@ impl<'o> Sink<'o> {
     pub(crate) fn up(&mut self, first: usize, values: &[f32]) -> Result<()> {
         let size = self.dtype.size();
         let at = first * self.rank * size;
-        encode(self.dtype, values, &mut self.up[at..at + values.len() * size])
+        put(self.dtype, values, &mut self.up[at..at + values.len() * size])
     }
 
     /// Columns `cols` of down: `rank x cols.len()` values.
@@ -33,8 +33,16 @@ impl<'o> Sink<'o> {
         let size = self.dtype.size();
         for (row, values) in values.chunks_exact(cols.len()).enumerate() {
             let at = (row * self.cols + cols.start) * size;
-            encode(self.dtype, values, &mut self.down[at..at + values.len() * size])?;
+            put(self.dtype, values, &mut self.down[at..at + values.len() * size])?;
         }
         Ok(())
     }
+}
+
+/// Inputs are finite here, so what is not has left the range of f32 on the way.
+pub(crate) fn put(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<()> {
+    encode(dtype, values, out).map_err(|error| match error {
+        Error::Param { .. } => Error::Overflow { value: f32::INFINITY, dtype: dtype.name() },
+        other => other,
+    })
 }

@@ -73,18 +73,24 @@ impl Spectrum {
         if self.tails[0] > 0.0 { (self.tails[k] / self.tails[0]).sqrt() } else { 0.0 }
     }
 
-    /// Smallest rank that satisfies the rule, at most `largest`; 0 for a delta of zero.
-    pub(crate) fn choose(&self, rule: &Rule, largest: usize) -> usize {
+    /// Smallest rank that satisfies the rule, at most `largest`; 0 if nothing but rounding noise
+    /// of terms of the size `rounding` is there.
+    pub(crate) fn choose(&self, rule: &Rule, largest: usize, rounding: f64) -> usize {
         let first = |limit: f64| (0..self.squares.len()).find(|k| self.tail(*k) <= limit);
         let smallest = |limit: f64| first(limit).unwrap_or(self.squares.len());
-        let mut kept = smallest(NOISE).min(largest);
+        let noise = NOISE * rounding.max(self.norm());
+        let above = (0..self.squares.len()).find(|k| self.tails[*k].sqrt() <= noise);
+        let mut kept = above.unwrap_or(self.squares.len()).min(largest);
+        if kept == 0 {
+            return 0;
+        }
         if let Some(energy) = rule.energy {
             kept = kept.min(smallest((1.0 - energy).max(0.0).sqrt()));
         }
         if let Some(max_error) = rule.max_error {
             kept = kept.min(smallest(max_error));
         }
-        if self.tails[0] > 0.0 { kept.max(1) } else { 0 }
+        kept.max(1)
     }
 
     /// Whether keeping the first `kept` needs no more than three digits of any singular value.

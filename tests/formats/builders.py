@@ -7,17 +7,20 @@ are compared in float64 NumPy.  Only the module tables (proved by ``test_layout`
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save_file
+
 from loramix import Adapter, Factors
 from loramix.formats.layout import Layout, Module
-from safetensors.numpy import save_file
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = dict[str, Array]
+Choose: TypeAlias = Callable[[Module], bool]
 
+_N = TypeVar("_N", int, float)
 _TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
@@ -70,7 +73,9 @@ def pair(rows: int, cols: int, rank: int, seed: int, scale: float = 1.0) -> Pair
     return Pair(up, 0.1 * rng.standard_normal((rank, cols), dtype=np.float32), scale)
 
 
-def spell(stem: str, one: Pair, style: str, shape: Sequence[int], *, alpha: bool = False) -> Tensors:
+def spell(
+    stem: str, one: Pair, style: str, shape: Sequence[int], *, alpha: bool = False
+) -> Tensors:
     """Both tensors of a pair, and alpha if asked for.
 
     Parameters
@@ -91,23 +96,33 @@ def spell(stem: str, one: Pair, style: str, shape: Sequence[int], *, alpha: bool
     return tensors
 
 
+def _at(value: _N | Callable[[int], _N], index: int) -> _N:
+    return value(index) if callable(value) else value
+
+
 def kohya(
     layout: Layout,
-    choose: Callable[[Module], bool],
-    rank: Callable[[int], int],
+    choose: Choose | None,
+    rank: int | Callable[[int], int],
     seed: int,
     *,
-    scale: Callable[[int], float] = lambda index: 1.0,
+    scale: float | Callable[[int], float] = 1.0,
 ) -> Built:
-    """A Kohya file: fused where the original model is, alpha everywhere."""
+    """A Kohya file: fused where the original model is, alpha everywhere.
+
+    Parameters
+    ----------
+    choose : which modules; None for all.
+    rank, scale : one number, or a function of the module's position.
+    """
     tensors: Tensors = {}
     truth: Truth = {}
     for index, (stem, members) in enumerate(layout.by_kohya.items()):
-        if not choose(members[0]):
+        if choose is not None and not choose(members[0]):
             continue
         rows = sum(m.shape[0] for m in members)
         cols = int(np.prod(members[0].shape[1:]))
-        one = pair(rows, cols, rank(index), seed + index, scale(index))
+        one = pair(rows, cols, _at(rank, index), seed + index, _at(scale, index))
         tensors |= spell(stem, one, ".lora_{}.weight", members[0].shape, alpha=True)
         for member in members:
             start, stop = member.rows or (0, rows)
@@ -117,14 +132,15 @@ def kohya(
 
 
 def diffusers(
-    layout: Layout, choose: Callable[[Module], bool], rank: Callable[[int], int], seed: int
+    layout: Layout, choose: Choose | None, rank: int | Callable[[int], int], seed: int
 ) -> Built:
-    """A diffusers file: dotted names, PEFT roles, scale one."""
+    """A diffusers file: dotted names, PEFT roles, scale one.  See `kohya`."""
     tensors: Tensors = {}
     truth: Truth = {}
     for index, module in enumerate(layout.modules):
-        if choose(module):
-            one = pair(module.shape[0], int(np.prod(module.shape[1:])), rank(index), seed + index)
+        if choose is None or choose(module):
+            cols = int(np.prod(module.shape[1:]))
+            one = pair(module.shape[0], cols, _at(rank, index), seed + index)
             key = f"{module.component}.{module.name}"
             tensors |= spell(key, one, "AB", module.shape)
             truth[key] = [one]
@@ -159,6 +175,18 @@ def gaps(meant: Mapping[str, Sequence[Pair]], got: Mapping[str, Sequence[Pair]])
     """The largest distance over all keys, which must be the same on both sides."""
     assert sorted(meant) == sorted(got)
     return max(gap(meant[key], got[key]) for key in meant)
+
+
+def identical(meant: Mapping[str, Sequence[Pair]], got: Mapping[str, Sequence[Pair]]) -> bool:
+    """Whether the same keys hold bit for bit the same factors and scales."""
+    return sorted(meant) == sorted(got) and all(
+        len(meant[key]) == len(got[key])
+        and a.scale == b.scale
+        and np.array_equal(a.up, b.up)
+        and np.array_equal(a.down, b.down)
+        for key in meant
+        for a, b in zip(meant[key], got[key], strict=False)
+    )
 
 
 def from_factors(factors: Factors) -> Pair:

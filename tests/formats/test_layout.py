@@ -5,6 +5,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pytest
+
 from loramix.formats.layout import LAYOUTS, Module, flatten, load_layout, parse_layout
 
 KEYS = Path(__file__).parent / "keys"

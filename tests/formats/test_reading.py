@@ -20,12 +20,14 @@ from formats.builders import (
     diffusers,
     from_adapter,
     gaps,
+    identical,
     kohya,
     pair,
     spell,
     total,
 )
-from loramix import Adapter, FormatError, ShapeError, load, merge
+
+from loramix import Adapter, FormatError, ParamError, ShapeError, load, merge
 from loramix.formats.layout import LAYOUTS, Layout, Module, load_layout
 from loramix.groups import align
 
@@ -54,19 +56,12 @@ def renamed(built: Built, change: Callable[[str], str]) -> Built:
     return Built({change(name): data for name, data in built.tensors.items()}, built.truth)
 
 
-def targets(built: Built, layout: Layout) -> Truth:
-    """Truth by target as a single file gives it: fused weights stay whole."""
-    return {key: built.truth[key] for key in built.truth}
-
-
 # --- architecture and dialect ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("make", (kohya, diffusers))
-def test_architecture_and_dialect(
-    name: str, make: Callable[..., Built], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("make", [kohya, diffusers])
+def test_architecture_and_dialect(name: str, make: Callable[..., Built], tmp_path: Path) -> None:
     built = make(load_layout(name), few, lambda i: 1 + i % 2, 1)
     adapter = read(built, tmp_path)
     assert (adapter.architecture, adapter.candidates) == (name, (name,))
@@ -80,17 +75,17 @@ def test_architecture_and_dialect(
 def test_every_module_of_a_table_is_found(name: str, tmp_path: Path) -> None:
     layout = load_layout(name)
     for make in (kohya, diffusers):
-        built = make(layout, lambda m: True, lambda i: 1, 1)
+        built = make(layout, None, 1, 1)
         adapter = read(built, tmp_path)
         fused = {m.kohya for m in layout.modules if m.rows} if make is kohya else set()
         parts = sum(m.kohya in fused for m in layout.modules)
         assert len(adapter.targets) == len(layout.modules) - parts + len(fused)
         found = from_adapter(adapter)
         if make is diffusers:
-            assert gaps(built.truth, found) < 1e-12
+            assert identical(built.truth, found)
         else:
             single = {key: found[key] for key in built.truth.keys() & found.keys()}
-            assert gaps({key: built.truth[key] for key in single}, single) < 1e-12
+            assert identical({key: built.truth[key] for key in single}, single)
 
 
 def test_shapes_decide_not_names(tmp_path: Path) -> None:
@@ -103,7 +98,7 @@ def test_shapes_decide_not_names(tmp_path: Path) -> None:
 
 def test_coverage_below_the_limit_is_unknown(tmp_path: Path) -> None:
     layout = load_layout("sd15")
-    built = diffusers(layout, network(layout), lambda i: 1, 1)
+    built = diffusers(layout, network(layout), 1, 1)
     known = len(built.truth)
     tensors = dict(built.tensors)
     for index in range(known // 5):
@@ -130,9 +125,9 @@ def test_wrong_shapes_do_not_count(tmp_path: Path) -> None:
     assert (adapter.architecture, adapter.match) == (None, 0.0)
 
 
-@pytest.mark.parametrize("prefix", ("lora_te_", "lora_te1_"))
+@pytest.mark.parametrize("prefix", ["lora_te_", "lora_te1_"])
 def test_a_text_encoder_alone_fits_several_models(prefix: str, tmp_path: Path) -> None:
-    built = kohya(load_layout("sd15"), texts, lambda i: 2, 1)
+    built = kohya(load_layout("sd15"), texts, 2, 1)
     built = renamed(built, lambda name: name.replace("lora_te_", prefix))
     adapter = read(built, tmp_path)
     assert adapter.architecture is None
@@ -140,13 +135,13 @@ def test_a_text_encoder_alone_fits_several_models(prefix: str, tmp_path: Path) -
     assert any("equally well" in note for note in adapter.coverage.notes)
     chosen = load(tmp_path / "adapter.safetensors", architecture="sdxl")
     assert (chosen.architecture, chosen.match) == ("sdxl", 1.0)
-    assert gaps(built.truth, from_adapter(chosen)) < 1e-12
+    assert identical(built.truth, from_adapter(chosen))
 
 
 def test_an_open_architecture_follows_the_stack(tmp_path: Path) -> None:
     layout = load_layout("sdxl")
-    whole = kohya(layout, few, lambda i: 2, 1)
-    alone = kohya(layout, texts, lambda i: 2, 2)
+    whole = kohya(layout, few, 2, 1)
+    alone = kohya(layout, texts, 2, 2)
     paths = [whole.save(tmp_path / "whole.safetensors"), alone.save(tmp_path / "te.safetensors")]
     expected = total([(whole.truth, 1.0), (alone.truth, 1.0)])
     for first, second in ((0, 1), (1, 0)):
@@ -156,8 +151,8 @@ def test_an_open_architecture_follows_the_stack(tmp_path: Path) -> None:
 
 def test_an_opened_adapter_follows_the_stack_too(tmp_path: Path) -> None:
     layout = load_layout("sdxl")
-    whole = kohya(layout, few, lambda i: 2, 1)
-    alone = kohya(layout, texts, lambda i: 2, 2)
+    whole = kohya(layout, few, 2, 1)
+    alone = kohya(layout, texts, 2, 2)
     paths = [whole.save(tmp_path / "whole.safetensors"), alone.save(tmp_path / "te.safetensors")]
     merged = merge([load(path) for path in paths])
     expected = total([(whole.truth, 1.0), (alone.truth, 1.0)])
@@ -166,7 +161,7 @@ def test_an_opened_adapter_follows_the_stack_too(tmp_path: Path) -> None:
 
 def test_adapters_of_different_models_are_refused(tmp_path: Path) -> None:
     paths = [
-        kohya(load_layout(name), few, lambda i: 1, 1).save(tmp_path / f"{name}.safetensors")
+        kohya(load_layout(name), few, 1, 1).save(tmp_path / f"{name}.safetensors")
         for name in ("sd15", "sdxl")
     ]
     with pytest.raises(FormatError, match=r"sdxl is for sdxl \(100% .* sd15 for sd15"):
@@ -174,7 +169,7 @@ def test_adapters_of_different_models_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_architecture_by_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="known are sd15, sdxl, flux1"):
+    with pytest.raises(ParamError, match="known are sd15, sdxl, flux1"):
         load(tmp_path / "x.safetensors", architecture="sd3")
 
 
@@ -201,30 +196,30 @@ def test_roles(name: str, style: str, tmp_path: Path) -> None:
         truth[key] = [one]
     adapter = read(Built(tensors, truth), tmp_path)
     assert (adapter.architecture, adapter.dialect) == (name, "diffusers")
-    assert gaps(truth, from_adapter(adapter)) < 1e-12
+    assert identical(truth, from_adapter(adapter))
 
 
-@pytest.mark.parametrize("infix", ("default", "my-adapter_2"))
+@pytest.mark.parametrize("infix", ["default", "my-adapter_2"])
 def test_adapter_infix(infix: str, tmp_path: Path) -> None:
     layout = load_layout("flux1")
     built = renamed(
-        diffusers(layout, network(layout), lambda i: 2, 1),
+        diffusers(layout, network(layout), 2, 1),
         lambda name: name.replace(".weight", f".{infix}.weight"),
     )
-    assert gaps(built.truth, from_adapter(read(built, tmp_path))) < 1e-12
+    assert identical(built.truth, from_adapter(read(built, tmp_path)))
 
 
-@pytest.mark.parametrize("prefix", ("", "base_model.model."))
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_bare_and_peft_prefix(name: str, prefix: str, tmp_path: Path) -> None:
     layout = load_layout(name)
     built = renamed(
-        diffusers(layout, network(layout), lambda i: 2, 1),
+        diffusers(layout, network(layout), 2, 1),
         lambda key: prefix + key.partition(".")[2],
     )
     adapter = read(built, tmp_path)
-    assert (adapter.architecture, adapter.dialect) == (name, "peft")
-    assert gaps(built.truth, from_adapter(adapter)) < 1e-12
+    assert (adapter.architecture, adapter.dialect) == (name, "peft" if prefix else "plain")
+    assert identical(built.truth, from_adapter(adapter))
 
 
 def test_bare_names_of_the_second_text_encoder(tmp_path: Path) -> None:
@@ -234,17 +229,17 @@ def test_bare_names_of_the_second_text_encoder(tmp_path: Path) -> None:
         diffusers(
             layout,
             lambda m: m.component == "text_encoder_2" and ".layers." in m.name,
-            lambda i: 2,
+            2,
             1,
         ),
         lambda key: "base_model.model." + key.partition(".")[2],
     )
     adapter = read(built, tmp_path)
     assert adapter.architecture == "sdxl"
-    assert gaps(built.truth, from_adapter(adapter)) < 1e-12
+    assert identical(built.truth, from_adapter(adapter))
 
 
-@pytest.mark.parametrize("name", ("sd15", "sdxl"))
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_processor_style(name: str, tmp_path: Path) -> None:
     layout = load_layout(name)
     attention = re.compile(r"(attn[12])\.to_(q|k|v|out)(?:\.0)?$")
@@ -260,7 +255,7 @@ def test_processor_style(name: str, tmp_path: Path) -> None:
     assert len(truth) >= 8
     adapter = read(Built(tensors, truth), tmp_path)
     assert adapter.architecture == name
-    assert gaps(truth, from_adapter(adapter)) < 1e-12
+    assert identical(truth, from_adapter(adapter))
 
 
 def test_oldest_text_encoder_style(tmp_path: Path) -> None:
@@ -272,16 +267,15 @@ def test_oldest_text_encoder_style(tmp_path: Path) -> None:
         stem = "text_encoder.text_model.encoder.layers.0.self_attn"
         tensors |= spell(f"{stem}.to_{old}_lora", one, ".{}.weight", (768, 768))
         truth[f"{stem}.{part}"] = [one]
-    (tmp_path / "a").mkdir()
     path = Built(tensors, truth).save(tmp_path / "a.safetensors")
-    assert gaps(truth, from_adapter(load(path, architecture="sd15"))) < 1e-12
+    assert identical(truth, from_adapter(load(path, architecture="sd15")))
 
 
-@pytest.mark.parametrize("name", ("sd15", "sdxl"))
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_kohya_prefix_with_diffusers_names(name: str, tmp_path: Path) -> None:
     # AI-Toolkit and OneTrainer write SDXL like this; for SD 1.5 it is the only form.
     layout = load_layout(name)
-    plain = diffusers(layout, network(layout), lambda i: 2, 1)
+    plain = diffusers(layout, network(layout), 2, 1)
 
     def flat(key: str) -> str:
         stem, _, role = key.rpartition(".lora_")
@@ -290,31 +284,29 @@ def test_kohya_prefix_with_diffusers_names(name: str, tmp_path: Path) -> None:
 
     adapter = read(renamed(plain, flat), tmp_path)
     assert (adapter.architecture, adapter.dialect) == (name, "kohya")
-    assert gaps(plain.truth, from_adapter(adapter)) < 1e-12
+    assert identical(plain.truth, from_adapter(adapter))
     assert any("neither alpha nor config" in note for note in adapter.coverage.notes)
 
 
 def test_compiled_modules(tmp_path: Path) -> None:
     layout = load_layout("flux1")
     built = renamed(
-        diffusers(layout, network(layout), lambda i: 2, 1),
+        diffusers(layout, network(layout), 2, 1),
         lambda key: key.replace("transformer.", "transformer._orig_mod.", 1).replace(
             ".attn.", ".attn._orig_mod."
         ),
     )
-    assert gaps(built.truth, from_adapter(read(built, tmp_path))) < 1e-12
+    assert identical(built.truth, from_adapter(read(built, tmp_path)))
 
 
 def test_t5_under_both_prefixes(tmp_path: Path) -> None:
     layout = load_layout("flux1")
-    built = kohya(
-        layout, lambda m: m.component == "text_encoder_2" and few(m), lambda i: 2, 1
-    )
+    built = kohya(layout, lambda m: m.component == "text_encoder_2" and few(m), 2, 1)
     for prefix in ("lora_te3_", "lora_te2_"):
         changed = renamed(built, lambda key, p=prefix: key.replace("lora_te3_", p))
         adapter = read(changed, tmp_path)
         assert adapter.architecture == "flux1"
-        assert gaps(built.truth, from_adapter(adapter)) < 1e-12
+        assert identical(built.truth, from_adapter(adapter))
 
 
 # --- shapes --------------------------------------------------------------------------------------
@@ -332,14 +324,14 @@ def conv_tensors(kernel_down: tuple[int, ...], shape: tuple[int, ...]) -> tuple[
 
 @pytest.mark.parametrize(
     ("name", "module", "stored"),
-    (
+    [
         ("sd15", "down_blocks.0.attentions.0.proj_in", (320,)),
         ("sd15", "down_blocks.0.attentions.0.proj_in", (320, 1, 1)),
         ("sdxl", "mid_block.attentions.0.proj_in", (1280, 1, 1)),
         ("sdxl", "mid_block.attentions.0.proj_in", (1280,)),
         ("sd15", "down_blocks.0.resnets.0.conv1", (320, 3, 3)),
         ("sd15", "down_blocks.0.resnets.0.conv1", (2880,)),
-    ),
+    ],
     ids=("conv1x1 flat", "conv1x1", "linear 4-D", "linear", "conv3x3", "conv3x3 flat"),
 )
 def test_stored_shapes(name: str, module: str, stored: tuple[int, ...], tmp_path: Path) -> None:
@@ -350,7 +342,7 @@ def test_stored_shapes(name: str, module: str, stored: tuple[int, ...], tmp_path
     adapter = load(path, architecture=name)
     (target,) = adapter.targets
     assert target.shape == shape
-    assert gaps({f"unet.{module}": truth["x"]}, from_adapter(adapter)) < 1e-12
+    assert identical({f"unet.{module}": truth["x"]}, from_adapter(adapter))
 
 
 def test_factors_that_do_not_fit(tmp_path: Path) -> None:
@@ -362,7 +354,7 @@ def test_factors_that_do_not_fit(tmp_path: Path) -> None:
         read(Built(tensors, {}), tmp_path)
     tensors = {name: np.ones((2, 2), dtype=np.int32) for name in ("x.lora_A.weight",)}
     tensors["x.lora_B.weight"] = np.ones((2, 2), dtype=np.float32)
-    with pytest.raises(FormatError, match="x.lora_A.weight has dtype I32"):
+    with pytest.raises(FormatError, match=r"x\.lora_A\.weight has dtype I32"):
         read(Built(tensors, {}), tmp_path)
 
 
@@ -383,13 +375,13 @@ def test_rank_zero_is_absent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "number",
-    (
+    [
         np.array(3.0, dtype=np.float32), np.array([3.0], dtype=np.float16),
         np.array([[3]], dtype=np.int64), np.array(3.0, dtype=np.float64),
-    ),
+    ],
     ids=("0-d f32", "[1] f16", "[1,1] i64", "0-d f64"),
 )  # fmt: skip
-@pytest.mark.parametrize("style", ("AB", ".lora_{}.weight"))
+@pytest.mark.parametrize("style", ["AB", ".lora_{}.weight"])
 def test_alpha_over_rank(number: np.ndarray, style: str, tmp_path: Path) -> None:
     tensors = spell("x", pair(4, 5, 2, 1), style, (4, 5)) | {"x.alpha": number}
     (factors,) = read(Built(tensors, {}), tmp_path).targets.values()
@@ -410,7 +402,7 @@ def test_alpha_zero_is_taken_literally(tmp_path: Path) -> None:
     assert adapter.coverage.notes == ("1 pairs have alpha 0: their delta is zero",)
 
 
-@pytest.mark.parametrize("bad", (np.array([1.0, 2.0]), np.array(np.nan), np.array(np.inf)))
+@pytest.mark.parametrize("bad", [np.array([1.0, 2.0]), np.array(np.nan), np.array(np.inf)])
 def test_alpha_that_is_no_number(bad: np.ndarray, tmp_path: Path) -> None:
     tensors = spell("x", pair(4, 5, 2, 1), "AB", (4, 5)) | {"x.alpha": bad}
     with pytest.raises(FormatError, match=r"x\.alpha"):
@@ -503,14 +495,28 @@ def test_other_families_are_refused_by_name(name: str, tmp_path: Path) -> None:
     assert (len(adapter.targets), adapter.coverage.skipped) == (1, (name,))
 
 
-@pytest.mark.parametrize("name", ("emb_params", "bundle_emb.x", "a.weight", "a.lora_C.weight"))
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("emb_params", "a textual inversion"),
+        ("bundle_emb.x", "a textual inversion"),
+        ("base_model.model.score.weight", "modules saved whole"),
+    ],
+)
+def test_other_payloads_are_refused_by_name(name: str, what: str, tmp_path: Path) -> None:
+    good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
+    with pytest.raises(FormatError, match=f"{re.escape(name)} belongs to {what}"):
+        read(Built(good | {name: np.ones(3, dtype=np.float32)}, {}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["surprise", "a.weight", "a.lora_C.weight"])
 def test_unknown_tensors_are_refused(name: str, tmp_path: Path) -> None:
     good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
     with pytest.raises(FormatError, match=rf"{re.escape(name)} is not understood; 1 such"):
         read(Built(good | {name: np.ones(3, dtype=np.float32)}, {}), tmp_path)
 
 
-@pytest.mark.parametrize("lost", ("up", "down"))
+@pytest.mark.parametrize("lost", ["up", "down"])
 def test_half_pairs_are_refused(lost: str, tmp_path: Path) -> None:
     good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
     half = spell("lora_unet_a", pair(4, 5, 2, 1), ".lora_{}.weight", (4, 5), alpha=True)
@@ -529,7 +535,7 @@ def test_alpha_alone_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_but_skipped(tmp_path: Path) -> None:
     built = Built(spell("b", pair(4, 5, 2, 1), "AB", (4, 5)), {})
-    with pytest.raises(FormatError, match="no pair of LoRA factors among its 2 tensors"):
+    with pytest.raises(FormatError, match="no pair of LoRA factors"):
         load(built.save(tmp_path / "a.safetensors"), skip=["*"])
 
 
@@ -538,14 +544,14 @@ def test_nothing_but_skipped(tmp_path: Path) -> None:
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
-@pytest.mark.parametrize("other", (f"lora_unet_{QUERY.replace('.', '_')}", QUERY))
+@pytest.mark.parametrize("other", [f"lora_unet_{QUERY.replace('.', '_')}", QUERY])
 def test_one_module_under_two_spellings(other: str, tmp_path: Path) -> None:
     one, two = pair(320, 320, 2, 1), pair(320, 320, 2, 2)
     first = spell(f"unet.{QUERY}", one, "AB", (320, 320))
     same = Built(first | spell(other, one, ".lora_{}.weight", (320, 320)), {})
     path = same.save(tmp_path / "same.safetensors")
     adapter = load(path, architecture="sd15")
-    assert gaps({f"unet.{QUERY}": [one]}, from_adapter(adapter)) < 1e-12
+    assert identical({f"unet.{QUERY}": [one]}, from_adapter(adapter))
     different = Built(first | spell(other, two, ".lora_{}.weight", (320, 320)), {})
     path = different.save(tmp_path / "different.safetensors")
     with pytest.raises(FormatError, match=f"both change unet.{QUERY}, differently"):
@@ -554,14 +560,14 @@ def test_one_module_under_two_spellings(other: str, tmp_path: Path) -> None:
 
 def test_fused_beside_its_part_is_refused(tmp_path: Path) -> None:
     layout = load_layout("flux1")
-    block = kohya(layout, lambda m: m.original.startswith("double_blocks.0."), lambda i: 2, 1)
+    block = kohya(layout, lambda m: m.original.startswith("double_blocks.0."), 2, 1)
     extra = spell("transformer.transformer_blocks.0.attn.to_k", pair(3072, 3072, 2, 9), "AB",
                   (3072, 3072))  # fmt: skip
     with pytest.raises(FormatError, match=r"both change transformer\.\S+to_k, differently"):
         read(Built(block.tensors | extra, {}), tmp_path)
 
 
-@pytest.mark.parametrize("style", ("original", "diffusers"))
+@pytest.mark.parametrize("style", ["original", "diffusers"])
 def test_halves_are_swapped_for_the_original_name_only(style: str, tmp_path: Path) -> None:
     # What the name names decides, not the prefix in front of it.
     layout = load_layout("flux1")
@@ -572,7 +578,7 @@ def test_halves_are_swapped_for_the_original_name_only(style: str, tmp_path: Pat
     path = Built(tensors, {}).save(tmp_path / "a.safetensors")
     meant = one.swapped() if style == "original" else one
     found = from_adapter(load(path, architecture="flux1"))
-    assert gaps({"transformer.norm_out.linear": [meant]}, found) < 1e-12
+    assert identical({"transformer.norm_out.linear": [meant]}, found)
 
 
 # --- alignment -----------------------------------------------------------------------------------
@@ -588,11 +594,9 @@ def keys(adapters: list[Adapter], *, split: bool) -> dict[str, tuple[int, ...]]:
 
 def test_alignment_of_fused_and_split(tmp_path: Path) -> None:
     layout = load_layout("flux1")
-    fused = [load(kohya(layout, qkv, lambda i: 2, seed).save(tmp_path / f"f{seed}.safetensors"))
+    fused = [load(kohya(layout, qkv, 2, seed).save(tmp_path / f"f{seed}.safetensors"))
              for seed in (1, 2)]  # fmt: skip
-    only_q = diffusers(
-        layout, lambda m: m.name == "transformer_blocks.0.attn.to_q", lambda i: 2, 3
-    )
+    only_q = diffusers(layout, lambda m: m.name == "transformer_blocks.0.attn.to_q", 2, 3)
     query = load(only_q.save(tmp_path / "q.safetensors"), architecture="flux1")
     whole = {
         "transformer.double_blocks.0.img_attn.qkv": (0, 1),
@@ -613,19 +617,21 @@ def test_alignment_of_fused_and_split(tmp_path: Path) -> None:
 
 def test_slices_are_the_rows_of_the_fused_weight(tmp_path: Path) -> None:
     layout = load_layout("flux1")
-    built = kohya(layout, qkv, lambda i: 3, 1, scale=lambda i: 0.5)
+    built = kohya(layout, qkv, 3, 1, scale=0.5)
     adapter = read(built, tmp_path)
     groups = align([adapter], split=True)
     sliced = Adapter(
         adapter.name, "kohya", "flux1", ("flux1",), 1.0,
         {g.target: g.members[0] for g in groups}, {}, adapter.coverage, adapter.source,
     )  # fmt: skip
-    assert gaps(built.truth, from_adapter(sliced)) < 1e-12
+    assert identical(built.truth, from_adapter(sliced))
 
 
 def test_one_target_two_shapes(tmp_path: Path) -> None:
     paths = [
-        Built(spell("unet.x", pair(4, n, 2, 1), "AB", (4, n)), {}).save(tmp_path / f"{n}.safetensors")
+        Built(spell("unet.x", pair(4, n, 2, 1), "AB", (4, n)), {}).save(
+            tmp_path / f"{n}.safetensors"
+        )
         for n in (5, 6)
     ]
     with pytest.raises(ShapeError, match=r"unet.x: 5 changes a weight of shape \[4, 5\], 6 one of"):

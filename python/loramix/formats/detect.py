@@ -1,10 +1,10 @@
 """Which base model an adapter was trained for: the table its names *and shapes* hit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loramix.formats.dialects import Stem, lookup
-from loramix.formats.layout import LAYOUTS, Layout, Module, load_layout
+from loramix.formats.layout import LAYOUTS, Layout, load_layout
 
 ACCEPT = 0.8
 """Share of the modules that must hit a table before we believe it."""
@@ -49,30 +49,6 @@ def detect(modules: Sequence[tuple[Stem, tuple[int, int]]], only: str | None = N
     return Match(load_layout(top[0]) if len(top) == 1 else None, best, top, rest)
 
 
-def fits(found: Sequence[Module], size: tuple[int, int]) -> bool:
-    """Whether a delta of ``(rows, cols)`` has the shape of the weight these modules make up."""
-    rows = sum(module.shape[0] for module in found)
-    return bool(found) and size == (rows, flat_cols(found[0].shape))
-
-
-def flat_cols(shape: Sequence[int]) -> int:
-    """Input size times kernel size."""
-    cols = 1
-    for size in shape[1:]:
-        cols *= size
-    return cols
-
-
 def _share(modules: Sequence[tuple[Stem, tuple[int, int]]], layout: Layout) -> float:
-    hits = sum(fits(lookup(stem, layout), size) for stem, size in modules)
+    hits = sum(bool(lookup(stem, layout, size)) for stem, size in modules)
     return hits / len(modules) if modules else 0.0
-
-
-def describe(match: Match) -> Mapping[str, object]:
-    """The match as plain data, for reports."""
-    return {
-        "architecture": match.layout.name if match.layout else None,
-        "share": match.share,
-        "candidates": list(match.candidates),
-        "runner_up": list(match.runner_up) if match.runner_up else None,
-    }

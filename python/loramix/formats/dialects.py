@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loramix.errors import FormatError
-from loramix.formats.layout import Layout, Module, flatten
+from loramix.formats.layout import Layout, Module, fits, flatten
 from loramix.types import Target
 
 # Prefix, component (None: the network, whatever the layout calls it), dialect.
@@ -26,6 +26,7 @@ _PREFIXES: tuple[tuple[str, str | None, str], ...] = (
     ("text_encoder_3.", "text_encoder_3", "diffusers"),
 )
 NETWORKS = ("unet", "transformer")
+COMPONENTS = (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3")
 _UNNAMED = "model"
 
 
@@ -38,7 +39,7 @@ class Stem:
     text : as it stands in the file.
     component : of the model, None if the prefix does not say.
     path : what follows the prefix.
-    dialect : whose prefix it is; bare paths count as PEFT.
+    dialect : whose prefix it is; ``plain`` if it has none.
     """
 
     text: str
@@ -60,20 +61,22 @@ def split_stem(text: str) -> Stem:
     for prefix, component, dialect in _PREFIXES:
         if rest.startswith(prefix):
             return Stem(text, component, rest[len(prefix) :], dialect)
-    return Stem(text, None, rest, "peft")
+    return Stem(text, None, rest, "plain")
 
 
-def lookup(stem: Stem, layout: Layout) -> tuple[Module, ...]:
-    """Modules of a layout that a stem names; several if it names a fused weight."""
-    if stem.dialect == "kohya":
-        found = layout.by_kohya.get(stem.text)
-        if found:
-            return found
+def lookup(stem: Stem, layout: Layout, size: tuple[int, int]) -> tuple[Module, ...]:
+    """Modules of a layout that a stem names and a delta of this size fits.
+
+    Several if it names a fused weight, none if the layout has no such weight.
+    """
+    found = layout.by_kohya.get(stem.text, ())
+    if stem.dialect == "kohya" and fits(found, size):
+        return found
     flat = flatten(stem.path)
     components = [stem.component] if stem.component else list(layout.prefixes)
     for component in components:
         module = layout.by_key.get((component, flat))
-        if module:
+        if module and fits((module,), size):
             return (module,)
     return ()
 
@@ -88,6 +91,7 @@ class Dialect:
     up, down : what follows the stem, dots included.
     alpha : whether a scalar ``.alpha`` goes with every pair.
     fused : whether modules that the original model fuses are written fused.
+    one_component : whether a file holds one part of a pipeline only.
     stem : name of a target.
     """
 
@@ -96,6 +100,7 @@ class Dialect:
     down: str
     alpha: bool
     fused: bool
+    one_component: bool
     stem: Callable[[Target, Layout | None], str]
 
 
@@ -116,12 +121,7 @@ def _kohya_stem(target: Target, layout: Layout | None) -> str:
 
 def _diffusers_stem(target: Target, _layout: Layout | None) -> str:
     component, _, name = target.key.partition(".")
-    if not name.startswith("lora_") and component in (
-        *NETWORKS,
-        "text_encoder",
-        "text_encoder_2",
-        "text_encoder_3",
-    ):
+    if not name.startswith("lora_") and component in COMPONENTS:
         return target.key
     message = (
         f"{target.key}: neither a module table nor its file says which part of a diffusers "
@@ -130,24 +130,27 @@ def _diffusers_stem(target: Target, _layout: Layout | None) -> str:
     raise FormatError(message)
 
 
-def _peft_stem(target: Target, layout: Layout | None) -> str:
+def _plain_stem(target: Target, layout: Layout | None) -> str:
     component, _, name = target.key.partition(".")
     if name.startswith("lora_"):
         message = f"{target.key}: a flattened name of an unknown model; only Kohya can hold it"
         raise FormatError(message)
     known = layout is not None and component in layout.prefixes
-    return "base_model.model." + (name if known or component in NETWORKS else target.key)
+    return name if known or component in NETWORKS else target.key
 
 
-DIALECTS: dict[str, Dialect] = {
-    "kohya": Dialect(
-        "kohya", ".lora_up.weight", ".lora_down.weight", alpha=True, fused=True, stem=_kohya_stem
+def _peft_stem(target: Target, layout: Layout | None) -> str:
+    return "base_model.model." + _plain_stem(target, layout)
+
+
+_LORA_AB = (".lora_B.weight", ".lora_A.weight")
+_KOHYA = (".lora_up.weight", ".lora_down.weight")
+_ALL = (
+    Dialect("kohya", *_KOHYA, alpha=True, fused=True, one_component=False, stem=_kohya_stem),
+    Dialect(
+        "diffusers", *_LORA_AB, alpha=False, fused=False, one_component=False, stem=_diffusers_stem
     ),
-    "diffusers": Dialect(
-        "diffusers", ".lora_B.weight", ".lora_A.weight", alpha=False, fused=False,
-        stem=_diffusers_stem,
-    ),
-    "peft": Dialect(
-        "peft", ".lora_B.weight", ".lora_A.weight", alpha=False, fused=False, stem=_peft_stem
-    ),
-}  # fmt: skip
+    Dialect("peft", *_LORA_AB, alpha=False, fused=False, one_component=True, stem=_peft_stem),
+    Dialect("plain", *_LORA_AB, alpha=False, fused=False, one_component=True, stem=_plain_stem),
+)
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in _ALL}

@@ -14,7 +14,7 @@ _ROLE = re.compile(
     r"""
     (?P<stem>.+?)
     (?:
-        \.lora_(?P<ab>[AB])(?:\.(?P<infix>[^.]+))?\.weight
+        \.lora_(?P<ab>[AB])(?:\.[^.]+)?\.weight
       | \.lora_(?P<updown>up|down)\.weight
       | (?:\.lora|\.lora_linear_layer|(?P<processor>_lora))\.(?P<dotted>up|down)\.weight
       | \.(?P<number>alpha|scale)
@@ -38,7 +38,7 @@ _FAMILIES: Mapping[str, tuple[str, ...]] = {
     "full difference": ("diff", "diff_b", "diff_m", "set_weight", "reshape_weight"),
     "norm delta": ("w_norm", "b_norm"),
     "embedding adapter": ("lora_embedding_A", "lora_embedding_B"),
-    "bias delta": ("bias",),
+    "bias deltas": ("bias",),
 }  # fmt: skip
 _FAMILY_OF = {suffix: family for family, suffixes in _FAMILIES.items() for suffix in suffixes}
 
@@ -57,23 +57,20 @@ class Entry:
     names: dict[Role, str]
 
 
-def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str], set[str]]:
+def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
     """Sort tensor names by module.
 
     Returns
     -------
-    entries by stem, names with no known role, adapter-name infixes met (PEFT).
+    entries by stem, and the names that are none: no known role, or a role taken already.
     """
     entries: dict[str, Entry] = {}
     unknown: list[str] = []
-    infixes: set[str] = set()
     for name in names:
         match = _ROLE.fullmatch(name)
         if match is None:
             unknown.append(name)
             continue
-        if match["infix"]:
-            infixes.add(match["infix"])
         stem = match["stem"]
         if match["processor"]:
             stem = _processor_stem(stem)
@@ -83,13 +80,23 @@ def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str], set[str]]:
             unknown.append(name)  # a second spelling of the same role: nobody knows which counts
         else:
             entry.names[role] = name
-    return entries, unknown, infixes
+    return entries, unknown
+
+
+def is_factor(name: str) -> bool:
+    """Whether a name has the role of a factor or a scale."""
+    return _ROLE.fullmatch(name) is not None
 
 
 def family_of(name: str) -> str | None:
-    """Name the parameterisation that a tensor belongs to, if it is one we know and refuse."""
+    """Name what a tensor belongs to, if it is something we know and refuse."""
     parts = name.removesuffix(".weight").rsplit(".", 2)
-    return next((_FAMILY_OF[part] for part in reversed(parts[1:]) if part in _FAMILY_OF), None)
+    known = next((_FAMILY_OF[part] for part in reversed(parts[1:]) if part in _FAMILY_OF), None)
+    if name.startswith("bundle_emb.") or name in ("emb_params", "clip_l", "clip_g"):
+        return "a textual inversion"
+    if known is None and name.startswith("base_model.model.") and ".lora_" not in name:
+        return "modules saved whole (modules_to_save)"
+    return known
 
 
 def _role(match: re.Match[str]) -> Role:

@@ -16,7 +16,8 @@ A layout file holds one model as text, one line per group of equal modules:
   other side, and a line with several braces means every combination.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -193,3 +194,9 @@ def _index(
             raise ValueError(message)
         by_key[key] = module
         by_kohya[module.kohya] = (*members, module)
+
+
+def fits(found: Sequence[Module], size: tuple[int, int]) -> bool:
+    """Whether a delta of ``(rows, cols)`` has the shape of the weight these modules make up."""
+    rows = sum(module.shape[0] for module in found)
+    return bool(found) and size == (rows, math.prod(found[0].shape[1:]))

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loramix.formats.dialects import Dialect
+from loramix.formats.dialects import NETWORKS, Dialect
 from loramix.types import Target
 
 # Architecture -> ss_base_model_version, modelspec.architecture, ss_network_module, ss_v2.
@@ -87,19 +87,23 @@ def _lora_configs(ranks: Ranks) -> dict[str, object]:
     components: dict[str, dict[str, int]] = {}
     for _, stem, rank in ranks:
         component, _, module = stem.partition(".")
+        # transformers 5 has no level "text_model" any more, diffusers takes it off the keys.
+        if component.startswith("text_encoder"):
+            module = module.removeprefix("text_model.")
         components.setdefault(component, {})[module] = rank
     return {
         f"{component}.{field}": value
         for component, modules in components.items()
-        for field, value in _patterns(modules).items()
+        for field, value in _patterns(modules, anchored=component in NETWORKS).items()
     }
 
 
-def _patterns(modules: Mapping[str, int]) -> dict[str, object]:
+def _patterns(modules: Mapping[str, int], *, anchored: bool = True) -> dict[str, object]:
+    """Ranks by module; not anchored, a name also matches the end of a longer one."""
     counts = Counter(modules.values())
     usual = max(counts, key=lambda rank: (counts[rank], rank))
-    # "^": PEFT otherwise lets a pattern match the end of a longer name.
-    odd = {f"^{module}": rank for module, rank in sorted(modules.items()) if rank != usual}
+    mark = "^" if anchored else ""
+    odd = {f"{mark}{module}": rank for module, rank in sorted(modules.items()) if rank != usual}
     return {
         "r": usual,
         "lora_alpha": usual,

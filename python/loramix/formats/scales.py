@@ -10,10 +10,11 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from loramix.errors import FormatError
 from loramix.types import Tensor
+
+CONFIG = "adapter_config.json"
 
 _INTEGERS = {"I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
 _FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
@@ -62,41 +63,42 @@ def scalar(tensor: Tensor, where: str) -> float:
     return value
 
 
-def header_configs(metadata: Mapping[str, str], where: str) -> dict[str, LoraConfig]:
-    """Configs in ``lora_adapter_metadata``, by component ("" if the fields have no prefix)."""
-    text = metadata.get("lora_adapter_metadata")
-    if text is None:
-        return {}
-    fields = _object(text, f"{where}: lora_adapter_metadata in the header")
-    parts: dict[str, dict[str, object]] = {}
-    for name, value in fields.items():
-        component, dot, rest = name.partition(".")
-        known = dot and component.startswith(("unet", "transformer", "text_encoder"))
-        parts.setdefault(component if known else "", {})[rest if known else name] = value
-    return {part: config_of(values, where) for part, values in parts.items()}
+def configs(metadata: Mapping[str, str], where: str) -> dict[str, LoraConfig]:
+    """Configs that go with a file, by component ("" if they are for all of it).
 
-
-def file_config(path: Path) -> tuple[LoraConfig, str]:
-    """The config in an ``adapter_config.json``, and its text.
+    Parameters
+    ----------
+    metadata : strings of the header, with the text of ``adapter_config.json`` under that name.
 
     Raises
     ------
     FormatError : not a plain LoRA config.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        message = f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
-        raise FormatError(message) from error
-    fields = _object(text, str(path))
+    found: dict[str, LoraConfig] = {}
+    text = metadata.get("lora_adapter_metadata")
+    if text is not None:
+        parts: dict[str, dict[str, object]] = {}
+        for name, value in _object(text, f"{where}: lora_adapter_metadata in the header").items():
+            component, dot, rest = name.partition(".")
+            known = dot and component.startswith(("unet", "transformer", "text_encoder"))
+            parts.setdefault(component if known else "", {})[rest if known else name] = value
+        found |= {part: _config(values, where) for part, values in parts.items()}
+    text = metadata.get(CONFIG)
+    if text is not None:
+        fields = _object(text, f"{where}: {CONFIG}")
+        _refuse_other_kinds(fields, f"{where}: {CONFIG}")
+        found[""] = _config(fields, f"{where}: {CONFIG}")
+    return found
+
+
+def _refuse_other_kinds(fields: Mapping[str, object], where: str) -> None:
     kind = fields.get("peft_type", "LORA")
     if kind != "LORA":
-        message = f"{path}: peft_type {kind!r}; loramix reads LORA"
+        message = f"{where}: peft_type {kind!r}; loramix reads LORA"
         raise FormatError(message)
     if fields.get("use_dora"):
-        message = f"{path}: use_dora; a DoRA cannot be merged without its base weights"
+        message = f"{where}: use_dora; a DoRA cannot be merged without its base weights"
         raise FormatError(message)
-    return config_of(fields, str(path)), text
 
 
 def _object(text: str, where: str) -> dict[str, object]:
@@ -111,8 +113,7 @@ def _object(text: str, where: str) -> dict[str, object]:
     return fields
 
 
-def config_of(fields: Mapping[str, object], where: str) -> LoraConfig:
-    """The config in the fields of a LoraConfig."""
+def _config(fields: Mapping[str, object], where: str) -> LoraConfig:
     rank = _number(fields.get("r", 8), f"{where}: r")
     alpha = _number(fields.get("lora_alpha", rank), f"{where}: lora_alpha")
     patterns = fields.get("alpha_pattern") or {}

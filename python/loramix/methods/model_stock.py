@@ -19,6 +19,9 @@ class ModelStock:
     both are the published ones.  Independent adapters have c near 0 and give a result near
     zero: the method assumes fine-tunings of one task.
 
+    Breaks continuity where adapters appear: one adapter alone is taken as it is, and the
+    slightest second one reveals how much of it is noise.
+
     References
     ----------
     Jang et al. 2024, arXiv:2403.19522, eq. 2 and its extension to N models (section 4).
@@ -27,7 +30,7 @@ class ModelStock:
     name: ClassVar[str] = "model-stock"
     mean: ClassVar[bool] = True
     reads_gram: ClassVar[bool] = True
-    breaks: ClassVar[frozenset[Law]] = frozenset()
+    breaks: ClassVar[frozenset[Law]] = frozenset({"continuity"})
 
     def coefficients(self, gram: F64, weights: F64) -> F64:
         """The coefficients of the mean times t."""

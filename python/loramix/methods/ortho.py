@@ -12,7 +12,9 @@ from loramix.types import F64
 _RIDGE = 0.25
 """Of the squared norm: bounds how much of a small residual is blown up, at 1 / sqrt(0.25) = 2."""
 _ZERO = 1e-8
-"""Norm and residual under which the published method gives up."""
+"""Norm (relative to the largest) and residual under which the published method gives up."""
+_NOTHING = 1e-100
+"""Relative size whose square is lost in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Ortho:
     def coefficients(self, gram: F64, weights: F64) -> F64:
         """Coefficients of the sum of the orthogonalised deltas."""
         sizes = np.abs(weights) * np.sqrt(np.maximum(np.diag(gram), 0))
-        used = sizes > 0
+        used = sizes > _NOTHING * sizes.max()
         result = np.zeros_like(weights)
         if not used.any():
             return result
@@ -73,7 +75,7 @@ class GramSchmidt:
         norms = np.sqrt(np.maximum(np.diag(gram), 0))
         basis = np.zeros((n, n))
         for i in range(n):
-            if norms[i] <= _ZERO:
+            if weights[i] == 0 or norms[i] <= _ZERO * norms.max():
                 continue
             row = np.zeros(n)
             row[i] = 1 / norms[i]

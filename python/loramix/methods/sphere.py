@@ -12,10 +12,11 @@ import numpy as np
 
 from loramix.types import F64
 
-# Below these the mean direction is not determined by the data: mix linearly instead, gradually.
-_OPPOSED = (1e-4, 1e-2)  # 1 + cosine of the most opposed pair
-_RESULTANT = (1e-3, 3e-2)  # length of the linear mean of the directions
-_MINOR = 0.05  # a pair counts fully from this share on
+# Between these the result goes over from what the data do not determine to what they do.
+_OPPOSED = (1e-4, 1e-2)  # 1 + cosine: of a pair, or of a direction and the mean
+_RESULTANT = (2e-2, 1e-1)  # length of the linear mean of the directions
+_UNIQUE = (0.0, 0.1)  # cosine to a centre: a ball of less than 90 degrees has one Karcher mean
+_MINOR = 0.05  # a share counts fully from here on
 
 Mean = Callable[[F64, F64], F64]
 
@@ -66,20 +67,33 @@ def one_step(cosines: F64, shares: F64) -> F64:
 
 
 def until_settled(cosines: F64, shares: F64) -> F64:
-    """The Karcher mean: tangent averages until the point moves no more."""
-    point = shares / _length(cosines, shares)
+    """The Karcher mean: tangent averages until the point moves no more.
+
+    Directions spread over more than a half sphere have several local means; there the result
+    goes over into the first average, which is unique.
+    """
+    first = one_step(cosines, shares)
+    counts = np.minimum(1, shares / _MINOR)
+    centre = counts / max(_length(cosines, counts), np.finfo(float).tiny)
+    far = counts * (1 - _smooth(cosines @ centre, *_UNIQUE))
+    unique = 1 - float(far.max())
+    if unique == 0:
+        return first
+    point = first
     for _ in range(200):
         point, moved = _step(cosines, shares, point)
         if moved < 1e-13:
             break
-    return point
+    return unique * point + (1 - unique) * first
 
 
 def _step(cosines: F64, shares: F64, base: F64) -> tuple[F64, float]:
     along = np.clip(cosines @ base, -1, 1)
     angles = np.arccos(along)
-    # log of v_i at the base: angle / sin(angle) * (v_i - cos(angle) base)
-    stretch = shares / np.sinc(angles / np.pi)
+    # log of v_i at the base: angle / sin(angle) * (v_i - cos(angle) base).  Opposite to the base
+    # it points nowhere, and fades out before.
+    sines = np.maximum(np.sinc(angles / np.pi), np.finfo(float).tiny)
+    stretch = shares * _smooth(1 + along, *_OPPOSED) / sines
     tangent = stretch - (stretch @ along) * base
     moved = _length(cosines, tangent)
     point = np.cos(moved) * base + np.sinc(moved / np.pi) * tangent
