@@ -118,17 +118,12 @@ def execute(
     OSError : the file cannot be written.  In every case nothing is left behind and a file that
         was there before is untouched.
     """
-    folder = plan.dialect.name == "peft"
-    if path is not None:
-        placing.check(path, plan.adapters, folder=folder)
     with ExitStack() as stack:
         hashing = stack.enter_context(ThreadPoolExecutor(1))
         digests = [hashing.submit(adapter.source.sha256) for adapter in plan.adapters]
         place = None
         if path is not None:
-            place = stack.enter_context(
-                placing.Place(path, folder=folder, header_bytes=_room(plan))
-            )
+            place = stack.enter_context(placing.Place(path, plan.dialect, _room(plan)))
         writer: Writer = place.writer if place else MemoryWriter()
         done = _write(plan, writer, threads, step)
         ranks = [(d.step.target, d.step.stem, d.rank) for d in done]
@@ -150,7 +145,7 @@ def _strings(plan: Plan, ranks: metadata.Ranks, digests: Sequence[str]) -> dict[
 
 def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
     """Text of the ``adapter_config.json``, for the dialect that has one."""
-    if plan.dialect.name != "peft":
+    if not plan.dialect.folder:
         return None
     return metadata.peft_config(plan.adapters[0].metadata.get(scales.CONFIG), ranks)
 

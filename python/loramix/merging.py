@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loramix import adapters as opening
-from loramix import executing, planning
+from loramix import executing, placing, planning
 from loramix.analysis import analyze, nothing
 from loramix.errors import FormatError, ParamError
 from loramix.executing import Merged
@@ -76,6 +76,9 @@ def merge(
     _refuse_twice(sources)
     stack = open_all(sources, architecture=architecture, skip=skip)
     dialect = planning.dialect_of(stack, output)
+    target = None if path is None else Path(path)
+    if target is not None:
+        placing.check(target, stack, dialect)
     groups = align(stack, split=not dialect.fused)
     _refuse_strangers(stack, groups)
     ticker = _Ticker(progress, 3 * len(groups))
@@ -88,7 +91,6 @@ def merge(
         stack, groups, analysis, chosen, each, output, auto_strength=auto_strength, floor=floor
     )
     ticker.total = len(groups) + 2 * len(plan.steps)
-    target = None if path is None else Path(path)
     return executing.execute(plan, target, threads=threads, step=ticker.add)
 
 

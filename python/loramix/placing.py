@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from loramix.errors import OutputError
+from loramix.formats.dialects import Dialect
 from loramix.formats.scales import CONFIG
 from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter, umask
 from loramix.types import Adapter
@@ -28,12 +29,12 @@ class Place:
     name : of the adapter that will be there.
     """
 
-    def __init__(self, path: Path, *, folder: bool, header_bytes: int) -> None:
+    def __init__(self, path: Path, dialect: Dialect, header_bytes: int) -> None:
         self.path = path
         self.name = path.name.removesuffix(".safetensors")
         self._hidden: Path | None = None
-        self._folder = folder
-        if folder and not path.exists():
+        self._folder = dialect.folder
+        if dialect.folder and not path.exists():
             if not path.parent.is_dir():
                 message = f"{path}: the folder {path.parent} does not exist; create it first"
                 raise OutputError(message)
@@ -42,7 +43,9 @@ class Place:
             )
         inside = self._hidden or path
         try:
-            self.writer = SafetensorsWriter(inside / TENSORS if folder else path, header_bytes)
+            self.writer = SafetensorsWriter(
+                inside / TENSORS if dialect.folder else path, header_bytes
+            )
         except OSError:
             self._discard()
             raise
@@ -83,20 +86,20 @@ class Place:
                 shutil.rmtree(self._hidden)
 
 
-def check(path: Path, adapters: Sequence[Adapter], *, folder: bool) -> None:
+def check(path: Path, adapters: Sequence[Adapter], dialect: Dialect) -> None:
     """Refuse outputs that would surprise.
 
     Raises
     ------
     OutputError : the output is an input, or a folder where a file is written or the reverse.
     """
-    if folder and (path.suffix == ".safetensors" or path.is_file()):
+    if dialect.folder and (path.suffix == ".safetensors" or path.is_file()):
         message = (
             f"{path}: a PEFT adapter is a folder ({TENSORS} and {CONFIG}); name a folder with -o, "
             "or write --dialect diffusers"
         )
         raise OutputError(message)
-    if not folder and path.is_dir():
+    if not dialect.folder and path.is_dir():
         message = f"{path} is a folder; name a file in it, such as {path / 'merged.safetensors'}"
         raise OutputError(message)
     for adapter in adapters:

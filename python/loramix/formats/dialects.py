@@ -91,6 +91,7 @@ class Dialect:
     up, down : what follows the stem, dots included.
     alpha : whether a scalar ``.alpha`` goes with every pair.
     fused : whether modules that the original model fuses are written fused.
+    folder : whether the output is a folder with a config, as PEFT wants it.
     one_component : whether a file holds one part of a pipeline only.
     stem : name of a target.
     """
@@ -101,6 +102,7 @@ class Dialect:
     alpha: bool
     fused: bool
     one_component: bool
+    folder: bool
     stem: Callable[[Target, Layout | None], str]
 
 
@@ -146,11 +148,21 @@ def _peft_stem(target: Target, layout: Layout | None) -> str:
 _LORA_AB = (".lora_B.weight", ".lora_A.weight")
 _KOHYA = (".lora_up.weight", ".lora_down.weight")
 _ALL = (
-    Dialect("kohya", *_KOHYA, alpha=True, fused=True, one_component=False, stem=_kohya_stem),
     Dialect(
-        "diffusers", *_LORA_AB, alpha=False, fused=False, one_component=False, stem=_diffusers_stem
+        "kohya", *_KOHYA, alpha=True, fused=True, one_component=False, folder=False,
+        stem=_kohya_stem,
     ),
-    Dialect("peft", *_LORA_AB, alpha=False, fused=False, one_component=True, stem=_peft_stem),
-    Dialect("plain", *_LORA_AB, alpha=False, fused=False, one_component=True, stem=_plain_stem),
-)
+    Dialect(
+        "diffusers", *_LORA_AB, alpha=False, fused=False, one_component=False, folder=False,
+        stem=_diffusers_stem,
+    ),
+    Dialect(
+        "peft", *_LORA_AB, alpha=False, fused=False, one_component=True, folder=True,
+        stem=_peft_stem,
+    ),
+    Dialect(
+        "plain", *_LORA_AB, alpha=False, fused=False, one_component=True, folder=False,
+        stem=_plain_stem,
+    ),
+)  # fmt: skip
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in _ALL}
