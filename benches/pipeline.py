@@ -25,14 +25,17 @@ from typing import Any
 from stacks import Stack, make, modules_of
 
 HERE = Path(__file__).parent
-PEER_MODULES = 28
+PEER_MODULES = 14
 WEIGHTS = [0.8, 1.0, 0.6]
 
 
 def run_import(_: list[Path], out: Path) -> dict[str, Any]:
-    """Nothing but the import."""
+    """Nothing but loading the code, NumPy included."""
     del out
-    return {}
+    start = time.perf_counter()
+    code = "import loramix; loramix.merge"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return {"seconds": time.perf_counter() - start}
 
 
 def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
@@ -46,7 +49,26 @@ def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
     aligned = groups.align(stack, split=False)
     start = time.perf_counter()
     analyze(aligned, stack)
-    return {"seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    flops = 0
+    for group in aligned:
+        rank = sum(member.rank for member in group.members)
+        flops += (group.target.rows + group.target.cols) * rank * (rank + 1)
+    return {"seconds": seconds, "gflops": flops / seconds / 1e9}
+
+
+def sgemm(_: list[Path], out: Path) -> dict[str, Any]:
+    """What NumPy's sgemm makes of all cores."""
+    del out
+    import numpy as np
+
+    side = 4096
+    a = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+    a @ a
+    start = time.perf_counter()
+    a @ a
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "gflops": 2 * side**3 / seconds / 1e9}
 
 
 def merger(method: str, rank: int | None) -> Callable[[list[Path], Path], dict[str, Any]]:
@@ -122,7 +144,8 @@ def short(stem: str) -> str:
 
 
 ROWS: Mapping[str, tuple[Stack | None, Callable[[list[Path], Path], dict[str, Any]]]] = {
-    "import loramix": (None, run_import),
+    "start Python, import loramix": (None, run_import),
+    "numpy sgemm 4096": (None, sgemm),
     "sdxl: copy of the inputs, synced": (Stack("sdxl"), copy),
     "sdxl: Gram of all groups": (Stack("sdxl"), run_gram),
     "sdxl: linear, exact (rank 96)": (Stack("sdxl"), merger("linear", None)),
@@ -151,9 +174,10 @@ def work(name: str, folder: Path, out: Path) -> None:
 
 def measure(name: str, folder: Path, runs: int) -> dict[str, Any]:
     """Median of several runs, each in a process of its own."""
+    runs = 1 if "PEFT svd" in name else runs  # minutes
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        for index in range(runs + 1):
+        for index in range(runs + (runs > 1)):
             out = Path(scratch) / f"out{index}.safetensors"
             command = [sys.executable, __file__, "--row", name, "--folder", str(folder)]
             with subprocess.Popen(
@@ -191,15 +215,15 @@ def machine() -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], sizes: Mapping[str, int]) -> str:
     """Markdown."""
     lines = [
-        "| work | seconds | fastest | CPU s | peak MB | GB/s of input |",
-        "|---|---|---|---|---|---|",
+        "| work | seconds | fastest | CPU s | peak MB | GB/s of input | GFLOP/s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         size = sizes.get(row["row"].partition(":")[0])
         rate = f"{size / row['seconds'] / 1e9:.2f}" if size and "PEFT" not in row["row"] else ""
         lines.append(
             f"| {row['row']} | {row['seconds']:.2f} | {row['fastest']:.2f} | {row['cpu']:.2f} | "
-            f"{row['peak_mb']:.0f} | {rate} |"
+            f"{row['peak_mb']:.0f} | {rate} | {row.get('gflops', 0):.0f} |".replace("| 0 |", "| |")
         )
     return "\n".join(lines)
 

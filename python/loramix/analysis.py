@@ -53,7 +53,7 @@ def analyze(
     Cost: one read of the inputs, 2 * (rows + cols) * R^2 flops per group.
     """
     grams: list[F64] = []
-    for batch in kernels.batches(groups, kernels.bytes_of):
+    for batch in kernels.batches(groups, kernels.bytes_of, kernels.READ_BYTES):
         grams += kernels.gram(batch, threads=threads)
         for adapter in adapters:
             adapter.source.release()

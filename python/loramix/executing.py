@@ -182,7 +182,7 @@ def _write(
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
         pending: Future[None] | None = None
-        for index, batch in enumerate(kernels.batches(plan.steps, capacity)):
+        for index, batch in enumerate(kernels.batches(plan.steps, capacity, kernels.WRITE_BYTES)):
             offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
             if len(arenas[index % 2]) < offsets[-1]:
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
@@ -263,7 +263,7 @@ def _verify(
     """Measure, for every target, how far the file is from what was meant."""
     found = {factors.keys[0]: factors for factors in written.targets.values()}
     rows: list[Row] = []
-    for batch in kernels.batches(done, lambda item: kernels.bytes_of(item.step.group())):
+    for batch in kernels.batches(done, _read, kernels.READ_BYTES):
         pairs = []
         for item in batch:
             factors = found.get(item.step.stem + plan.dialect.up)
@@ -281,6 +281,10 @@ def _verify(
         written.source.release()
         step(len(batch))
     return tuple(rows)
+
+
+def _read(item: _Done) -> int:
+    return kernels.bytes_of(item.step.group())
 
 
 def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:

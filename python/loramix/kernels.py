@@ -20,8 +20,10 @@ _CLASSES: dict[str, type[LoramixError]] = {
     "format": FormatError,
 }
 
-BATCH_BYTES = 24 << 20
-"""Bytes a batch of groups may touch; what is resident at a time is a few of these."""
+READ_BYTES = 64 << 20
+"""Bytes of factors that a batch of a reading pass touches: what is resident at a time."""
+WRITE_BYTES = 24 << 20
+"""Bytes of new factors that a batch of the writing pass makes; two such buffers are held."""
 
 
 def expand(target: Target, members: Sequence[Factors]) -> npt.NDArray[np.float32]:
@@ -77,12 +79,12 @@ _ADVICE = {
 }
 
 
-def batches(items: Iterable[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Consecutive items of at most `BATCH_BYTES` together, at least one."""
+def batches(items: Iterable[_T], size: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:
+    """Consecutive items of at most ``limit`` together, at least one."""
     batch: list[_T] = []
     total = 0
     for item in items:
-        if batch and total + size(item) > BATCH_BYTES:
+        if batch and total + size(item) > limit:
             yield batch
             batch, total = [], 0
         batch.append(item)
