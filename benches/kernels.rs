@@ -12,8 +12,6 @@ use loramix_core::recompress::{Rule, capacity, recompress};
 use loramix_core::rng::Stream;
 use loramix_core::{dense, expand, gram, probe};
 
-const READ: [Dtype; 6] = Dtype::ALL;
-const WRITTEN: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 const SIDE: usize = 1280;
 const RANKS: [usize; 3] = [8, 32, 128];
 const COUNT: usize = 3;
@@ -63,14 +61,14 @@ fn codecs(c: &mut Criterion) {
     bench.bench_function("memcpy", |b| {
         b.iter(|| out.copy_from_slice(black_box(&source)));
     });
-    for dtype in READ.into_iter().filter(|d| *d != Dtype::F64) {
+    for dtype in Dtype::ALL.into_iter().filter(|d| *d != Dtype::F64) {
         let bytes = values(dtype, rows * cols, 0);
         let matrix = Matrix::new(dtype, rows, cols, &bytes).expect("sizes");
         bench.bench_function(BenchmarkId::new("decode", dtype.name()), |b| {
             b.iter(|| black_box(&matrix).decode_f32(0..rows, 0..cols, &mut out, cols));
         });
     }
-    for dtype in WRITTEN {
+    for dtype in Dtype::ALL {
         let mut bytes = vec![0; rows * cols * dtype.size()];
         bench.bench_function(BenchmarkId::new("encode", dtype.name()), |b| {
             b.iter(|| encode(dtype, black_box(&source), &mut bytes));

@@ -126,7 +126,10 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "header length": (lie_about_the_header, ("header", "1099511627776")),
     "overlapping offsets": (overlap, ("overlap",)),
     "duplicate key": (duplicate, ("appears twice", f"{STEM}.alpha")),
-    "NaN in up": (poison(float("nan"), "lora_up.weight"), ("NaN", f"{STEM}.lora_up.weight")),
+    "NaN in up": (
+        poison(float("nan"), "lora_up.weight"),
+        ("b.safetensors: ", "NaN", f"{STEM}.lora_up.weight"),
+    ),
     "infinity in down": (poison(float("inf"), "lora_down.weight"), ("lora_down.weight", "NaN")),
     "alpha NaN": (poison(float("nan"), "alpha"), (f"{STEM}.alpha", "finite")),
     "rank mismatch": (other_rank, ("[1280, 3]", "[4, 1280]", "second size of up")),

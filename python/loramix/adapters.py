@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
@@ -166,7 +166,7 @@ class _Reader:
             self._counts["rank 0"] += 1
             return None
         stem = split_stem(entry.stem)
-        return _Pair(stem, Factors(up, down, self._scale(entry, stem, rank), names))
+        return _Pair(stem, Factors(up, down, self._scale(entry, stem, rank), names, self._where))
 
     def notes(self) -> list[str]:
         """What was noticed, one line each."""
@@ -236,9 +236,7 @@ def _targets(pairs: Sequence[_Pair], layout: Layout | None, where: str) -> dict[
         modules = lookup(pair.stem, layout, pair.size) if layout else ()
         target, factors = _target(pair, modules), pair.factors
         if any(module.swap and module.kohya == pair.stem.text for module in modules):
-            factors = Factors(
-                factors.up.with_halves_swapped(), factors.down, factors.scale, factors.keys
-            )
+            factors = replace(factors, up=factors.up.with_halves_swapped())
         parts = [f"{m.component}.{m.name}" for m in modules] or [target.key]
         for part in parts:
             if part in covered:

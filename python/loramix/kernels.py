@@ -67,8 +67,9 @@ def with_names(groups: Sequence[Group], call: Callable[[], _T]) -> _T:
             group = groups[number]
             where = f"{group.target.key}: "
             if member is not None:
-                key = group.members[member].keys[0 if side == "up" else 1]
-                text = f"{key} holds NaN or infinity"
+                factors = group.members[member]
+                key = factors.keys[0 if side == "up" else 1]
+                where, text = f"{factors.file}: ", f"{key} holds NaN or infinity"
         message = f"{where}{text}{_ADVICE.get(kind, '')}"
         raise _CLASSES[kind](message) from error
 

@@ -4,7 +4,7 @@ All frozen; none knows about files, dialects or methods.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
@@ -100,12 +100,14 @@ class Factors:
     down : ``(rank, cols)``, or ``(rank, in, *kernel)``.
     scale : alpha / rank (alpha / sqrt(rank) for rs-LoRA), resolved when the file was read.
     keys : names of up and down in their file, for messages.
+    file : that file, for messages.
     """
 
     up: Tensor
     down: Tensor
     scale: float
     keys: tuple[str, str]
+    file: str
 
     @property
     def rank(self) -> int:
@@ -114,7 +116,7 @@ class Factors:
 
     def rows(self, start: int, stop: int) -> "Factors":
         """The delta's rows ``start:stop``: a view of up, the same down."""
-        return Factors(self.up.rows(start, stop), self.down, self.scale, self.keys)
+        return replace(self, up=self.up.rows(start, stop))
 
     def raw(self, coefficient: float = 1.0, row_start: int = 0) -> RawMember:
         """What the kernels take."""

@@ -10,13 +10,17 @@ mod convert;
 
 use std::ops::Range;
 
-use self::convert::{MAGNITUDE, Tile, f32_to_bf16, f32_to_f16, find, store};
+use self::convert::{
+    MAGNITUDE, Tile, f32_to_bf16, f32_to_e4m3, f32_to_e5m2, f32_to_f16, find, store,
+};
 use crate::error::{Error, Result};
 
 /// f32 magnitudes, as bits, from which on rounding gives infinity.
 const F32_LIMIT: u32 = 0x7F80_0000;
 const F16_LIMIT: u32 = 0x477F_F000; // 65520, half-way between 65504 and 2^16
 const BF16_LIMIT: u32 = 0x7F7F_8000; // half-way between the last bfloat16 and 2^128
+const E4M3_LIMIT: u32 = 0x43E8_0001; // next after 464, half-way from 448, which is even
+const E5M2_LIMIT: u32 = 0x4770_0000; // 61440, half-way between 57344 and 2^16
 
 /// An element type that the library reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -240,8 +244,7 @@ fn shape(what: &'static str, expected: String, got: &impl ToString) -> Error {
 /// Rounds `src` to `dtype`, ties to even; `dst` is unspecified after an error.
 ///
 /// # Errors
-/// [`Error::Shape`] if `dst` has not exactly as many elements; [`Error::Dtype`] for FP8;
-/// at the first bad value [`Error::Overflow`] or, if it is NaN or infinite, [`Error::Param`].
+/// [`Error::Shape`] if `dst` has not exactly as many elements; at the first bad value [`Error::Overflow`] or, if it is NaN or infinite, [`Error::Param`].
 pub fn encode(dtype: Dtype, src: &[f32], dst: &mut [u8]) -> Result<()> {
     if src.len().checked_mul(dtype.size()) != Some(dst.len()) {
         let expected = format!("{} elements of {}", src.len(), dtype.name());
@@ -254,12 +257,8 @@ pub fn encode(dtype: Dtype, src: &[f32], dst: &mut [u8]) -> Result<()> {
         Dtype::F32 => (store(src, dst, f32::to_le_bytes), F32_LIMIT),
         Dtype::F16 => (store(src, dst, f16), F16_LIMIT),
         Dtype::Bf16 => (store(src, dst, bf16), BF16_LIMIT),
-        Dtype::F8E4m3 | Dtype::F8E5m2 => {
-            return Err(Error::Dtype {
-                got: dtype.name().to_owned(),
-                allowed: "F64, F32, F16, BF16",
-            });
-        }
+        Dtype::F8E4m3 => (store(src, dst, |x| [f32_to_e4m3(x)]), E4M3_LIMIT),
+        Dtype::F8E5m2 => (store(src, dst, |x| [f32_to_e5m2(x)]), E5M2_LIMIT),
     };
     if peak < limit {
         return Ok(());

@@ -92,21 +92,53 @@ fn encode_names_the_first_offender() {
 }
 
 #[test]
-fn encode_refuses_sizes_and_fp8() {
+fn encode_refuses_sizes() {
     for (dtype, bytes) in [(Dtype::F32, 7), (Dtype::F16, 5), (Dtype::F64, 0)] {
         let done = encode(dtype, &[0.0; 2], &mut vec![0; bytes]);
         assert!(matches!(done, Err(Error::Shape { what: "dst", .. })));
     }
-    for dtype in [Dtype::F8E4m3, Dtype::F8E5m2] {
-        let done = encode(dtype, &[0.0; 2], &mut [0; 2]);
-        assert!(matches!(done, Err(Error::Dtype { allowed: "F64, F32, F16, BF16", .. })));
-    }
-    assert_eq!(encode(Dtype::F16, &[], &mut []), Ok(()));
 }
 
 proptest! {
     #[test]
     fn encode_equals_half(bits: u32) {
         check_encode(f32::from_bits(bits));
+    }
+}
+
+/// All finite values of a format, ascending, with their codes: the arithmetic definition.
+fn eight_bits(dtype: Dtype) -> Vec<(f32, u8)> {
+    let codes: Vec<u8> = (0..0x7F).collect();
+    let values = decode(dtype, &codes);
+    values.into_iter().zip(codes).filter(|(value, _)| value.is_finite()).collect()
+}
+
+#[test]
+fn fp8_is_the_nearest_value_ties_to_even() {
+    for dtype in [Dtype::F8E4m3, Dtype::F8E5m2] {
+        let table = eight_bits(dtype);
+        let code = |value: f32| {
+            let mut dst = [0];
+            encode(dtype, &[value], &mut dst).map(|()| dst[0])
+        };
+        for pair in table.windows(2) {
+            let [(low, even), (high, odd)] = [pair[0], pair[1]];
+            assert_eq!((code(low), code(-low)), (Ok(even), Ok(even | 0x80)), "{low}");
+            let middle = f32::midpoint(low, high);
+            let tie = if even & 1 == 0 { even } else { odd };
+            assert_eq!(code(middle), Ok(tie), "{middle} between {low} and {high}");
+            assert_eq!(code(middle.next_down()), Ok(even));
+            assert_eq!(code(middle.next_up()), Ok(odd));
+        }
+        let (largest, last) = table[table.len() - 1];
+        assert_eq!(code(largest), Ok(last));
+        let step = largest - table[table.len() - 2].0;
+        let half = largest + step / 2.0;
+        assert_eq!(code(half).is_ok(), last & 1 == 0, "a tie rounds to even, or over the edge");
+        assert_eq!(code(half.next_down()), Ok(last));
+        for value in [half.next_up(), f32::MAX] {
+            assert!(matches!(code(value), Err(Error::Overflow { .. })), "{value}");
+        }
+        assert!(matches!(code(f32::NAN), Err(Error::Param { .. })));
     }
 }

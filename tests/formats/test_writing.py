@@ -340,7 +340,8 @@ def test_diffusers_header(name: str, tmp_path: Path) -> None:
     assert {f.scale for f in factors} == {1.0}
 
 
-def test_peft_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fan", [False, True], ids=["linear", "conv1d"])
+def test_peft_folder(fan: bool, tmp_path: Path) -> None:
     tensors: Tensors = {}
     truth: Truth = {}
     for index, rank in enumerate((2, 2, 4)):
@@ -352,7 +353,7 @@ def test_peft_folder(tmp_path: Path) -> None:
     Built(tensors, truth).save(source / "adapter_model.safetensors")
     config = {
         "peft_type": "LORA", "r": 2, "lora_alpha": 1, "alpha_pattern": {"layers.2.q": 2},
-        "rank_pattern": {"layers.2.q": 4}, "task_type": "CAUSAL_LM", "fan_in_fan_out": False,
+        "rank_pattern": {"layers.2.q": 4}, "task_type": "CAUSAL_LM", "fan_in_fan_out": fan,
         "base_model_name_or_path": "some/model", "use_rslora": False, "lora_dropout": 0.1,
     }  # fmt: skip
     (source / "adapter_config.json").write_text(json.dumps(config), "utf-8")
@@ -366,7 +367,7 @@ def test_peft_folder(tmp_path: Path) -> None:
         "alpha_pattern": {"^layers.2.q": 4},
         "base_model_name_or_path": "some/model",
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": fan,
         "inference_mode": True,
         "lora_alpha": 2,
         "peft_type": "LORA",

@@ -92,6 +92,33 @@ pub(super) fn e5m2_to_f32(code: u8) -> f32 {
     f16_to_f32(u16::from(code) << 8)
 }
 
+/// Nearest FP8 code, ties to even, of a finite value below the limit of the format.
+///
+/// `SHIFT` mantissa bits of an f32 go; `pad` is the power of two whose ulp is the subnormal step.
+#[inline(always)]
+fn f32_to_f8<const SHIFT: u32>(value: f32, rebias: u32, smallest: u32, pad: f32) -> u8 {
+    let bits = value.to_bits();
+    let magnitude = bits & MAGNITUDE;
+    let subnormal = (f32::from_bits(magnitude) + pad).to_bits() - pad.to_bits();
+    let odd = (magnitude >> SHIFT) & 1;
+    let rounded = magnitude.wrapping_add((1 << (SHIFT - 1)) - 1 + odd);
+    let normal = rounded.wrapping_sub(rebias) >> SHIFT;
+    let code = if magnitude < smallest { subnormal } else { normal };
+    code as u8 | ((bits >> 24) & 0x80) as u8
+}
+
+/// Nearest `F8_E4M3` code, ties to even, of a value of at most 464.
+#[inline(always)]
+pub(super) fn f32_to_e4m3(value: f32) -> u8 {
+    f32_to_f8::<20>(value, E4M3_REBIAS, E4M3_NORMAL, 16_384.0) // ulp 2^-9
+}
+
+/// Nearest `F8_E5M2` code, ties to even, of a value below 61440.
+#[inline(always)]
+pub(super) fn f32_to_e5m2(value: f32) -> u8 {
+    f32_to_f8::<21>(value, F16_REBIAS, F16_NORMAL, 128.0) // ulp 2^-16
+}
+
 /// A checked tile that is not empty: rows `pitch` bytes apart, to rows `stride` elements apart.
 pub(super) struct Tile<'a, T> {
     /// From the first element of the tile on; holds at least the tile.
