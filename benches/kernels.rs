@@ -74,6 +74,16 @@ fn codecs(c: &mut Criterion) {
             b.iter(|| encode(dtype, black_box(&source), &mut bytes));
         });
     }
+    let bytes = values(Dtype::Bf16, rows * cols, 0);
+    let matrix = Matrix::new(Dtype::Bf16, rows, cols, &bytes).expect("sizes");
+    bench.bench_function("find non-finite, BF16", |b| {
+        b.iter(|| black_box(&matrix).find_non_finite());
+    });
+    let stream = Stream::new(0, 0, 0).expect("adapter 0");
+    let mut words = vec![0u32; rows * cols];
+    bench.bench_function("random words", |b| {
+        b.iter(|| stream.fill(black_box(0), &mut words));
+    });
     bench.finish();
 }
 
