@@ -15,8 +15,8 @@ class Slerp:
     Two adapters: ``sin((1-t) a) / sin a`` and ``sin(t a) / sin a`` on the *normalised* deltas,
     a their angle, t = |w_2| / (|w_1| + |w_2|).  More: the average in the tangent space at the
     normalised weighted mean, which is the same for two and does not depend on the order.  The
-    norm is that of the weighted mean of the norms, so nothing is left for a separate "nuslerp".  See `loramix.methods.sphere` for opposed
-    deltas.
+    norm is that of the weighted mean of the norms, so nothing is left for a separate "nuslerp".
+    See `loramix.methods.sphere` for opposed deltas.
 
     References
     ----------
