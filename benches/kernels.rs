@@ -6,7 +6,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
+use loramix_core::condense::{Part, condense};
 use loramix_core::dtype::{Dtype, Matrix, encode};
+use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Rule, capacity, recompress};
 use loramix_core::rng::Stream;
@@ -168,6 +170,69 @@ fn passes(c: &mut Criterion) {
     bench.finish();
 }
 
+/// Entries of a delta per second through elementwise methods, and their condensation.
+fn programs(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+    let bytes = factors(32);
+    let group = group(&bytes, 32);
+    let weights = vec![1.0; COUNT];
+    let source = Factored::new(&group, weights.clone()).expect("sizes");
+    let largest = Keep::Largest {
+        density: 0.2,
+        skip: 0.0,
+    };
+    let random = Keep::Random {
+        density: 0.5,
+        divisor: 0.5,
+    };
+    let mut out = vec![0f32; SIDE * SIDE];
+    for (name, keep) in [("all", Keep::All), ("largest", largest), ("random", random)] {
+        let program = Program {
+            keep,
+            vote: Vote::Mass,
+            reduce: Reduce::Mean,
+            seed: 0,
+            target: 0,
+        };
+        bench.bench_function(BenchmarkId::new("vote and mean", name), |b| {
+            b.iter(|| Prepared::new(program, black_box(&source)).and_then(|p| p.run(&mut out)));
+        });
+    }
+    let program = Program {
+        keep: largest,
+        vote: Vote::Mass,
+        reduce: Reduce::Mean,
+        seed: 0,
+        target: 0,
+    };
+    let rule = Rule {
+        rank: Some(96),
+        ..Rule::default()
+    };
+    let (mut scratch, mut factors) = (Vec::new(), vec![0; 2 * SIDE * 96 * 2]);
+    bench.bench_function("ties to rank 96", |b| {
+        b.iter(|| {
+            let part = Part {
+                group: &group,
+                weights: weights.clone(),
+                program,
+                row_start: 0,
+            };
+            condense(
+                &[part],
+                SIDE,
+                &rule,
+                Dtype::Bf16,
+                &mut scratch,
+                &mut factors,
+            )
+        });
+    });
+    bench.finish();
+}
+
 /// Everything on one thread: shares of one core's limits.
 fn single(c: &mut Criterion) {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -177,6 +242,7 @@ fn single(c: &mut Criterion) {
     codecs(c);
     algebra(c);
     passes(c);
+    programs(c);
 }
 
 criterion_group!(benches, single);

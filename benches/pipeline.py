@@ -151,6 +151,7 @@ ROWS: Mapping[str, tuple[Stack | None, Callable[[list[Path], Path], dict[str, An
     "sdxl: linear, exact (rank 96)": (Stack("sdxl"), merger("linear", None)),
     "sdxl: linear to rank 32": (Stack("sdxl"), merger("linear", 32)),
     "sdxl: slerp to rank 32": (Stack("sdxl"), merger("slerp", 32)),
+    "sdxl: ties to rank 96": (Stack("sdxl"), merger("ties", 96)),
     "sdxl: PEFT cat, scaled": (Stack("sdxl"), peft("cat")),
     "sdxl: PEFT svd to rank 96, scaled": (Stack("sdxl"), peft("svd")),
     "flux1: copy of the inputs, synced": (Stack("flux1"), copy),
@@ -174,7 +175,7 @@ def work(name: str, folder: Path, out: Path) -> None:
 
 def measure(name: str, folder: Path, runs: int) -> dict[str, Any]:
     """Median of several runs, each in a process of its own."""
-    runs = 1 if "PEFT svd" in name else runs  # minutes
+    runs = 1 if "PEFT svd" in name or "ties" in name else runs  # minutes
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for index in range(runs + (runs > 1)):

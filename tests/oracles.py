@@ -4,11 +4,15 @@ One function per key of ``METHODS``: ``(deltas, weights) -> delta``.  Nothing he
 the package: where it works with Gram matrices and coefficients, this works with the vectors of
 the deltas themselves.  `is_determined` says where the spherical means are defined by the data;
 elsewhere (opposed directions) only the laws of the common suite apply.
+
+Methods that decide entry by entry are `entrywise` with the parameters of their definition; the
+functions of the table have the published defaults, seed 0 and target 0.  Their random numbers are
+made here again, from the specification of the generator.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +122,148 @@ def ortho_published(deltas: Sequence[F64], weights: Sequence[float]) -> F64:
     return total.reshape(deltas[0].shape)
 
 
+def keep_largest(value: F64, density: float, outliers: float = 0.0) -> F64:
+    """The entries after the largest ``floor(outliers n)``, ``max(1, floor(density n))`` of them.
+
+    Of equal magnitudes those of lower index come first.
+    """
+    flat = value.ravel()
+    skipped, kept = _whole(outliers * flat.size), max(1, _whole(density * flat.size))
+    places = np.argsort(-np.abs(flat), kind="stable")[skipped : skipped + kept]
+    result = np.zeros_like(flat)
+    result[places] = flat[places]
+    return result.reshape(value.shape)
+
+
+def keep_random(
+    value: F64, density: float, divisor: float, *, seed: int, target: int, place: int
+) -> F64:
+    """The entries whose draw is below the density (as float32), over the divisor."""
+    draws = (philox(seed, target, place, value.size) >> 8) * 2.0**-24
+    kept = (draws < float(np.float32(density))).reshape(value.shape)
+    return np.where(kept, value / divisor, 0.0)
+
+
+def philox(seed: int, target: int, adapter: int, count: int) -> npt.NDArray[np.uint64]:
+    """The first words of a stream: Philox4x32-10, counters as in the head of ``rng.rs``."""
+    low = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    block = np.arange(-(-count // 4), dtype=np.uint64)
+    x0, x1 = block & low, (block >> half) | np.uint64(adapter << 16)
+    x2 = np.full_like(block, target & 0xFFFFFFFF)
+    x3 = np.full_like(block, target >> 32)
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        first, second = x0 * np.uint64(0xD2511F53), x2 * np.uint64(0xCD9E8D57)
+        x0, x1, x2, x3 = (
+            (second >> half) ^ x1 ^ np.uint64(k0),
+            second & low,
+            (first >> half) ^ x3 ^ np.uint64(k1),
+            first & low,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([x0, x1, x2, x3], axis=1).ravel()[:count]
+
+
+def winning_sign(kept: Sequence[F64], vote: Literal["mass", "count"]) -> F64:
+    """1, -1 or 0: of the sum, or of the majority and of the sum where there is none."""
+    by_mass = np.sign(np.sum(kept, axis=0))
+    if vote == "mass":
+        return np.asarray(by_mass, dtype=np.float64)
+    heads = np.sign(np.sum([np.sign(value) for value in kept], axis=0))
+    return np.where(heads == 0, by_mass, heads)
+
+
+def entrywise(
+    deltas: Sequence[F64],
+    weights: Sequence[float],
+    keep: Callable[[F64, int], F64],
+    vote: Literal["none", "mass", "count"],
+    reduce: Literal["sum", "mean"],
+) -> F64:
+    """Keep (weighted delta, place in the list), vote, reduce; fewer than two members are as is."""
+    members = [(w, w * d) for w, d in zip(weights, deltas, strict=True) if w != 0]
+    if len(members) < 2:
+        return linear(deltas, weights)
+    kept = [keep(value, place) for place, (_, value) in enumerate(members)]
+    if vote != "none":
+        winner = winning_sign(kept, vote)
+        kept = [np.where(np.sign(value) == winner, value, 0.0) for value in kept]
+    total = np.sum(kept, axis=0)
+    if reduce == "sum":
+        return np.asarray(total, dtype=np.float64)
+    pairs = zip(members, kept, strict=True)
+    shares = np.sum([np.where(value != 0, abs(w), 0.0) for (w, _), value in pairs], axis=0)
+    heaviest = max(abs(w) for w, _ in members)
+    return np.where(shares > 0, heaviest * total / np.where(shares > 0, shares, 1.0), 0.0)
+
+
+def ties(
+    deltas: Sequence[F64],
+    weights: Sequence[float],
+    density: float = 0.2,
+    vote: Literal["mass", "count"] = "mass",
+) -> F64:
+    """Largest, vote, mean."""
+    return entrywise(deltas, weights, lambda x, _: keep_largest(x, density), vote, "mean")
+
+
+def breadcrumbs(
+    deltas: Sequence[F64], weights: Sequence[float], density: float = 0.9, outliers: float = 0.01
+) -> F64:
+    """Middle, sum."""
+
+    def keep(value: F64, _: int) -> F64:
+        return keep_largest(value, density, outliers)
+
+    return entrywise(deltas, weights, keep, "none", "sum")
+
+
+def dare(
+    deltas: Sequence[F64],
+    weights: Sequence[float],
+    density: float = 0.5,
+    dampening: float = 0.0,
+    *,
+    seed: int = 0,
+    target: int = 0,
+) -> F64:
+    """Random, sum."""
+    keep = _dropping(density, dampening, seed, target)
+    return entrywise(deltas, weights, keep, "none", "sum")
+
+
+def dare_ties(
+    deltas: Sequence[F64],
+    weights: Sequence[float],
+    density: float = 0.5,
+    dampening: float = 0.0,
+    *,
+    seed: int = 0,
+    target: int = 0,
+) -> F64:
+    """Random, vote by mass, mean."""
+    keep = _dropping(density, dampening, seed, target)
+    return entrywise(deltas, weights, keep, "mass", "mean")
+
+
+def _dropping(
+    density: float, dampening: float, seed: int, target: int
+) -> Callable[[F64, int], F64]:
+    divisor = density + dampening * (1 - density)
+
+    def keep(value: F64, place: int) -> F64:
+        return keep_random(value, density, divisor, seed=seed, target=target, place=place)
+
+    return keep
+
+
+def _whole(count: float) -> int:
+    """Floor, of 2.9999999999999996 too."""
+    nearest = round(count)
+    return nearest if abs(count - nearest) < 1e-9 * max(1.0, count) else math.floor(count)
+
+
 ORACLES: Mapping[str, Oracle] = {
     "linear": linear,
     "average": average,
@@ -126,6 +272,10 @@ ORACLES: Mapping[str, Oracle] = {
     "model-stock": model_stock,
     "ortho": ortho,
     "ortho-published": ortho_published,
+    "ties": ties,
+    "dare": dare,
+    "dare-ties": dare_ties,
+    "breadcrumbs": breadcrumbs,
 }
 
 

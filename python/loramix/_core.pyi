@@ -5,18 +5,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from loramix.types import RawGroup
+from loramix.types import RawGroup, RawProgram, RawStep
 
 __all__ = [
-    "VERSION",
-    "CoreError",
-    "dense_combine",
-    "dense_gram",
-    "difference",
-    "expand",
-    "gram",
-    "read_header",
-    "recompress",
+    "VERSION", "CoreError", "condense", "dense_combine", "dense_gram", "difference", "expand",
+    "gram", "read_header", "recompress", "run_program", "sketch",
 ]  # fmt: skip
 
 VERSION: str
@@ -77,3 +70,40 @@ def dense_combine(
     threads: int | None = None,
 ) -> None:
     """Linear combination of dense deltas into `out`, encoded as `dtype`."""
+
+def run_program(
+    deltas: Sequence[tuple[str, NDArray[Any]]],
+    rows: int,
+    cols: int,
+    weights: Sequence[float],
+    program: RawProgram,
+    out: NDArray[Any],
+    *,
+    target: int = 0,
+    threads: int | None = None,
+) -> None:
+    """Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32)."""
+
+def condense(
+    steps: Sequence[RawStep],
+    program: RawProgram,
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    dtype: str,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> list[tuple[int, float, float, float, list[float]]]:
+    """Factors of an elementwise result of every step, into its range of `out`.
+
+    Returns (rank, norm, rounding, relative error, sketch) of each.  There is one dense result per
+    thread at a time.
+    """
+
+def sketch(
+    groups: Sequence[RawGroup], keys: Sequence[int], *, threads: int | None = None
+) -> list[list[float]]:
+    """Sixty-four numbers for each group's delta, to compare with those of `condense`."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramix import kernels
-from loramix.methods import Method, apply
+from loramix.methods import Elementwise, Method, apply
+from loramix.methods.average import Average
 from loramix.types import F64, Adapter, Group, Weight, weight_of
 
 
@@ -71,12 +72,23 @@ def nothing(groups: Sequence[Group]) -> Analysis:
 def coefficients(
     method: Method, groups: Sequence[Group], analysis: Analysis, weights: Sequence[Weight]
 ) -> list[F64]:
-    """The method's coefficients for the members of every group."""
+    """The method's coefficients for the members of every group; a program's weights."""
     found = []
     for group, gram in zip(groups, analysis.grams, strict=True):
         own = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
-        found.append(apply(method, gram, own))
+        found.append(own if isinstance(method, Elementwise) else apply(method, gram, own))
     return found
+
+
+def energy_coefficients(method: Method, merged: Sequence[F64]) -> Sequence[F64]:
+    """Coefficients whose result stands for that of the method, for its norm.
+
+    That of an elementwise method is not known before it is made: the plain sum or the plain mean
+    takes its place.
+    """
+    if isinstance(method, Elementwise) and method.mean:
+        return [Average().coefficients(np.empty((0, 0)), weights) for weights in merged]
+    return merged
 
 
 def strengths(

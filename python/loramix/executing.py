@@ -6,13 +6,14 @@ the threads decode; independent of the size of the model.
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,14 @@ from loramix import _core, adapters, kernels, placing
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
-from loramix.planning import CODES, Plan, Step
+from loramix.methods import Elementwise
+from loramix.planning import CODES, Output, Plan, Step
 from loramix.types import ITEM_BYTES, Adapter, Group
 
 # Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
 _EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
 _SLACK = 3.0
+_SKETCH_SLACK = 6.0  # a sketch has fewer independent numbers
 _FLOOR = 4e-6
 
 
@@ -96,6 +99,7 @@ class _Done:
     norm: float
     rounding: float
     cut: float
+    sketch: tuple[float, ...] = ()
 
 
 def execute(
@@ -182,7 +186,7 @@ def _write(
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
         pending: Future[None] | None = None
-        for index, batch in enumerate(kernels.batches(plan.steps, capacity, kernels.WRITE_BYTES)):
+        for index, batch in enumerate(_batches(plan, capacity)):
             offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
             if len(arenas[index % 2]) < offsets[-1]:
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
@@ -199,6 +203,12 @@ def _write(
     return done
 
 
+def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
+    """Steps of one kind together: sums, or decided entry by entry."""
+    for _, steps in groupby(plan.steps, key=lambda one: bool(one.parts)):
+        yield from kernels.batches(steps, capacity, kernels.WRITE_BYTES)
+
+
 def _compute(
     plan: Plan,
     batch: Sequence[Step],
@@ -207,22 +217,38 @@ def _compute(
     threads: int | None,
 ) -> list[_Done]:
     rule = plan.output
-    raw = [one.raw() for one in batch]
-    groups = [one.group() for one in batch]
-    work = partial(
-        _core.recompress,
-        raw,
-        arena,
-        offsets,
-        dtype=CODES[plan.dtype],
-        rank=rule.rank,
-        energy=rule.energy,
-        max_error=rule.max_error,
-        alpha=plan.alpha,
-        threads=threads,
-    )
-    results = kernels.with_names(groups, work)
-    return [_Done(one, *result) for one, result in zip(batch, results, strict=True)]
+    options: dict[str, Any] = {
+        "dtype": CODES[plan.dtype],
+        "rank": rule.rank,
+        "energy": rule.energy,
+        "max_error": rule.max_error,
+        "alpha": plan.alpha,
+        "threads": threads,
+    }
+    if isinstance(plan.method, Elementwise) and batch[0].parts:
+        program = plan.method.program().raw(plan.seed)
+        raw_steps = [one.raw_parts() for one in batch]
+        work: Callable[[], list[Any]] = partial(
+            _core.condense, raw_steps, program, arena, offsets, **options
+        )
+    else:
+        work = partial(_core.recompress, [one.raw() for one in batch], arena, offsets, **options)
+    results = kernels.with_names([one.group() for one in batch], work)
+    done = [_Done(one, *result) for one, result in zip(batch, results, strict=True)]
+    for item in done:
+        _check_budget(rule, item)
+    return done
+
+
+def _check_budget(rule: Output, item: _Done) -> None:
+    """An elementwise result has full rank: an error budget may be out of reach."""
+    if rule.max_error is not None and rule.rank is None and item.cut > rule.max_error + _FLOOR:
+        message = (
+            f"{item.step.target.key}: the best of rank {item.rank} leaves a relative error of "
+            f"{item.cut:.3g}, more than max_error = {rule.max_error}; entry by entry methods have "
+            "full rank: give a larger --rank, or a larger error"
+        )
+        raise OutputError(message)
 
 
 def _append(
@@ -263,24 +289,39 @@ def _verify(
     """Measure, for every target, how far the file is from what was meant."""
     found = {factors.keys[0]: factors for factors in written.targets.values()}
     rows: list[Row] = []
-    for batch in kernels.batches(done, _read, kernels.READ_BYTES):
-        pairs = []
-        for item in batch:
-            factors = found.get(item.step.stem + plan.dialect.up)
-            if factors is None:
-                message = f"{item.step.stem} is missing from the file just written"
-                raise OutputError(message)
-            pairs.append((item.step.raw(), Group(item.step.target, (factors,), (0,)).raw()))
-        meant, read_back = [a for a, _ in pairs], [b for _, b in pairs]
-        groups = [item.step.group() for item in batch]
-        compare = partial(_core.difference, meant, read_back, threads=threads)
-        gaps = kernels.with_names(groups, compare)
-        for item, (gap, norm) in zip(batch, gaps, strict=True):
-            rows.append(_row(plan, item, gap, norm))
-        _release(plan)
-        written.source.release()
-        step(len(batch))
+    for _, items in groupby(done, key=lambda item: bool(item.sketch)):
+        for batch in kernels.batches(items, _read, kernels.READ_BYTES):
+            pairs = []
+            for item in batch:
+                factors = found.get(item.step.stem + plan.dialect.up)
+                if factors is None:
+                    message = f"{item.step.stem} is missing from the file just written"
+                    raise OutputError(message)
+                pairs.append((item, Group(item.step.target, (factors,), (0,))))
+            gaps = _gaps(pairs, threads)
+            rows += [_row(plan, item, *gap) for item, gap in zip(batch, gaps, strict=True)]
+            _release(plan)
+            written.source.release()
+            step(len(batch))
     return tuple(rows)
+
+
+def _gaps(pairs: Sequence[tuple[_Done, Group]], threads: int | None) -> list[tuple[float, float]]:
+    """Norms of (meant - written, meant), estimated on random vectors."""
+    read_back = [group.raw() for _, group in pairs]
+    groups = [item.step.group() for item, _ in pairs]
+    if not pairs[0][0].sketch:
+        meant = [item.step.raw() for item, _ in pairs]
+        compare = partial(_core.difference, meant, read_back, threads=threads)
+        return kernels.with_names(groups, compare)
+    keys = [item.step.target.key_hash for item, _ in pairs]
+    sketches = kernels.with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
+    found = []
+    for (item, _), sketch in zip(pairs, sketches, strict=True):
+        meant_sketch = np.array(item.sketch)
+        gap = np.array(sketch) - meant_sketch
+        found.append((float(np.sqrt((gap**2).mean())), float(np.sqrt((meant_sketch**2).mean()))))
+    return found
 
 
 def _read(item: _Done) -> int:
@@ -290,10 +331,11 @@ def _read(item: _Done) -> int:
 def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:
     size = max(item.norm, item.rounding)
     allowed = item.cut * item.norm + (_EPSILON[plan.dtype] + _FLOOR) * size
-    if not gap <= _SLACK * allowed:
+    slack = _SKETCH_SLACK if item.sketch else _SLACK
+    if not gap <= slack * allowed:
         message = (
             f"{item.step.target.key}: what was written differs from what was meant by "
-            f"{gap:.3g} (norm {norm:.3g}, allowed {_SLACK * allowed:.3g}); nothing was kept. "
+            f"{gap:.3g} (norm {norm:.3g}, allowed {slack * allowed:.3g}); nothing was kept. "
             "Values too small for the type? Try --dtype bf16 or f32"
         )
         raise OutputError(message)

@@ -1,14 +1,15 @@
 """The methods on deltas in memory: NumPy arrays or torch tensors, without files."""
 
+import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from loramix import _core, kernels
-from loramix.errors import FormatError, ParamError, ShapeError
-from loramix.methods import Method, apply, method_of
+from loramix.errors import FormatError, OutputError, ParamError, ShapeError
+from loramix.methods import Coefficients, Elementwise, Linear, Method, apply, method_of
 from loramix.types import F64
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def combine(
     method: str | Method = "linear",
     *,
     weights: Sequence[float] | None = None,
+    seed: int = 0,
     threads: int | None = None,
 ) -> Array:
     """Combine dense deltas of one weight.
@@ -35,6 +37,7 @@ def combine(
         Contiguous CPU memory is used in place, anything else is copied first.
     method : a name of `METHODS` or a method object.
     weights : one number per delta, any sign, default 1.
+    seed : of the random draws of methods that have them.
     threads : default all cores.  The result does not depend on it.
 
     Returns
@@ -48,7 +51,8 @@ def combine(
 
     Notes
     -----
-    Cost: two reads of the deltas, one write.  Sums in f64.
+    Cost: two reads of the deltas, one write.  Methods that are linear combinations sum in f64,
+    those that decide entry by entry work in f32.
 
     Examples
     --------
@@ -72,19 +76,62 @@ def combine(
     if each.shape != (len(deltas),) or not np.isfinite(each).all():
         message = f"weights {weights}: one finite number for each of {len(deltas)} deltas"
         raise ParamError(message)
-    views = [_bytes(delta) for delta in deltas]
-    code = views[0][0]
+    if not 0 <= seed < 2**64:
+        message = f"seed = {seed}: allowed is 0 to 2^64 - 1"
+        raise ParamError(message)
+    chosen = method_of(method)
+    if isinstance(chosen, Elementwise):
+        return cast("Array", _entry_by_entry(deltas, chosen, each, seed, threads))
+    return cast("Array", _linear(deltas, chosen, each, threads))
 
-    def run() -> tuple[Array, "np.ndarray[Any, Any]"]:
+
+def _linear(
+    deltas: Sequence[Any], method: Coefficients, weights: F64, threads: int | None
+) -> object:
+    views = [_bytes(delta) for delta in deltas]
+
+    def run() -> object:
         gram = np.array(_core.dense_gram(views, threads=threads)).reshape(len(deltas), -1)
         _check_range(gram, deltas)
-        coefficients = apply(method_of(method), gram, each)
-        result, raw = _empty_like(first)
-        numbers = coefficients.tolist()
-        _core.dense_combine(views, numbers, raw, dtype=code, threads=threads)
-        return result, raw
+        numbers = apply(method, gram, weights).tolist()
+        result, raw = _empty_like(deltas[0])
+        _core.dense_combine(views, numbers, raw, dtype=views[0][0], threads=threads)
+        return result
 
-    return kernels.with_names([], run)[0]
+    return kernels.with_names([], run)
+
+
+def _entry_by_entry(
+    deltas: Sequence[Any], method: Elementwise, weights: F64, seed: int, threads: int | None
+) -> object:
+    """In f32, like the deltas of files; one adapter alone is its weighted delta."""
+    # Names what is not finite, in any of them.
+    kernels.with_names([], lambda: _core.dense_gram([_bytes(d) for d in deltas], threads=threads))
+    used = [(d, float(w)) for d, w in zip(deltas, weights, strict=True) if w != 0]
+    if len(used) < 2:
+        return _linear(deltas, Linear(), weights, threads)
+    shape = tuple(deltas[0].shape)
+    rows = shape[0] if len(shape) > 1 else 1
+    cols = math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
+    views = [_bytes(delta) for delta, _ in used]
+    sizes = [weight for _, weight in used]
+    out = np.empty((rows, cols), dtype=np.float32)
+    raw = method.program().raw(seed)
+
+    def run() -> None:
+        _core.run_program(views, rows, cols, sizes, raw, out, threads=threads)
+
+    kernels.with_names([], run)
+    with np.errstate(over="ignore"):
+        result = _like(out.reshape(shape), deltas[0])
+    if not (np.isfinite(out).all() and _is_finite(result)):
+        message = f"a result too large for {deltas[0].dtype} (elementwise methods work in f32)"
+        raise OutputError(message)
+    return result
+
+
+def _is_finite(array: Any) -> bool:  # noqa: ANN401 - numpy or torch
+    return bool((array - array == 0).all())
 
 
 def _check_range(gram: F64, deltas: Sequence[Array]) -> None:
@@ -130,3 +177,12 @@ def _empty_like(array: Any) -> tuple[Any, "np.ndarray[Any, Any]"]:  # noqa: ANN4
         return tensor, tensor.reshape(-1).view(torch.uint8).numpy()
     result = np.empty(array.shape, dtype=array.dtype.newbyteorder("="))
     return result, result.reshape(-1).view(np.uint8)
+
+
+def _like(values: "np.ndarray[Any, Any]", array: Any) -> object:  # noqa: ANN401 - likewise
+    """Values in the kind and type of an array."""
+    if _is_torch(array):
+        import torch
+
+        return torch.from_numpy(values).to(array.dtype)
+    return values.astype(array.dtype)

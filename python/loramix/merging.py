@@ -11,7 +11,7 @@ from loramix.analysis import analyze, nothing
 from loramix.errors import FormatError, ParamError
 from loramix.executing import Merged
 from loramix.groups import align
-from loramix.methods import Method, method_of
+from loramix.methods import Coefficients, Elementwise, Method, method_of
 from loramix.planning import Output
 from loramix.types import Adapter, Dtype, Group, Progress, StrPath, Weight
 
@@ -25,6 +25,7 @@ def merge(
     path: StrPath | None = None,
     auto_strength: bool = False,
     floor: float | None = None,
+    seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
     architecture: str | None = None,
@@ -35,7 +36,7 @@ def merge(
     Parameters
     ----------
     sources : files, folders or loaded adapters, at least one.
-    method : a name of `METHODS` or a method object.
+    method : a name of `METHODS`, with parameters such as ``ties:density=0.3``, or a method object.
     weights : one number per source, any sign, default 1; or a mapping from globs of target keys
         to numbers, first match wins, such as ``{"text_encoder*": 0.5, "*": 0.8}``.
     output : rank, type and dialect; default: exact, widest type, dialect of the first source.
@@ -43,6 +44,7 @@ def merge(
     auto_strength : shrink each branch (model, text encoders) so that its norm is at most that of
         its strongest contributor.
     floor : least scale of a branch of independent adapters under ``auto_strength``, (0, 1].
+    seed : of the random draws of methods that have them, 0 to 2^64 - 1.
     threads : default all cores.  The result does not depend on it.
     progress : called with steps done and steps in all.
     architecture, skip : see `load`; for the sources that are paths.
@@ -67,6 +69,9 @@ def merge(
     if threads is not None and threads < 1:
         message = f"threads = {threads}: at least 1, or None for all cores"
         raise ParamError(message)
+    if not 0 <= seed < 2**64:
+        message = f"seed = {seed}: allowed is 0 to 2^64 - 1"
+        raise ParamError(message)
     if floor is not None and not 0 < floor <= 1:
         message = f"floor = {floor}: allowed is (0, 1]"
         raise ParamError(message)
@@ -79,16 +84,26 @@ def merge(
     target = None if path is None else Path(path)
     if target is not None:
         placing.check(target, stack, dialect)
-    groups = align(stack, split=not dialect.fused)
+    # What is decided entry by entry must not depend on how the output spells its names.
+    groups = align(stack, split=isinstance(chosen, Elementwise) or not dialect.fused)
     _refuse_strangers(stack, groups)
     ticker = _Ticker(progress, 3 * len(groups))
-    if chosen.reads_gram or auto_strength:
+    reads = isinstance(chosen, Coefficients) and chosen.reads_gram
+    if reads or auto_strength:
         analysis = analyze(groups, stack, threads=threads, step=ticker.add)
     else:
         analysis = nothing(groups)
         ticker.add(len(groups))
     plan = planning.plan(
-        stack, groups, analysis, chosen, each, output, auto_strength=auto_strength, floor=floor
+        stack,
+        groups,
+        analysis,
+        chosen,
+        each,
+        output,
+        auto_strength=auto_strength,
+        floor=floor,
+        seed=seed,
     )
     ticker.total = len(groups) + 2 * len(plan.steps)
     return executing.execute(plan, target, threads=threads, step=ticker.add)

@@ -12,8 +12,19 @@ from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
 from loramix.formats.layout import Layout, load_layout
 from loramix.groups import Fusion, common_architecture, fusions
-from loramix.methods import Method, describe
-from loramix.types import F64, Adapter, Dtype, Factors, Group, RawGroup, Target, Weight
+from loramix.methods import Elementwise, Method, describe
+from loramix.types import (
+    F64,
+    Adapter,
+    Dtype,
+    Factors,
+    Group,
+    RawGroup,
+    RawPart,
+    RawStep,
+    Target,
+    Weight,
+)
 
 _WIDTH: dict[str, int] = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 3}
 _NAMES: dict[int, Dtype] = {0: "bf16", 1: "f16", 2: "bf16", 3: "f32"}
@@ -74,6 +85,31 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a step that an elementwise method makes of one group.
+
+    Attributes
+    ----------
+    group : members of weight other than 0.
+    weights : theirs.
+    """
+
+    group: Group
+    weights: tuple[float, ...]
+    row_start: int
+
+    def raw(self) -> RawPart:
+        """What the kernels take."""
+        return (
+            self.group.raw(self.weights),
+            list(self.weights),
+            self.group.target.key_hash,
+            self.row_start,
+            len(self.weights) == 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One weight of the output.
 
@@ -83,27 +119,42 @@ class Step:
     stem : its name in the output.
     pieces : what is summed.
     swap : whether the halves of the rows are exchanged in the output's naming.
+    parts : for a method that decides entry by entry, what it is applied to; empty where the
+        result is the sum of the pieces.
     """
 
     target: Target
     stem: str
     pieces: tuple[Piece, ...]
     swap: bool
+    parts: tuple[Part, ...] = ()
 
     def raw(self) -> RawGroup:
         """What the kernels take."""
         members = [p.factors.raw(p.coefficient, p.row_start) for p in self.pieces]
         return (self.target.rows, self.target.cols, members)
 
+    def raw_parts(self) -> RawStep:
+        """What the kernels of elementwise methods take."""
+        target = self.target
+        return (target.rows, target.cols, target.key_hash, [part.raw() for part in self.parts])
+
     def group(self) -> Group:
-        """The members without their coefficients, for messages."""
+        """The members without their coefficients, in the order of the kernels, for messages."""
+        if self.parts:
+            members = tuple(m for part in self.parts for m in part.group.members)
+            owners = tuple(o for part in self.parts for o in part.group.owners)
+            return Group(self.target, members, owners)
         owners = tuple(p.owner for p in self.pieces)
         return Group(self.target, tuple(p.factors for p in self.pieces), owners)
 
     def largest_rank(self, output: Output) -> int:
         """Bound of the rank it may get."""
-        bounds = [sum(p.factors.rank for p in self.pieces), self.target.rows, self.target.cols]
-        return max(1, min([*bounds, *([output.rank] if output.rank else [])]))
+        total = sum(p.factors.rank for p in self.pieces)
+        # An elementwise result has full rank: what is asked for can be had.
+        wanted = output.rank or total
+        rank = wanted if self.parts else min(total, wanted)
+        return max(1, min(rank, self.target.rows, self.target.cols))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +165,7 @@ class Plan:
     ----------
     alpha : the one value of alpha in the whole file, for dialects that store it.
     strengths : energy normalisation by branch, empty if it was off.
+    seed : of the random draws.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
@@ -126,6 +178,7 @@ class Plan:
     architecture: str | None
     alpha: float | None
     strengths: Mapping[str, Strength]
+    seed: int = 0
 
     @property
     def layout(self) -> Layout | None:
@@ -136,9 +189,12 @@ class Plan:
         """Hash of every decision: two plans with one digest write the same bytes."""
         hasher = hashlib.blake2b(digest_size=16)
         for step in self.steps:
-            pieces = [(p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces]
+            pieces = [
+                (bool(step.parts), p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces
+            ]
             hasher.update(repr((step.stem, step.target, pieces)).encode())
-        rule = (self.output, self.dialect.name, self.dtype, self.alpha)
+        method = (describe(self.method), self.seed)
+        rule = (self.output, self.dialect.name, self.dtype, self.alpha, method)
         hasher.update(repr(rule).encode())
         return hasher.hexdigest()
 
@@ -157,6 +213,7 @@ class Plan:
         return {
             "version": VERSION,
             "method": describe(self.method),
+            "seed": self.seed,
             "sources": sources,
             "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},
             "auto_strength": {branch: s.scale for branch, s in self.strengths.items()},
@@ -179,6 +236,7 @@ def plan(
     *,
     auto_strength: bool = False,
     floor: float | None = None,
+    seed: int = 0,
 ) -> Plan:
     """Decide coefficients, names, type and alpha of every target."""
     dialect = dialect_of(adapters, output)
@@ -187,15 +245,17 @@ def plan(
     merged = analysing.coefficients(method, groups, analysis, weights)
     strengths: dict[str, Strength] = {}
     if auto_strength:
-        strengths = analysing.strengths(groups, analysis, merged, weights, floor=floor)
+        energy = analysing.energy_coefficients(method, merged)
+        strengths = analysing.strengths(groups, analysis, energy, weights, floor=floor)
         merged = [
             c * strengths[group.target.branch].scale
             for group, c in zip(groups, merged, strict=True)
         ]
-    steps = _steps(adapters, groups, merged, dialect, layout)
+    elementwise = isinstance(method, Elementwise)
+    steps = _steps(adapters, groups, merged, dialect, layout, whole=not elementwise)
     _check_one_component(steps, dialect)
     return Plan(
-        steps=tuple(sorted(steps, key=lambda s: (-_cost(s), s.stem))),
+        steps=tuple(sorted(steps, key=lambda s: (not s.parts, -_cost(s), s.stem))),
         adapters=tuple(adapters),
         weights=tuple(weights),
         method=method,
@@ -205,6 +265,7 @@ def plan(
         architecture=architecture,
         alpha=_alpha(steps, output) if dialect.alpha else None,
         strengths=strengths,
+        seed=seed,
     )
 
 
@@ -214,7 +275,10 @@ def _steps(
     merged: Sequence[F64],
     dialect: Dialect,
     layout: Layout | None,
+    *,
+    whole: bool,
 ) -> list[Step]:
+    """Steps that sum; ``whole`` joins the parts of an adapter that came fused where it can."""
     table = fusions(layout) if dialect.fused else {}
     swapped = _swapped(layout) if dialect.fused else frozenset()
     parts: dict[str, list[tuple[Group, F64, int]]] = {}
@@ -225,15 +289,33 @@ def _steps(
         parts.setdefault(target.key, []).append((group, c, row))
     steps = []
     for key, target in targets.items():
-        pieces = _pieces(adapters, parts[key], target, table.get(key))
+        fusion = table.get(key) if whole else None
+        pieces = _pieces(adapters, parts[key], target, fusion)
         try:
             stem = dialect.stem(target, layout)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
             message = f"{', '.join(names)}: {error}"
             raise FormatError(message) from None
-        steps.append(Step(target, stem, pieces, key in swapped))
+        program = () if whole else _program_parts(parts[key])
+        steps.append(Step(target, stem, pieces, key in swapped, program))
     return steps
+
+
+def _program_parts(parts: Sequence[tuple[Group, F64, int]]) -> tuple[Part, ...]:
+    """What an elementwise method works on, if two adapters meet anywhere in it.
+
+    Rows that one adapter has for itself are its weighted delta: nothing there to decide.
+    """
+    found = []
+    for group, weights, row in parts:
+        used = [i for i, weight in enumerate(weights) if weight != 0]
+        if used:
+            members = tuple(group.members[i] for i in used)
+            owners = tuple(group.owners[i] for i in used)
+            sizes = tuple(float(weights[i]) for i in used)
+            found.append(Part(Group(group.target, members, owners), sizes, row))
+    return tuple(found) if any(len(part.weights) > 1 for part in found) else ()
 
 
 def _written_as(target: Target, table: Mapping[str, Fusion]) -> tuple[Target, int]:

@@ -3,6 +3,7 @@
 All frozen; none knows about files, dialects or methods.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,6 +19,9 @@ F64: TypeAlias = npt.NDArray[np.float64]
 Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
 Weight: TypeAlias = float | Mapping[str, float]
 RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, int]
+RawProgram: TypeAlias = tuple[str, float, float, str, str, int]
+RawPart: TypeAlias = tuple["RawGroup", list[float], int, int, bool]
+RawStep: TypeAlias = tuple[int, int, int, list[RawPart]]
 RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
 
 ITEM_BYTES: Mapping[str, int] = {
@@ -83,6 +87,11 @@ class Target:
     def cols(self) -> int:
         """Input size times kernel size: columns of the delta."""
         return int(np.prod(self.shape[1:]))
+
+    @property
+    def key_hash(self) -> int:
+        """Stable 64-bit hash of the key, for random draws."""
+        return int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=8).digest(), "little")
 
     @property
     def branch(self) -> Literal["model", "text_encoder"]:

@@ -6,9 +6,11 @@
 //! not depend on the number of threads: sums run over fixed blocks in a fixed order.
 
 mod cholesky;
+pub mod condense;
 pub mod dense;
 pub mod dispatch;
 pub mod dtype;
+pub mod elementwise;
 pub mod error;
 pub mod expand;
 pub mod gram;
@@ -19,6 +21,7 @@ pub mod probe;
 mod py;
 pub mod recompress;
 pub mod rng;
+mod scratch;
 mod sink;
 mod spectrum;
 mod stack;

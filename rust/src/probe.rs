@@ -41,18 +41,64 @@ pub fn difference(a: &Group<'_>, b: &Group<'_>, stream: &Stream) -> Result<(f64,
     Ok((norm(sums.0), norm(sums.1)))
 }
 
+/// `Z^T A X` of a factored delta, `PROBES x PROBES` row-major, Z and X with entries +-1.
+///
+/// Sixty-four numbers that stand for a matrix: `E (Z^T A X)_ij^2 = |A|_F^2`.
+///
+/// # Errors
+/// What the bytes refuse.
+pub fn sketch(group: &Group<'_>, right: &Stream, left: &Stream) -> Result<Vec<f64>> {
+    let projected = project(group, right)?;
+    let mut sum = vec![0f64; PROBES * PROBES];
+    for rows in pieces(group.rows(), TILE) {
+        let tile = rows_of(group, &projected, rows.clone())?;
+        add_left(&mut sum, &tile, left, rows.start);
+    }
+    Ok(sum)
+}
+
+/// The same of a dense row-major matrix.
+pub(crate) fn sketch_dense(values: &[f32], cols: usize, right: &Stream, left: &Stream) -> Vec<f64> {
+    let signs = signs(right, 0, cols);
+    let signs = MatRef::from_row_major_slice(&signs, cols, PROBES);
+    let mut sum = vec![0f64; PROBES * PROBES];
+    for (index, tile) in values.chunks(TILE * cols.max(1)).enumerate() {
+        let n = tile.len() / cols;
+        let mut out = vec![0f32; n * PROBES];
+        let target = MatMut::from_row_major_slice_mut(&mut out, n, PROBES);
+        let tile = MatRef::from_row_major_slice(tile, n, cols);
+        matmul(target, Accum::Replace, tile, signs, 1.0, Par::Seq);
+        add_left(&mut sum, &out, left, index * TILE);
+    }
+    sum
+}
+
+fn signs(stream: &Stream, first: usize, count: usize) -> Vec<f32> {
+    let mut words = vec![0u32; count * PROBES];
+    stream.fill((first * PROBES) as u64, &mut words);
+    words.iter().map(|w| if w >> 31 == 0 { 1.0 } else { -1.0 }).collect()
+}
+
+fn add_left(sum: &mut [f64], rows: &[f32], left: &Stream, first: usize) {
+    let signs = signs(left, first, rows.len() / PROBES);
+    for (row, signs) in rows.chunks_exact(PROBES).zip(signs.chunks_exact(PROBES)) {
+        for (i, sign) in signs.iter().enumerate() {
+            for (j, value) in row.iter().enumerate() {
+                sum[i * PROBES + j] += f64::from(sign * value);
+            }
+        }
+    }
+}
+
 /// `factors * D X`, `R x PROBES` row-major.
 fn project(group: &Group<'_>, stream: &Stream) -> Result<Vec<f32>> {
     let rank = group.rank();
     let mut sum = vec![0f64; rank * PROBES];
     let mut tile = vec![0f32; rank * TILE];
-    let mut words = vec![0u32; TILE * PROBES];
     let mut block = vec![0f32; rank * PROBES];
     for cols in pieces(group.cols(), TILE) {
         let n = cols.len();
-        let words = &mut words[..n * PROBES];
-        stream.fill((cols.start * PROBES) as u64, words);
-        let signs: Vec<f32> = words.iter().map(|w| if w >> 31 == 0 { 1.0 } else { -1.0 }).collect();
+        let signs = signs(stream, cols.start, n);
         down_tile(group, cols, &mut tile[..rank * n])?;
         matmul(
             MatMut::from_row_major_slice_mut(&mut block, rank, PROBES),

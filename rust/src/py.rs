@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 #![allow(clippy::needless_pass_by_value)] // functions called from Python own what they extract
 
+mod programs;
+
 use std::ops::Range;
 
 use pyo3::buffer::PyBuffer;
@@ -56,6 +58,20 @@ fn borrow_mut(buffer: &mut Bytes) -> Result<&mut [u8], Error> {
     }
     // SAFETY: as above; the buffer is writable, and every call borrows an output exactly once.
     Ok(unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) })
+}
+
+fn borrow_floats(buffer: &mut PyBuffer<f32>) -> Result<&mut [f32], Error> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "output buffer",
+            expected: "writable contiguous float32".into(),
+            got: "a read-only or strided buffer".into(),
+        });
+    }
+    // SAFETY: as above; PyBuffer has checked item type and alignment.
+    Ok(unsafe {
+        std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<f32>(), buffer.item_count())
+    })
 }
 
 impl RawMember {
@@ -206,18 +222,11 @@ fn py_expand(
     group: RawGroup,
     start: usize,
     stop: usize,
-    out: PyBuffer<f32>,
+    mut out: PyBuffer<f32>,
     threads: Option<usize>,
 ) -> PyResult<()> {
-    if out.readonly() || !out.is_c_contiguous() {
-        return Err(PyValueError::new_err("out must be a writable contiguous float32 buffer"));
-    }
     enter(py, threads, || {
-        // SAFETY: as in `borrow_mut`; PyBuffer has checked item type and alignment.
-        let out = unsafe {
-            std::slice::from_raw_parts_mut(out.buf_ptr().cast::<f32>(), out.item_count())
-        };
-        let mut run = || expand::expand(&group.view()?, start..stop, out);
+        let mut run = || expand::expand(&group.view()?, start..stop, borrow_floats(&mut out)?);
         run().map_err(|e| (None, e))
     })
 }
@@ -292,5 +301,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(py_expand, module)?)?;
     module.add_function(wrap_pyfunction!(py_difference, module)?)?;
     module.add_function(wrap_pyfunction!(dense_gram, module)?)?;
-    module.add_function(wrap_pyfunction!(dense_combine, module)?)
+    module.add_function(wrap_pyfunction!(dense_combine, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::run_program, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::condense, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::sketch, module)?)
 }

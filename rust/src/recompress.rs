@@ -35,7 +35,7 @@ pub struct Rule {
 
 impl Rule {
     /// What the up side is multiplied by, so that `alpha / rank` undoes it.
-    fn gain(&self, rank: usize) -> f64 {
+    pub(crate) fn gain(&self, rank: usize) -> f64 {
         self.alpha.map_or(1.0, |alpha| rank as f64 / alpha)
     }
 }
@@ -147,7 +147,7 @@ fn attempt(
     Ok(Some(Recompressed { rank: kept, norm: spectrum.norm(), rounding, relative_error }))
 }
 
-fn check_rule(rule: &Rule) -> Result<()> {
+pub(crate) fn check_rule(rule: &Rule) -> Result<()> {
     let bad = |name, value: String, allowed| Err(Error::Param { name, value, allowed });
     match *rule {
         Rule { rank: Some(0), .. } => bad("rank", "0".into(), "at least 1"),

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::dtype::{Dtype, encode};
-use crate::group::Group;
 use crate::{Error, Result};
 
 pub(crate) struct Sink<'o> {
@@ -16,9 +15,15 @@ pub(crate) struct Sink<'o> {
 
 impl<'o> Sink<'o> {
     /// `out` holds at least `(rows + cols) * rank` elements.
-    pub(crate) fn new(group: &Group<'_>, rank: usize, dtype: Dtype, out: &'o mut [u8]) -> Self {
-        let (up, down) = out.split_at_mut(group.rows() * rank * dtype.size());
-        Self { rank, cols: group.cols(), dtype, up, down }
+    pub(crate) fn new(
+        rows: usize,
+        cols: usize,
+        rank: usize,
+        dtype: Dtype,
+        out: &'o mut [u8],
+    ) -> Self {
+        let (up, down) = out.split_at_mut(rows * rank * dtype.size());
+        Self { rank, cols, dtype, up, down }
     }
 
     /// Whole rows of up, from row `first`.

@@ -38,12 +38,17 @@ impl Spectrum {
         let rank = stack.rank();
         let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
         let core = lower.transpose() * (down * lower);
+        Self::of(core.as_ref(), 0.0)
+    }
+
+    /// Of a core `B B^T`; `outside` is the squared norm of what B does not hold.
+    pub(crate) fn of(core: MatRef<'_, f64>, outside: f64) -> Result<Self> {
         let n = core.ncols();
         let eigen = core.self_adjoint_eigen(Side::Lower).map_err(|_| Self::failure())?;
         let ascending = eigen.S().column_vector();
         let squares: Vec<f64> = (0..n).map(|j| ascending[n - 1 - j].max(0.0)).collect();
         let vectors = Mat::from_fn(n, n, |i, j| eigen.U()[(i, n - 1 - j)]);
-        let mut tails = vec![0.0; n + 1];
+        let mut tails = vec![outside; n + 1];
         for k in (0..n).rev() {
             tails[k] = tails[k + 1] + squares[k];
         }
@@ -100,14 +105,20 @@ impl Spectrum {
             && self.squares[kept - 1] > COARSE_KEPT * self.squares[0]
     }
 
+    /// The first `kept` eigenvectors, and the roots of their singular values.
+    pub(crate) fn leading(&self, kept: usize) -> (MatRef<'_, f64>, Vec<f64>) {
+        let roots = self.squares[..kept].iter().map(|s| s.sqrt().sqrt()).collect();
+        (self.vectors.subcols(0, kept), roots)
+    }
+
     /// The matrices that make the best rank-`kept` pair, both sides of equal size.
     pub(crate) fn mixers(&self, stack: &Stack<'_, '_>, lower: &Mat<f64>, kept: usize) -> Mixers {
         let rank = stack.rank();
         let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
-        let turned = lower * self.vectors.subcols(0, kept);
+        let (leading, roots) = self.leading(kept);
+        let turned = lower * leading;
         let mut left = down * &turned;
         let mut right = turned.transpose().to_owned();
-        let roots: Vec<f64> = self.squares[..kept].iter().map(|s| s.sqrt().sqrt()).collect();
         for (j, root) in roots.iter().enumerate() {
             for a in 0..rank {
                 left[(a, j)] /= root * root * root;

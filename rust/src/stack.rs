@@ -92,7 +92,7 @@ impl<'g, 'a> Stack<'g, 'a> {
         let rank = self.rank();
         let up_scale: Vec<f32> = self.up_scale.iter().map(|s| (s * gain) as f32).collect();
         let down_scale: Vec<f32> = self.down_scale.iter().map(|s| *s as f32).collect();
-        let mut sink = Sink::new(self.group, rank, dtype, out);
+        let mut sink = Sink::new(self.group.rows(), self.group.cols(), rank, dtype, out);
         let mut tile = vec![0f32; TILE * rank];
         for rows in pieces(self.group.rows(), TILE) {
             let tile = &mut tile[..rows.len() * rank];
@@ -154,7 +154,7 @@ impl<'g, 'a> Stack<'g, 'a> {
         let right = |j, a| T::from_f64(mixers.right[(j, a)] * self.down_scale[a]);
         let left = Mat::from_fn(rank, kept, left);
         let right = Mat::from_fn(kept, rank, right);
-        let mut sink = Sink::new(self.group, kept, dtype, out);
+        let mut sink = Sink::new(self.group.rows(), self.group.cols(), kept, dtype, out);
         let mut tile = vec![T::default(); TILE * rank];
         let mut product = vec![T::default(); TILE * kept];
         let mut values = vec![0f32; TILE * kept];

@@ -45,7 +45,7 @@ macro_rules! real {
         }
     };
 }
-real!(f32, rounded);
+real!(f32, decode);
 real!(f64, exact);
 
 fn exact(
@@ -59,7 +59,7 @@ fn exact(
 }
 
 /// Exact for every type but F64, whose values are rounded to f32 here and nowhere else.
-fn rounded(
+pub(crate) fn decode(
     matrix: &Matrix<'_>,
     rows: Range<usize>,
     cols: Range<usize>,

@@ -30,6 +30,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     dialect: options.DialectName = None,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
+    seed: options.Seed = 0,
     threads: options.Threads = None,
     strict: options.Strict = False,
     skip: options.Skip = None,
@@ -61,6 +62,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
             path=output,
             auto_strength=auto_strength,
             floor=floor,
+            seed=seed,
             threads=threads,
             progress=progress,
         )

@@ -26,7 +26,13 @@ OutputPath = Annotated[
     ),
 ]  # fmt: skip
 MethodName = Annotated[
-    str, typer.Option("--method", "-m", metavar="NAME", help="See 'loramix methods'.")
+    str,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAME",
+        help="See 'loramix methods'; parameters follow: ties:density=0.3,vote=count.",
+    ),
 ]
 Rank = Annotated[
     int | None,
@@ -78,6 +84,7 @@ Floor = Annotated[
         show_default=False,
     ),
 ]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of methods that draw at random.")]
 Threads = Annotated[
     int | None,
     typer.Option(metavar="N", help="Default: all cores. Changes no byte.", show_default=False),

@@ -4,23 +4,29 @@ To add one: a file beside this one, a line here, an oracle in ``tests/oracles.py
 """
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from loramix.errors import ParamError
 from loramix.methods.average import Average
-from loramix.methods.base import Coefficients
+from loramix.methods.base import Coefficients as Coefficients
+from loramix.methods.base import Elementwise as Elementwise
+from loramix.methods.breadcrumbs import Breadcrumbs
+from loramix.methods.dare import Dare, DareTies
 from loramix.methods.karcher import Karcher
-from loramix.methods.linear import Linear
+from loramix.methods.linear import Linear as Linear
 from loramix.methods.model_stock import ModelStock
 from loramix.methods.ortho import GramSchmidt, Ortho
 from loramix.methods.slerp import Slerp
+from loramix.methods.ties import Ties
 from loramix.types import F64
 
-Method = Coefficients
+Method: TypeAlias = Coefficients | Elementwise
 
 _ALL: tuple[type[Method], ...] = (
     Linear,
@@ -30,27 +36,53 @@ _ALL: tuple[type[Method], ...] = (
     ModelStock,
     Ortho,
     GramSchmidt,
+    Ties,
+    Dare,
+    DareTies,
+    Breadcrumbs,
 )
 METHODS: Mapping[str, type[Method]] = MappingProxyType({m.name: m for m in _ALL})
 
 
 def method_of(method: str | Method) -> Method:
-    """A method object from its name; objects pass through.
+    """A method object from a text such as ``ties`` or ``ties:density=0.3,vote=count``.
+
+    Objects pass through.
 
     Raises
     ------
-    ParamError : no such name.
+    ParamError : no such name or parameter, or a value outside its range.
     """
     if not isinstance(method, str):
         return method
-    try:
-        return METHODS[method]()
-    except KeyError:
-        message = f"method {method!r}; known are {', '.join(METHODS)}"
-        raise ParamError(message) from None
+    name, _, text = method.partition(":")
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        message = f"method {name!r}{hint}; known are {', '.join(METHODS)}"
+        raise ParamError(message)
+    kind = cast("Callable[..., Method]", METHODS[name])
+    return kind(**_parameters(METHODS[name], text))
 
 
-def apply(method: Method, gram: F64, weights: F64) -> F64:
+def _parameters(method: type[Method], text: str) -> dict[str, Any]:
+    """Values of ``key=value,key=value`` in the types of the method's fields."""
+    known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cast("Any", method))}
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            message = f"{method.name}: no parameter {key!r}; it has {', '.join(known) or 'none'}"
+            raise ParamError(message)
+        try:
+            found[key] = type(known[key])(value)
+        except ValueError:
+            message = f"{method.name}: {key} = {value!r}: a number"
+            raise ParamError(message) from None
+    return found
+
+
+def apply(method: Coefficients, gram: F64, weights: F64) -> F64:
     """Coefficients of a method, with numbers near one inside.
 
     Coefficients do not depend on the unit of the deltas and are proportional to the weights, so
