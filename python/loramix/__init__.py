@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loramix.memory import combine
     from loramix.merging import merge, resize, save
     from loramix.methods import METHODS, Method
-    from loramix.planning import Output
+    from loramix.steps import Output
     from loramix.types import Adapter, Factors, Target
 
 # Loaded when first asked for: the command line's help must not wait for NumPy.
@@ -33,7 +33,7 @@ _HOMES = {
     "LoramixError": "errors",
     "Merged": "executing",
     "Method": "methods",
-    "Output": "planning",
+    "Output": "steps",
     "OutputError": "errors",
     "ParamError": "errors",
     "ShapeError": "errors",

@@ -23,36 +23,9 @@ from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.methods import Elementwise
-from loramix.planning import CODES, Output, Plan, Step
-from loramix.types import ITEM_BYTES, Adapter, Group
-
-# Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
-_EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
-_SLACK = 3.0
-_SKETCH_SLACK = 6.0  # a sketch has fewer independent numbers
-_FLOOR = 4e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What became of one target.
-
-    Attributes
-    ----------
-    target : its key.
-    members : how many adapters change it.
-    rank : of what was written.
-    norm : Frobenius norm of the merged delta.
-    cut : relative error of the cut to that rank.
-    error : relative error of the file against what was meant, measured after re-opening it.
-    """
-
-    target: str
-    members: int
-    rank: int
-    norm: float
-    cut: float
-    error: float
+from loramix.steps import CODES, Output, Plan, Step
+from loramix.types import ITEM_BYTES, Adapter
+from loramix.verifying import FLOOR, Done, Row, release, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +65,6 @@ class Writer(Protocol):
         """Complete the file, still hidden."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    step: Step
-    rank: int
-    norm: float
-    rounding: float
-    cut: float
-    sketch: tuple[float, ...] = ()
-
-
 def execute(
     plan: Plan,
     path: Path | None,
@@ -134,7 +97,7 @@ def execute(
         config = _config(plan, ranks)
         hidden = writer.finish(_strings(plan, ranks, [digest.result() for digest in digests]))
         result = _open(plan, hidden, config, place.name if place else "merged")
-        rows = _verify(plan, result, done, threads, step)
+        rows = verify(plan, result, done, threads, step)
         if place is not None:
             result = _open(plan, place.commit(config), config, place.name)
     return Merged(result, path, rows, plan)
@@ -170,7 +133,7 @@ def _write(
     writer: Writer,
     threads: int | None,
     step: Callable[[int], None],
-) -> list[_Done]:
+) -> list[Done]:
     """Compute a batch while the one before is written."""
     size = ITEM_BYTES[CODES[plan.dtype]]
 
@@ -182,7 +145,7 @@ def _write(
         alpha = np.frombuffer(struct.pack("<f", plan.alpha), dtype=np.uint8)
         for one in plan.steps:
             writer.add(one.stem + ".alpha", "F32", (), alpha)
-    done: list[_Done] = []
+    done: list[Done] = []
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
         pending: Future[None] | None = None
@@ -192,7 +155,7 @@ def _write(
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
             arena = arenas[index % 2]
             finished = _compute(plan, batch, arena, offsets, threads)
-            _release(plan)
+            release(plan)
             if pending is not None:
                 pending.result()
             pending = background.submit(_append, plan, writer, finished, arena, offsets)
@@ -215,7 +178,7 @@ def _compute(
     arena: npt.NDArray[np.uint8],
     offsets: list[int],
     threads: int | None,
-) -> list[_Done]:
+) -> list[Done]:
     rule = plan.output
     options: dict[str, Any] = {
         "dtype": CODES[plan.dtype],
@@ -234,15 +197,15 @@ def _compute(
     else:
         work = partial(_core.recompress, [one.raw() for one in batch], arena, offsets, **options)
     results = kernels.with_names([one.group() for one in batch], work)
-    done = [_Done(one, *result) for one, result in zip(batch, results, strict=True)]
+    done = [Done(one, *result) for one, result in zip(batch, results, strict=True)]
     for item in done:
         _check_budget(rule, item)
     return done
 
 
-def _check_budget(rule: Output, item: _Done) -> None:
+def _check_budget(rule: Output, item: Done) -> None:
     """An elementwise result has full rank: an error budget may be out of reach."""
-    if rule.max_error is not None and rule.rank is None and item.cut > rule.max_error + _FLOOR:
+    if rule.max_error is not None and rule.rank is None and item.cut > rule.max_error + FLOOR:
         message = (
             f"{item.step.target.key}: the best of rank {item.rank} leaves a relative error of "
             f"{item.cut:.3g}, more than max_error = {rule.max_error}; entry by entry methods have "
@@ -254,7 +217,7 @@ def _check_budget(rule: Output, item: _Done) -> None:
 def _append(
     plan: Plan,
     writer: Writer,
-    batch: Sequence[_Done],
+    batch: Sequence[Done],
     arena: npt.NDArray[np.uint8],
     offsets: Sequence[int],
 ) -> None:
@@ -277,73 +240,3 @@ def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> A
     """Read the result with the reader that everyone uses."""
     strings = {**file.metadata, **({scales.CONFIG: config} if config else {})}
     return adapters.read(file, name, strings, architecture=plan.architecture)
-
-
-def _verify(
-    plan: Plan,
-    written: Adapter,
-    done: Sequence[_Done],
-    threads: int | None,
-    step: Callable[[int], None],
-) -> tuple[Row, ...]:
-    """Measure, for every target, how far the file is from what was meant."""
-    found = {factors.keys[0]: factors for factors in written.targets.values()}
-    rows: list[Row] = []
-    for _, items in groupby(done, key=lambda item: bool(item.sketch)):
-        for batch in kernels.batches(items, _read, kernels.READ_BYTES):
-            pairs = []
-            for item in batch:
-                factors = found.get(item.step.stem + plan.dialect.up)
-                if factors is None:
-                    message = f"{item.step.stem} is missing from the file just written"
-                    raise OutputError(message)
-                pairs.append((item, Group(item.step.target, (factors,), (0,))))
-            gaps = _gaps(pairs, threads)
-            rows += [_row(plan, item, *gap) for item, gap in zip(batch, gaps, strict=True)]
-            _release(plan)
-            written.source.release()
-            step(len(batch))
-    return tuple(rows)
-
-
-def _gaps(pairs: Sequence[tuple[_Done, Group]], threads: int | None) -> list[tuple[float, float]]:
-    """Norms of (meant - written, meant), estimated on random vectors."""
-    read_back = [group.raw() for _, group in pairs]
-    groups = [item.step.group() for item, _ in pairs]
-    if not pairs[0][0].sketch:
-        meant = [item.step.raw() for item, _ in pairs]
-        compare = partial(_core.difference, meant, read_back, threads=threads)
-        return kernels.with_names(groups, compare)
-    keys = [item.step.target.key_hash for item, _ in pairs]
-    sketches = kernels.with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
-    found = []
-    for (item, _), sketch in zip(pairs, sketches, strict=True):
-        meant_sketch = np.array(item.sketch)
-        gap = np.array(sketch) - meant_sketch
-        found.append((float(np.sqrt((gap**2).mean())), float(np.sqrt((meant_sketch**2).mean()))))
-    return found
-
-
-def _read(item: _Done) -> int:
-    return kernels.bytes_of(item.step.group())
-
-
-def _row(plan: Plan, item: _Done, gap: float, norm: float) -> Row:
-    size = max(item.norm, item.rounding)
-    allowed = item.cut * item.norm + (_EPSILON[plan.dtype] + _FLOOR) * size
-    slack = _SKETCH_SLACK if item.sketch else _SLACK
-    if not gap <= slack * allowed:
-        message = (
-            f"{item.step.target.key}: what was written differs from what was meant by "
-            f"{gap:.3g} (norm {norm:.3g}, allowed {slack * allowed:.3g}); nothing was kept. "
-            "Values too small for the type? Try --dtype bf16 or f32"
-        )
-        raise OutputError(message)
-    members = len({piece.owner for piece in item.step.pieces})
-    error = gap / norm if item.norm > 0 else 0.0
-    return Row(item.step.target.key, members, item.rank, item.norm, item.cut, error)
-
-
-def _release(plan: Plan) -> None:
-    for adapter in plan.adapters:
-        adapter.source.release()

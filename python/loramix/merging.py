@@ -12,7 +12,7 @@ from loramix.errors import FormatError, ParamError
 from loramix.executing import Merged
 from loramix.groups import align
 from loramix.methods import Coefficients, Elementwise, Method, method_of
-from loramix.planning import Output
+from loramix.steps import Output
 from loramix.types import Adapter, Dtype, Group, Progress, StrPath, Weight
 
 

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any, TypedDict
 
 from loramix import __version__
-from loramix.executing import Merged, Row
+from loramix.executing import Merged
 from loramix.methods import describe
 from loramix.types import Adapter, Weight
+from loramix.verifying import Row
 
 
 class Input(TypedDict):

@@ -1,0 +1,218 @@
+"""What a plan is made of: the wished output, the steps, and the plan itself.
+
+Immutable and printable; made by `loramix.planning`, carried out by `loramix.executing`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loramix._core import VERSION
+from loramix.analysis import Strength
+from loramix.errors import ParamError
+from loramix.formats.dialects import DIALECTS, Dialect
+from loramix.formats.layout import Layout, load_layout
+from loramix.methods import Method, describe
+from loramix.types import (
+    Adapter,
+    Dtype,
+    Factors,
+    Group,
+    RawGroup,
+    RawPart,
+    RawStep,
+    Target,
+    Weight,
+)
+
+CODES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the result should look like.  Give at most one of energy and max_error.
+
+    Attributes
+    ----------
+    rank : at most this rank per target; default: exact (the sum of the ranks, reduced to the
+        numerical rank).
+    energy : smallest rank that keeps this share of the squared norm, (0, 1].
+    max_error : smallest rank with at most this relative error, [0, 1).
+    dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
+    dialect : kohya, diffusers or peft; default: that of the first input.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    max_error: float | None = None
+    dtype: Dtype | None = None
+    dialect: str | None = None
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("rank", self.rank, self.rank is None or self.rank >= 1, "an integer of at least 1"),
+            ("energy", self.energy, self.energy is None or 0 < self.energy <= 1, "in (0, 1]"),
+            (
+                "max_error", self.max_error,
+                self.max_error is None or 0 <= self.max_error < 1, "in [0, 1)",
+            ),
+            ("dtype", self.dtype, self.dtype is None or self.dtype in CODES, ", ".join(CODES)),
+            (
+                "dialect", self.dialect,
+                self.dialect is None or self.dialect in DIALECTS, ", ".join(DIALECTS),
+            ),
+        )  # fmt: skip
+        for name, value, good, allowed in checks:
+            if not good:
+                message = f"{name} = {value!r}: allowed is {allowed}"
+                raise ParamError(message)
+        if self.energy is not None and self.max_error is not None:
+            message = "energy and max_error are two ways to choose the rank: give one"
+            raise ParamError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One member of a step: factors, their coefficient, the first row they cover."""
+
+    factors: Factors
+    owner: int
+    coefficient: float
+    row_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a step that an elementwise method makes of one group.
+
+    Attributes
+    ----------
+    group : members of weight other than 0.
+    weights : theirs.
+    """
+
+    group: Group
+    weights: tuple[float, ...]
+    row_start: int
+
+    def raw(self) -> RawPart:
+        """What the kernels take."""
+        return (
+            self.group.raw(self.weights),
+            list(self.weights),
+            self.group.target.key_hash,
+            self.row_start,
+            len(self.weights) == 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One weight of the output.
+
+    Attributes
+    ----------
+    target : what is written, fused if the dialect fuses it.
+    stem : its name in the output.
+    pieces : what is summed.
+    swap : whether the halves of the rows are exchanged in the output's naming.
+    parts : for a method that decides entry by entry, what it is applied to; empty where the
+        result is the sum of the pieces.
+    """
+
+    target: Target
+    stem: str
+    pieces: tuple[Piece, ...]
+    swap: bool
+    parts: tuple[Part, ...] = ()
+
+    def raw(self) -> RawGroup:
+        """What the kernels take."""
+        members = [p.factors.raw(p.coefficient, p.row_start) for p in self.pieces]
+        return (self.target.rows, self.target.cols, members)
+
+    def raw_parts(self) -> RawStep:
+        """What the kernels of elementwise methods take."""
+        target = self.target
+        return (target.rows, target.cols, target.key_hash, [part.raw() for part in self.parts])
+
+    def group(self) -> Group:
+        """The members without their coefficients, in the order of the kernels, for messages."""
+        if self.parts:
+            members = tuple(m for part in self.parts for m in part.group.members)
+            owners = tuple(o for part in self.parts for o in part.group.owners)
+            return Group(self.target, members, owners)
+        owners = tuple(p.owner for p in self.pieces)
+        return Group(self.target, tuple(p.factors for p in self.pieces), owners)
+
+    def largest_rank(self, output: Output) -> int:
+        """Bound of the rank it may get."""
+        total = sum(p.factors.rank for p in self.pieces)
+        # An elementwise result has full rank: what is asked for can be had.
+        wanted = output.rank or total
+        rank = wanted if self.parts else min(total, wanted)
+        return max(1, min(rank, self.target.rows, self.target.cols))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An immutable list of what will be done.
+
+    Attributes
+    ----------
+    alpha : the one value of alpha in the whole file, for dialects that store it.
+    strengths : energy normalisation by branch, empty if it was off.
+    seed : of the random draws.
+    """
+
+    steps: tuple[Step, ...] = field(repr=False)
+    adapters: tuple[Adapter, ...]
+    weights: tuple[Weight, ...]
+    method: Method
+    output: Output
+    dialect: Dialect
+    dtype: Dtype
+    architecture: str | None
+    alpha: float | None
+    strengths: Mapping[str, Strength]
+    seed: int = 0
+
+    @property
+    def layout(self) -> Layout | None:
+        """Module table of the base model."""
+        return load_layout(self.architecture) if self.architecture else None
+
+    def digest(self) -> str:
+        """Hash of every decision: two plans with one digest write the same bytes."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for step in self.steps:
+            pieces = [
+                (bool(step.parts), p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces
+            ]
+            hasher.update(repr((step.stem, step.target, pieces)).encode())
+        method = (describe(self.method), self.seed)
+        rule = (self.output, self.dialect.name, self.dtype, self.alpha, method)
+        hasher.update(repr(rule).encode())
+        return hasher.hexdigest()
+
+    def provenance(self, digests: Sequence[str]) -> dict[str, object]:
+        """Sources, recipe and decisions, as stored in the output."""
+        sources = [
+            # A mapping as pairs: its order counts, and sorted JSON would lose it.
+            {
+                "name": a.name,
+                "sha256": digest,
+                "weight": list(w.items()) if isinstance(w, Mapping) else w,
+            }
+            for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
+        ]
+        rule = {"rank": self.output.rank, "energy": self.output.energy}
+        return {
+            "version": VERSION,
+            "method": describe(self.method),
+            "seed": self.seed,
+            "sources": sources,
+            "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},
+            "auto_strength": {branch: s.scale for branch, s in self.strengths.items()},
+            "decisions": self.digest(),
+        }

@@ -1,0 +1,125 @@
+"""The check of a written file: what is in it against what was meant, target by target."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from loramix import _core, kernels
+from loramix.errors import OutputError
+from loramix.steps import Plan, Step
+from loramix.types import Adapter, Group
+
+# Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
+_EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
+_SLACK = 3.0
+_SKETCH_SLACK = 6.0  # a sketch has fewer independent numbers
+FLOOR = 4e-6
+"""Relative error of f32 products, below which nothing can be measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one target.
+
+    Attributes
+    ----------
+    target : its key.
+    members : how many adapters change it.
+    rank : of what was written.
+    norm : Frobenius norm of the merged delta.
+    cut : relative error of the cut to that rank.
+    error : relative error of the file against what was meant, measured after re-opening it.
+    """
+
+    target: str
+    members: int
+    rank: int
+    norm: float
+    cut: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step that was carried out."""
+
+    step: Step
+    rank: int
+    norm: float
+    rounding: float
+    cut: float
+    sketch: tuple[float, ...] = ()
+
+
+def verify(
+    plan: Plan,
+    written: Adapter,
+    done: Sequence[Done],
+    threads: int | None,
+    step: Callable[[int], None],
+) -> tuple[Row, ...]:
+    """Measure, for every target, how far the file is from what was meant."""
+    found = {factors.keys[0]: factors for factors in written.targets.values()}
+    rows: list[Row] = []
+    for _, items in groupby(done, key=lambda item: bool(item.sketch)):
+        for batch in kernels.batches(items, _read, kernels.READ_BYTES):
+            pairs = []
+            for item in batch:
+                factors = found.get(item.step.stem + plan.dialect.up)
+                if factors is None:
+                    message = f"{item.step.stem} is missing from the file just written"
+                    raise OutputError(message)
+                pairs.append((item, Group(item.step.target, (factors,), (0,))))
+            gaps = _gaps(pairs, threads)
+            rows += [_row(plan, item, *gap) for item, gap in zip(batch, gaps, strict=True)]
+            release(plan)
+            written.source.release()
+            step(len(batch))
+    return tuple(rows)
+
+
+def _gaps(pairs: Sequence[tuple[Done, Group]], threads: int | None) -> list[tuple[float, float]]:
+    """Norms of (meant - written, meant), estimated on random vectors."""
+    read_back = [group.raw() for _, group in pairs]
+    groups = [item.step.group() for item, _ in pairs]
+    if not pairs[0][0].sketch:
+        meant = [item.step.raw() for item, _ in pairs]
+        compare = partial(_core.difference, meant, read_back, threads=threads)
+        return kernels.with_names(groups, compare)
+    keys = [item.step.target.key_hash for item, _ in pairs]
+    sketches = kernels.with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
+    found = []
+    for (item, _), sketch in zip(pairs, sketches, strict=True):
+        meant_sketch = np.array(item.sketch)
+        gap = np.array(sketch) - meant_sketch
+        found.append((float(np.sqrt((gap**2).mean())), float(np.sqrt((meant_sketch**2).mean()))))
+    return found
+
+
+def _read(item: Done) -> int:
+    return kernels.bytes_of(item.step.group())
+
+
+def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
+    size = max(item.norm, item.rounding)
+    allowed = item.cut * item.norm + (_EPSILON[plan.dtype] + FLOOR) * size
+    slack = _SKETCH_SLACK if item.sketch else _SLACK
+    if not gap <= slack * allowed:
+        message = (
+            f"{item.step.target.key}: what was written differs from what was meant by "
+            f"{gap:.3g} (norm {norm:.3g}, allowed {slack * allowed:.3g}); nothing was kept. "
+            "Values too small for the type? Try --dtype bf16 or f32"
+        )
+        raise OutputError(message)
+    members = len({piece.owner for piece in item.step.pieces})
+    error = gap / norm if item.norm > 0 else 0.0
+    return Row(item.step.target.key, members, item.rank, item.norm, item.cut, error)
+
+
+def release(plan: Plan) -> None:
+    """Give the pages of the inputs back."""
+    for adapter in plan.adapters:
+        adapter.source.release()
