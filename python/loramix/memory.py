@@ -51,8 +51,8 @@ def combine(
 
     Notes
     -----
-    Cost: two reads of the deltas, one write.  Methods that are linear combinations sum in f64,
-    those that decide entry by entry work in f32.
+    Cost: two reads of the deltas, one write, for methods that are linear combinations (summed in
+    f64); three or four reads for those that decide entry by entry (in f32).
 
     Examples
     --------
@@ -96,7 +96,7 @@ def _linear(
         numbers = apply(method, gram, weights).tolist()
         result, raw = _empty_like(deltas[0])
         _core.dense_combine(views, numbers, raw, dtype=views[0][0], threads=threads)
-        return result
+        return result.to(deltas[0].device) if _is_torch(result) else result
 
     return kernels.with_names([], run)
 
@@ -173,7 +173,7 @@ def _empty_like(array: Any) -> tuple[Any, "np.ndarray[Any, Any]"]:  # noqa: ANN4
     if _is_torch(array):
         import torch
 
-        tensor = torch.empty(array.shape, dtype=array.dtype)
+        tensor = torch.empty(array.shape, dtype=array.dtype)  # on the CPU, where the kernels are
         return tensor, tensor.reshape(-1).view(torch.uint8).numpy()
     result = np.empty(array.shape, dtype=array.dtype.newbyteorder("="))
     return result, result.reshape(-1).view(np.uint8)
@@ -184,5 +184,5 @@ def _like(values: "np.ndarray[Any, Any]", array: Any) -> object:  # noqa: ANN401
     if _is_torch(array):
         import torch
 
-        return torch.from_numpy(values).to(array.dtype)
+        return torch.from_numpy(values).to(array.device, array.dtype)
     return values.astype(array.dtype)

@@ -17,9 +17,6 @@ _KOHYA = {
 # Fields of a source that describe its training or its tensors, not the merged result.
 _KEPT = ("ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_resolution")
 _KEPT_PREFIXES = ("modelspec.architecture", "modelspec.prediction_type", "modelspec.resolution")
-PATTERN_BYTES = 2 * len('"^":4294967296,')
-"""Room in the header for the rank and alpha patterns of one module, names not counted."""
-
 Ranks = Sequence[tuple[Target, str, int]]
 
 

@@ -8,6 +8,11 @@ from loramix.methods.base import Keep, Law, Program, check_shares
 _BREAKS: frozenset[Law] = frozenset({"identical", "continuity", "permutation"})
 
 
+def _check(method: "Dare | DareTies") -> None:
+    check_shares(method.name, {"density": method.density})
+    check_shares(method.name, {"dampening": method.dampening}, zero=True)
+
+
 def _keep(density: float, dampening: float) -> Keep:
     return Keep("random", density, divisor=density + dampening * (1 - density))
 
@@ -39,8 +44,7 @@ class Dare:
     dampening: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shares(self.name, {"density": self.density})
-        check_shares(self.name, {"dampening": self.dampening}, zero=True)
+        _check(self)
 
     def program(self) -> Program:
         """Drop at random, add."""
@@ -64,8 +68,7 @@ class DareTies:
     dampening: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shares(self.name, {"density": self.density})
-        check_shares(self.name, {"dampening": self.dampening}, zero=True)
+        _check(self)
 
     def program(self) -> Program:
         """Drop at random, elect, average."""

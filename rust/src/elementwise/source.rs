@@ -5,7 +5,7 @@ use std::ops::Range;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use crate::dtype::{Dtype, Matrix};
+use crate::dtype::Matrix;
 use crate::group::Group;
 use crate::{Error, Result};
 
@@ -118,11 +118,6 @@ impl<'a> Dense<'a> {
             Some(member) => Err(Error::NonFinite { member, side: "dense" }),
             None => Ok(Self { deltas, weights }),
         }
-    }
-
-    /// The element type of the first.
-    pub fn dtype(&self) -> Dtype {
-        self.deltas[0].dtype()
     }
 }
 
