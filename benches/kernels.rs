@@ -4,10 +4,12 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
-use loramix_core::condense::{Part, condense};
+use loramix_core::condense::{Part, approximate, condense};
+use loramix_core::dispatch::{Isa, set_ceiling};
 use loramix_core::dtype::{Dtype, Matrix, encode};
+use loramix_core::elementwise::ranked::Ranking;
 use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Rule, capacity, recompress};
@@ -34,6 +36,18 @@ fn values(dtype: Dtype, len: usize, target: u64) -> Vec<u8> {
     let mut bytes = vec![0; len * dtype.size()];
     encode(dtype, &floats, &mut bytes).expect("small numbers");
     bytes
+}
+
+/// Sums of twelve random numbers, nearly normal.
+fn normal(len: usize) -> Vec<f32> {
+    let stream = Stream::new(2, 0, 0).expect("adapter 0");
+    let mut words = vec![0u32; 12 * len];
+    stream.fill(0, &mut words);
+    let uniform = |word: &u32| Stream::uniform(*word) - 0.5;
+    words
+        .chunks_exact(12)
+        .map(|c| c.iter().map(uniform).sum())
+        .collect()
 }
 
 /// Bytes of `COUNT` bf16 pairs of square targets: up and down in turn.
@@ -83,9 +97,12 @@ fn codecs(c: &mut Criterion) {
     });
     let stream = Stream::new(0, 0, 0).expect("adapter 0");
     let mut words = vec![0u32; rows * cols];
-    bench.bench_function("random words", |b| {
-        b.iter(|| stream.fill(black_box(0), &mut words));
-    });
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.supported()) {
+        set_ceiling(isa);
+        bench.bench_function(BenchmarkId::new("random words", format!("{isa:?}")), |b| {
+            b.iter(|| stream.fill(black_box(0), &mut words));
+        });
+    }
     bench.finish();
 }
 
@@ -193,19 +210,32 @@ fn programs(c: &mut Criterion) {
             keep,
             vote: Vote::Mass,
             reduce: Reduce::Mean,
-            seed: 0,
-            target: 0,
+            ..Program::default()
         };
         bench.bench_function(BenchmarkId::new("vote and mean", name), |b| {
-            b.iter(|| Prepared::new(program, black_box(&source)).and_then(|p| p.run(&mut out)));
+            b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
         });
     }
+    bench.bench_function("della ranks", |b| {
+        let ranking = Ranking {
+            density: 0.7,
+            spread: 0.3,
+        };
+        let deltas = normal(SIDE * SIDE);
+        let mut words = vec![0u32; SIDE * SIDE];
+        let stream = Stream::new(0, 0, 0).expect("adapter 0");
+        stream.fill(0, &mut words);
+        b.iter_batched_ref(
+            || deltas.clone(),
+            |values| ranking.apply(SIDE, values, &words),
+            BatchSize::LargeInput,
+        );
+    });
     let program = Program {
         keep: largest,
         vote: Vote::Mass,
         reduce: Reduce::Mean,
-        seed: 0,
-        target: 0,
+        ..Program::default()
     };
     let rule = Rule {
         rank: Some(96),
@@ -217,7 +247,7 @@ fn programs(c: &mut Criterion) {
             let part = Part {
                 group: &group,
                 weights: weights.clone(),
-                program,
+                program: program.clone(),
                 row_start: 0,
             };
             condense(
@@ -230,6 +260,36 @@ fn programs(c: &mut Criterion) {
             )
         });
     });
+    // Flops of the two products over the dense result, to compare with sgemm.
+    Prepared::new(program, &source)
+        .and_then(|p| p.run(&mut out))
+        .expect("sizes");
+    for (kept, columns) in [(32, 64 + 40), (96, 104 + 104)] {
+        let part = Part {
+            group: &group,
+            weights: weights.clone(),
+            program,
+            row_start: 0,
+        };
+        let parts = [part];
+        let rule = Rule {
+            rank: Some(kept),
+            ..Rule::default()
+        };
+        bench.throughput(Throughput::Elements((2 * SIDE * SIDE * columns) as u64));
+        bench.bench_function(BenchmarkId::new("factors of a dense result", kept), |b| {
+            b.iter(|| {
+                approximate(
+                    black_box(&parts),
+                    SIDE,
+                    &rule,
+                    Dtype::Bf16,
+                    &out,
+                    &mut factors,
+                )
+            });
+        });
+    }
     bench.finish();
 }
 

@@ -5,11 +5,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from loramix.types import RawGroup, RawProgram, RawStep
+from loramix.methods.base import Program
+from loramix.types import RawGroup, RawStep, Site
 
 __all__ = [
-    "VERSION", "CoreError", "condense", "dense_combine", "dense_gram", "difference", "expand",
-    "gram", "read_header", "recompress", "run_program", "sketch",
+    "VERSION", "CoreError", "condense", "cores", "dense_combine", "dense_gram", "difference",
+    "expand", "gram", "kept", "program_gram", "project", "read_header", "recompress",
+    "recompress_mixed", "run_program", "sketch",
 ]  # fmt: skip
 
 VERSION: str
@@ -36,10 +38,67 @@ def recompress(
     max_error: float | None = None,
     alpha: float | None = None,
     threads: int | None = None,
-) -> list[tuple[int, float, float, float]]:
+) -> list[tuple[int, float, float, float, list[float], list[float]]]:
     """New factors of every group into its range of `out`.
 
-    Returns (rank, norm, rounding, relative error) of each.
+    Returns (rank, norm, rounding, relative error, gram, along) of each: gram are the inner
+    products of its members without their factors, row-major, along those of the result (after the
+    cut, before rounding) with each of them.
+    """
+
+def recompress_mixed(
+    groups: Sequence[RawGroup],
+    mixers: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+    keys: Sequence[int],
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    dtype: str,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
+    """New factors of `(stack_up A) (B stack_down)` of every group into its range of `out`.
+
+    `mixers` holds (A, B) of each: float64, C-contiguous, `R x p` and `p x R`; the members' factors
+    are in `stack_up`.  Returns (rank, norm, rounding, relative error, sketch, gram, along) of
+    each; `keys` are those of the sketches.
+    """
+
+def cores(
+    groups: Sequence[RawGroup],
+    weights: Sequence[Sequence[float]],
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    threads: int | None = None,
+) -> list[tuple[int, int]]:
+    """Bases that the members of every group share, and the members in them.
+
+    Returns (p, q) of each.  Its range of `out` (float64) begins with left (`R x p`), right
+    (`R x q`) and the cores (`n x p x q`), row-major: with bases `U = stack_up left` and
+    `V = stack_down^T right`, member i is `U core_i V^T`.
+    """
+
+def project(
+    steps: Sequence[RawStep],
+    program: Program,
+    space: str,
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    dtype: str,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
+    """Factors of every step's elementwise result in a space ("knots", "core"), into its range.
+
+    Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.
     """
 
 def expand(
@@ -76,17 +135,32 @@ def run_program(
     rows: int,
     cols: int,
     weights: Sequence[float],
-    program: RawProgram,
+    program: Program,
+    site: Site,
     out: NDArray[Any],
     *,
-    target: int = 0,
     threads: int | None = None,
-) -> None:
-    """Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32)."""
+) -> float:
+    """Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32).
+
+    Returns the mean square per entry outside the span of the deltas, for programs that clean.
+    """
+
+def program_gram(
+    deltas: Sequence[tuple[str, NDArray[Any]]],
+    rows: int,
+    cols: int,
+    weights: Sequence[float],
+    program: Program,
+    site: Site,
+    *,
+    threads: int | None = None,
+) -> list[float]:
+    """Inner products of what a program keeps of dense weighted deltas, row-major N * N."""
 
 def condense(
     steps: Sequence[RawStep],
-    program: RawProgram,
+    program: Program,
     out: NDArray[Any],
     offsets: Sequence[int],
     *,
@@ -96,12 +170,17 @@ def condense(
     max_error: float | None = None,
     alpha: float | None = None,
     threads: int | None = None,
-) -> list[tuple[int, float, float, float, list[float]]]:
+) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
     """Factors of an elementwise result of every step, into its range of `out`.
 
-    Returns (rank, norm, rounding, relative error, sketch) of each.  There is one dense result per
-    thread at a time.
+    Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.  There is one dense
+    result per thread at a time.
     """
+
+def kept(
+    steps: Sequence[RawStep], program: Program, space: str, *, threads: int | None = None
+) -> list[list[list[float]]]:
+    """Inner products of what a program keeps of the weighted members, for every part of a step."""
 
 def sketch(
     groups: Sequence[RawGroup], keys: Sequence[int], *, threads: int | None = None

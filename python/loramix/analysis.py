@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from loramix import kernels
-from loramix.methods import Elementwise, Method, apply
+from loramix.backends.base import Backend
+from loramix.batching import READ_BYTES, batches, bytes_of
+from loramix.methods import Coefficients, Method, apply
 from loramix.methods.average import Average
+from loramix.refusals import with_names
 from loramix.types import F64, Adapter, Group, Weight, weight_of
 
 
@@ -45,6 +48,7 @@ class Strength:
 def analyze(
     groups: Sequence[Group],
     adapters: Sequence[Adapter],
+    backend: Backend,
     *,
     threads: int | None = None,
     step: Callable[[int], None] | None = None,
@@ -54,8 +58,9 @@ def analyze(
     Cost: one read of the inputs, 2 * (rows + cols) * R^2 flops per group.
     """
     grams: list[F64] = []
-    for batch in kernels.batches(groups, kernels.bytes_of, kernels.READ_BYTES):
-        grams += kernels.gram(batch, threads=threads)
+    for batch in batches(groups, bytes_of, READ_BYTES):
+        work = partial(backend.gram, [group.raw() for group in batch], threads=threads)
+        grams += with_names(batch, work)
         for adapter in adapters:
             adapter.source.release()
         if step is not None:
@@ -72,21 +77,21 @@ def nothing(groups: Sequence[Group]) -> Analysis:
 def coefficients(
     method: Method, groups: Sequence[Group], analysis: Analysis, weights: Sequence[Weight]
 ) -> list[F64]:
-    """The method's coefficients for the members of every group; a program's weights."""
+    """The method's coefficients for the members of every group; the weights, if it has none."""
     found = []
     for group, gram in zip(groups, analysis.grams, strict=True):
         own = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
-        found.append(own if isinstance(method, Elementwise) else apply(method, gram, own))
+        found.append(apply(method, gram, own) if isinstance(method, Coefficients) else own)
     return found
 
 
 def energy_coefficients(method: Method, merged: Sequence[F64]) -> Sequence[F64]:
     """Coefficients whose result stands for that of the method, for its norm.
 
-    That of an elementwise method is not known before it is made: the plain sum or the plain mean
-    takes its place.
+    That of a method that is no linear combination is not known before it is made: the plain sum
+    or the plain mean takes its place.
     """
-    if isinstance(method, Elementwise) and method.mean:
+    if not isinstance(method, Coefficients) and method.mean:
         return [Average().coefficients(np.empty((0, 0)), weights) for weights in merged]
     return merged
 

@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from loramix import _core, adapters, kernels, placing
+from loramix import adapters, placing
+from loramix.accounting import Share, total
+from loramix.backends.base import Backend, Job
+from loramix.batching import WRITE_BYTES, batches
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
-from loramix.methods import Elementwise
+from loramix.making import make
+from loramix.refusals import with_names
 from loramix.steps import CODES, Output, Plan, Step
 from loramix.types import ITEM_BYTES, Adapter
 from loramix.verifying import FLOOR, Done, Row, release, verify
@@ -52,6 +56,11 @@ class Merged:
         gap = math.fsum((row.error * row.norm) ** 2 for row in self.log)
         return math.sqrt(gap / norm) if norm > 0 else 0.0
 
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What became of every adapter, over all targets."""
+        return total(row.shares for row in self.log)
+
 
 class Writer(Protocol):
     """Where tensors go; see `SafetensorsWriter`."""
@@ -69,6 +78,7 @@ def execute(
     plan: Plan,
     path: Path | None,
     *,
+    backend: Backend,
     threads: int | None = None,
     step: Callable[[int], None],
 ) -> Merged:
@@ -77,6 +87,7 @@ def execute(
     Parameters
     ----------
     path : output file, or folder for the PEFT dialect; None keeps the result in memory.
+    backend : carries out the arithmetic.
     step : called with numbers of finished steps, twice for each: written, verified.
 
     Raises
@@ -92,8 +103,8 @@ def execute(
         if path is not None:
             place = stack.enter_context(placing.Place(path, plan.dialect, _room(plan)))
         writer: Writer = place.writer if place else MemoryWriter()
-        done = _write(plan, writer, threads, step)
-        ranks = [(d.step.target, d.step.stem, d.rank) for d in done]
+        done = _write(plan, writer, backend, threads, step)
+        ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done]
         config = _config(plan, ranks)
         hidden = writer.finish(_strings(plan, ranks, [digest.result() for digest in digests]))
         result = _open(plan, hidden, config, place.name if place else "merged")
@@ -131,11 +142,22 @@ def _room(plan: Plan) -> int:
 def _write(
     plan: Plan,
     writer: Writer,
+    backend: Backend,
     threads: int | None,
     step: Callable[[int], None],
 ) -> list[Done]:
     """Compute a batch while the one before is written."""
     size = ITEM_BYTES[CODES[plan.dtype]]
+    wish = plan.output
+    rule = partial(
+        Job,
+        dtype=CODES[plan.dtype],
+        rank=wish.rank,
+        energy=wish.energy,
+        max_error=wish.max_error,
+        alpha=plan.alpha,
+        threads=threads,
+    )
 
     def capacity(one: Step) -> int:
         return (one.target.rows + one.target.cols) * one.largest_rank(plan.output) * size
@@ -154,7 +176,7 @@ def _write(
             if len(arenas[index % 2]) < offsets[-1]:
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
             arena = arenas[index % 2]
-            finished = _compute(plan, batch, arena, offsets, threads)
+            finished = _compute(plan, batch, backend, rule(arena, offsets))
             release(plan)
             if pending is not None:
                 pending.result()
@@ -167,49 +189,28 @@ def _write(
 
 
 def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
-    """Steps of one kind together: sums, or decided entry by entry."""
-    for _, steps in groupby(plan.steps, key=lambda one: bool(one.parts)):
-        yield from kernels.batches(steps, capacity, kernels.WRITE_BYTES)
+    """Steps of one kind together."""
+    for _, steps in groupby(plan.steps, key=lambda one: one.kind):
+        yield from batches(steps, capacity, WRITE_BYTES)
 
 
-def _compute(
-    plan: Plan,
-    batch: Sequence[Step],
-    arena: npt.NDArray[np.uint8],
-    offsets: list[int],
-    threads: int | None,
-) -> list[Done]:
-    rule = plan.output
-    options: dict[str, Any] = {
-        "dtype": CODES[plan.dtype],
-        "rank": rule.rank,
-        "energy": rule.energy,
-        "max_error": rule.max_error,
-        "alpha": plan.alpha,
-        "threads": threads,
-    }
-    if isinstance(plan.method, Elementwise) and batch[0].parts:
-        program = plan.method.program().raw(plan.seed)
-        raw_steps = [one.raw_parts() for one in batch]
-        work: Callable[[], list[Any]] = partial(
-            _core.condense, raw_steps, program, arena, offsets, **options
-        )
-    else:
-        work = partial(_core.recompress, [one.raw() for one in batch], arena, offsets, **options)
-    results = kernels.with_names([one.group() for one in batch], work)
-    done = [Done(one, *result) for one, result in zip(batch, results, strict=True)]
+def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:
+    work = partial(make, plan.method, batch, backend, job)
+    made = with_names([one.group() for one in batch], work)
+    done = [Done(one, result) for one, result in zip(batch, made, strict=True)]
     for item in done:
-        _check_budget(rule, item)
+        _check_budget(plan.output, item)
     return done
 
 
 def _check_budget(rule: Output, item: Done) -> None:
     """An elementwise result has full rank: an error budget may be out of reach."""
-    if rule.max_error is not None and rule.rank is None and item.cut > rule.max_error + FLOOR:
+    made = item.made
+    if rule.max_error is not None and rule.rank is None and made.cut > rule.max_error + FLOOR:
         message = (
-            f"{item.step.target.key}: the best of rank {item.rank} leaves a relative error of "
-            f"{item.cut:.3g}, more than max_error = {rule.max_error}; entry by entry methods have "
-            "full rank: give a larger --rank, or a larger error"
+            f"{item.step.target.key}: the best of rank {made.rank} leaves a relative error of "
+            f"{made.cut:.3g}, more than max_error = {rule.max_error}; entry by entry methods "
+            "have full rank: give a larger --rank, or a larger error"
         )
         raise OutputError(message)
 
@@ -225,15 +226,15 @@ def _append(
     code = CODES[plan.dtype]
     for item, start in zip(batch, offsets[:-1], strict=True):
         target = item.step.target
-        split = start + target.rows * item.rank * ITEM_BYTES[code]
-        end = split + item.rank * target.cols * ITEM_BYTES[code]
+        split = start + target.rows * item.made.rank * ITEM_BYTES[code]
+        end = split + item.made.rank * target.cols * ITEM_BYTES[code]
         up, down = arena[start:split], arena[split:end]
         if item.step.swap:
             up = np.roll(up, len(up) // 2)
         ones = (1,) * (len(target.shape) - 2)
         stem = item.step.stem
-        writer.add(stem + plan.dialect.up, code, (target.rows, item.rank, *ones), up)
-        writer.add(stem + plan.dialect.down, code, (item.rank, *target.shape[1:]), down)
+        writer.add(stem + plan.dialect.up, code, (target.rows, item.made.rank, *ones), up)
+        writer.add(stem + plan.dialect.down, code, (item.made.rank, *target.shape[1:]), down)
 
 
 def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:

@@ -1,24 +1,39 @@
 """The methods on deltas in memory: NumPy arrays or torch tensors, without files."""
 
-import math
-import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from loramix import _core, kernels
-from loramix.errors import FormatError, OutputError, ParamError, ShapeError
-from loramix.methods import Coefficients, Elementwise, Linear, Method, apply, method_of
-from loramix.types import F64
+from loramix import _core, arrays
+from loramix.backends import backend_of
+from loramix.backends.base import Backend, Job
+from loramix.errors import OutputError, ParamError
+from loramix.making import make
+from loramix.methods import (
+    Coefficients,
+    Composite,
+    Elementwise,
+    Level,
+    Linear,
+    Method,
+    Space,
+    apply,
+    method_of,
+    reads_gram,
+    site_of,
+)
+from loramix.methods.composite import mixer_of, space_of
+from loramix.refusals import with_names
+from loramix.steps import Part, Step
+from loramix.types import F64, Factors, Group, Site, Target, Tensor
 
 if TYPE_CHECKING:
     import torch
 
 Array = TypeVar("Array", "np.ndarray[Any, Any]", "torch.Tensor")
-
-_NUMPY = {"float64": "F64", "float32": "F32", "float16": "F16"}
-_TORCH = {**_NUMPY, "bfloat16": "BF16"}
 
 
 def combine(
@@ -26,8 +41,12 @@ def combine(
     method: str | Method = "linear",
     *,
     weights: Sequence[float] | None = None,
+    sparsify: str | Method | None = None,
+    refine: Level = "none",
+    space: Space = "weight",
     seed: int = 0,
     threads: int | None = None,
+    backend: str | Backend = "rust",
 ) -> Array:
     """Combine dense deltas of one weight.
 
@@ -35,10 +54,11 @@ def combine(
     ----------
     deltas : arrays or tensors of one shape and type: f64, f32, f16, and bf16 (torch).
         Contiguous CPU memory is used in place, anything else is copied first.
-    method : a name of `METHODS` or a method object.
+    method, sparsify, refine, space : see `merge`.
     weights : one number per delta, any sign, default 1.
     seed : of the random draws of methods that have them.
     threads : default all cores.  The result does not depend on it.
+    backend : see `merge`; ``torch`` runs where the tensors are, for methods of entries.
 
     Returns
     -------
@@ -52,7 +72,8 @@ def combine(
     Notes
     -----
     Cost: two reads of the deltas, one write, for methods that are linear combinations (summed in
-    f64); three or four reads for those that decide entry by entry (in f32).
+    f64) or decide entry by entry (in f32).  Methods in joint bases (``space``, ``iso-c``, ...)
+    need those of dense matrices: O((n s)^3) for n deltas of smaller side s.
 
     Examples
     --------
@@ -64,14 +85,7 @@ def combine(
     if not deltas:
         message = "no deltas: combine needs at least one"
         raise ParamError(message)
-    first = deltas[0]
-    for delta in deltas[1:]:
-        if delta.shape != first.shape or delta.dtype != first.dtype:
-            message = (
-                f"deltas of {tuple(first.shape)} {first.dtype} and {tuple(delta.shape)} "
-                f"{delta.dtype}: all must agree"
-            )
-            raise ShapeError(message)
+    arrays.check_alike(deltas)
     each = np.ones(len(deltas)) if weights is None else np.asarray(weights, dtype=np.float64)
     if each.shape != (len(deltas),) or not np.isfinite(each).all():
         message = f"weights {weights}: one finite number for each of {len(deltas)} deltas"
@@ -79,63 +93,40 @@ def combine(
     if not 0 <= seed < 2**64:
         message = f"seed = {seed}: allowed is 0 to 2^64 - 1"
         raise ParamError(message)
-    chosen = method_of(method)
-    if isinstance(chosen, Elementwise):
-        return cast("Array", _entry_by_entry(deltas, chosen, each, seed, threads))
-    return cast("Array", _linear(deltas, chosen, each, threads))
+    if threads is not None and threads < 1:
+        message = f"threads = {threads}: at least 1, or None for all cores"
+        raise ParamError(message)
+    chosen = method_of(method, sparsify=sparsify, refine=refine, space=space)
+    if isinstance(chosen, Coefficients):
+        return cast("Array", _linear(deltas, chosen, each, threads))
+    used = [(d, float(w)) for d, w in zip(deltas, each, strict=True) if w != 0]
+    if len(used) < 2:  # one adapter alone is its weighted delta
+        return cast("Array", _linear(deltas, Linear(), each, threads))
+    if len(used) < len(deltas):
+        with_names([], partial(_gram, deltas, threads))  # 0 * NaN is no 0
+    device = backend_of(backend)
+    values = _not_linear(used, chosen, seed, device, threads)
+    return cast("Array", _checked(values, deltas[0]))
 
 
 def _linear(
     deltas: Sequence[Any], method: Coefficients, weights: F64, threads: int | None
 ) -> object:
-    views = [_bytes(delta) for delta in deltas]
+    views = [arrays.bytes_of(delta) for delta in deltas]
 
     def run() -> object:
-        gram = np.array(_core.dense_gram(views, threads=threads)).reshape(len(deltas), -1)
-        _check_range(gram, deltas)
-        numbers = apply(method, gram, weights).tolist()
-        result, raw = _empty_like(deltas[0])
+        numbers = apply(method, _gram(deltas, threads), weights).tolist()
+        result, raw = arrays.empty_like(deltas[0])
         _core.dense_combine(views, numbers, raw, dtype=views[0][0], threads=threads)
-        return result.to(deltas[0].device) if _is_torch(result) else result
+        return result.to(deltas[0].device) if arrays.is_torch(result) else result
 
-    return kernels.with_names([], run)
-
-
-def _entry_by_entry(
-    deltas: Sequence[Any], method: Elementwise, weights: F64, seed: int, threads: int | None
-) -> object:
-    """In f32, like the deltas of files; one adapter alone is its weighted delta."""
-    # Names what is not finite, in any of them.
-    kernels.with_names([], lambda: _core.dense_gram([_bytes(d) for d in deltas], threads=threads))
-    used = [(d, float(w)) for d, w in zip(deltas, weights, strict=True) if w != 0]
-    if len(used) < 2:
-        return _linear(deltas, Linear(), weights, threads)
-    shape = tuple(deltas[0].shape)
-    rows = shape[0] if len(shape) > 1 else 1
-    cols = math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
-    views = [_bytes(delta) for delta, _ in used]
-    sizes = [weight for _, weight in used]
-    out = np.empty((rows, cols), dtype=np.float32)
-    raw = method.program().raw(seed)
-
-    def run() -> None:
-        _core.run_program(views, rows, cols, sizes, raw, out, threads=threads)
-
-    kernels.with_names([], run)
-    with np.errstate(over="ignore"):
-        result = _like(out.reshape(shape), deltas[0])
-    if not (np.isfinite(out).all() and _is_finite(result)):
-        message = f"a result too large for {deltas[0].dtype} (elementwise methods work in f32)"
-        raise OutputError(message)
-    return result
+    return with_names([], run)
 
 
-def _is_finite(array: Any) -> bool:  # noqa: ANN401 - numpy or torch
-    return bool((array - array == 0).all())
-
-
-def _check_range(gram: F64, deltas: Sequence[Array]) -> None:
-    """Squares of norms must be numbers: refuse deltas of 1e160 or 1e-170 with words."""
+def _gram(deltas: Sequence[Any], threads: int | None) -> F64:
+    """Inner products, which must be numbers: deltas of 1e160 or 1e-170 are refused."""
+    views = [arrays.bytes_of(delta) for delta in deltas]
+    gram = np.array(_core.dense_gram(views, threads=threads)).reshape(len(deltas), -1)
     for index, (square, delta) in enumerate(zip(np.diag(gram), deltas, strict=True)):
         if not np.isfinite(square) or (square < np.finfo(float).tiny and bool((delta != 0).any())):
             message = (
@@ -143,46 +134,91 @@ def _check_range(gram: F64, deltas: Sequence[Array]) -> None:
                 "deltas by one factor"
             )
             raise ParamError(message)
+    return gram
 
 
-def _is_torch(array: object) -> bool:
-    """True for torch tensors, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
+def _not_linear(
+    used: Sequence[tuple[Any, float]],
+    method: Method,
+    seed: int,
+    backend: Backend,
+    threads: int | None,
+) -> Any:  # noqa: ANN401 - numpy or torch
+    """In f32, like the deltas of files."""
+    deltas, sizes = [d for d, _ in used], np.array([w for _, w in used])
+    space = space_of(method) if isinstance(method, Elementwise | Composite) else "core"
+    gram = np.zeros((len(used), len(used)))
+    if reads_gram(method):
+        gram = with_names([], partial(_gram, deltas, threads))
+    site = site_of(method, gram, sizes, key=0, seed=seed)
+    if space != "weight":
+        step = _step(deltas, sizes, site)
+        return with_names([], partial(_jointly, method, step, deltas[0], backend, threads))
+    assert isinstance(method, Elementwise | Composite)
+    run = partial(
+        backend.run,
+        deltas,
+        sizes.tolist(),
+        method.program(),
+        site,
+        mix=mixer_of(method),
+        threads=threads,
+    )
+    return with_names([], run)
 
 
-def _bytes(array: Any) -> tuple[str, "np.ndarray[Any, Any]"]:  # noqa: ANN401 - numpy or torch
-    """Element type and bytes, in place where the memory allows it."""
-    name = str(array.dtype).removeprefix("torch.")
-    is_torch = _is_torch(array)
-    code = (_TORCH if is_torch else _NUMPY).get(name)
-    if code is None:
-        message = f"deltas of type {array.dtype}: f64, f32, f16 and (torch) bf16 can be combined"
-        raise FormatError(message)
-    if is_torch:
-        import torch
+def _step(deltas: Sequence[Any], sizes: F64, site: Site) -> Step:
+    """Dense deltas as factors: one side is the matrix, the other the identity."""
+    rows, cols = arrays.matrix_shape(deltas[0])
+    side = min(rows, cols)
+    eye = Tensor(
+        "F32", (side, side), _view(np.eye(side, dtype=np.float32).reshape(-1).view(np.uint8))
+    )
+    target = Target("", (rows, cols))
 
-        flat = array.detach().cpu().contiguous().reshape(-1)
-        return code, flat.view(torch.uint8).numpy()
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return code, little.reshape(-1).view(np.uint8)
+    def factors(delta: Any) -> Factors:  # noqa: ANN401 - numpy or torch
+        code, data = arrays.bytes_of(delta)
+        own = Tensor(code, (rows, cols), _view(data))
+        up, down = (eye, own) if rows <= cols else (own, eye)
+        return Factors(up, down, 1.0, ("", ""), "")
 
-
-def _empty_like(array: Any) -> tuple[Any, "np.ndarray[Any, Any]"]:  # noqa: ANN401 - likewise
-    """A new array and its bytes."""
-    if _is_torch(array):
-        import torch
-
-        tensor = torch.empty(array.shape, dtype=array.dtype)  # on the CPU, where the kernels are
-        return tensor, tensor.reshape(-1).view(torch.uint8).numpy()
-    result = np.empty(array.shape, dtype=array.dtype.newbyteorder("="))
-    return result, result.reshape(-1).view(np.uint8)
+    owners = tuple(range(len(deltas)))
+    group = Group(target, tuple(factors(delta) for delta in deltas), owners)
+    part = Part(group, tuple(sizes.tolist()), 0, site)
+    return Step(target, "", (), swap=False, parts=(part,), kind="joint")
 
 
-def _like(values: "np.ndarray[Any, Any]", array: Any) -> object:  # noqa: ANN401 - likewise
-    """Values in the kind and type of an array."""
-    if _is_torch(array):
-        import torch
+def _view(data: "npt.NDArray[np.uint8]") -> memoryview:
+    return memoryview(cast("Any", data))  # arrays have no buffer type before Python 3.12
 
-        return torch.from_numpy(values).to(array.device, array.dtype)
-    return values.astype(array.dtype)
+
+def _jointly(
+    method: Method,
+    step: Step,
+    delta: Any,  # noqa: ANN401 - numpy or torch
+    backend: Backend,
+    threads: int | None,
+) -> Any:  # noqa: ANN401 - likewise
+    rows, cols = step.target.shape
+    room = (rows + cols) * min(rows, cols)
+    arena = np.empty(4 * room, dtype=np.uint8)
+    job = Job(arena, [0, len(arena)], "F32", rank=max(min(rows, cols), 1), threads=threads)
+    (made,) = make(method, [step], backend, job)
+    values = arena.view(np.float32)
+    up = values[: rows * made.rank].reshape(rows, -1)
+    down = values[rows * made.rank :][: made.rank * cols].reshape(-1, cols)
+    return arrays.from_f32((up @ down).reshape(tuple(delta.shape)), delta)
+
+
+def _checked(values: Any, delta: Any) -> object:  # noqa: ANN401 - likewise
+    """Values in the type of the deltas, if they fit."""
+    with np.errstate(over="ignore"):
+        result = arrays.cast_like(values, delta)
+    if not (_is_finite(values) and _is_finite(result)):
+        message = f"a result too large for {delta.dtype} (this method works in f32)"
+        raise OutputError(message)
+    return result
+
+
+def _is_finite(array: Any) -> bool:  # noqa: ANN401 - likewise
+    return bool((array - array == 0).all())

@@ -8,25 +8,31 @@ from pathlib import Path
 from loramix import adapters as opening
 from loramix import executing, placing, planning
 from loramix.analysis import analyze, nothing
+from loramix.backends import backend_of
+from loramix.backends.base import Backend
 from loramix.errors import FormatError, ParamError
 from loramix.executing import Merged
 from loramix.groups import align
-from loramix.methods import Coefficients, Elementwise, Method, method_of
+from loramix.methods import Coefficients, Level, Method, Space, method_of, reads_gram
 from loramix.steps import Output
 from loramix.types import Adapter, Dtype, Group, Progress, StrPath, Weight
 
 
-def merge(
+def merge(  # noqa: PLR0913 - the one call with every option
     sources: Sequence[StrPath | Adapter],
     method: str | Method = "linear",
     *,
     weights: Sequence[Weight] | None = None,
+    sparsify: str | Method | None = None,
+    refine: Level = "none",
+    space: Space = "weight",
     output: Output | None = None,
     path: StrPath | None = None,
     auto_strength: bool = False,
     floor: float | None = None,
     seed: int = 0,
     threads: int | None = None,
+    backend: str | Backend = "rust",
     progress: Progress | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
@@ -39,6 +45,11 @@ def merge(
     method : a name of `METHODS`, with parameters such as ``ties:density=0.3``, or a method object.
     weights : one number per source, any sign, default 1; or a mapping from globs of target keys
         to numbers, first match wins, such as ``{"text_encoder*": 0.5, "*": 0.8}``.
+    sparsify : what is applied to the deltas first, such as ``dare:density=0.5``.
+    refine : ``none``, ``refine`` or ``full``: take out what belongs to one adapter, make the rest
+        orthogonal; see `Composite`.
+    space : ``weight``, ``knots`` or ``core``: where the entries are looked at; see `Composite`.
+        ``core(ties)`` as the method says the same.
     output : rank, type and dialect; default: exact, widest type, dialect of the first source.
     path : where to write; a folder for the PEFT dialect; None keeps the result in memory.
     auto_strength : shrink each branch (model, text encoders) so that its norm is at most that of
@@ -46,6 +57,7 @@ def merge(
     floor : least scale of a branch of independent adapters under ``auto_strength``, (0, 1].
     seed : of the random draws of methods that have them, 0 to 2^64 - 1.
     threads : default all cores.  The result does not depend on it.
+    backend : ``rust``, or ``torch`` (on a GPU if there is one; ``torch:cpu`` names the device).
     progress : called with steps done and steps in all.
     architecture, skip : see `load`; for the sources that are paths.
 
@@ -75,7 +87,8 @@ def merge(
     if floor is not None and not 0 < floor <= 1:
         message = f"floor = {floor}: allowed is (0, 1]"
         raise ParamError(message)
-    chosen = method_of(method)
+    chosen = method_of(method, sparsify=sparsify, refine=refine, space=space)
+    device = backend_of(backend)
     each = _weights(sources, weights)
     output = output or Output()
     _refuse_twice(sources)
@@ -84,13 +97,12 @@ def merge(
     target = None if path is None else Path(path)
     if target is not None:
         placing.check(target, stack, dialect)
-    # What is decided entry by entry must not depend on how the output spells its names.
-    groups = align(stack, split=isinstance(chosen, Elementwise) or not dialect.fused)
+    # What is no sum must not depend on how the output spells its names.
+    groups = align(stack, split=not (isinstance(chosen, Coefficients) and dialect.fused))
     _refuse_strangers(stack, groups)
     ticker = _Ticker(progress, 3 * len(groups))
-    reads = isinstance(chosen, Coefficients) and chosen.reads_gram
-    if reads or auto_strength:
-        analysis = analyze(groups, stack, threads=threads, step=ticker.add)
+    if auto_strength or reads_gram(chosen):
+        analysis = analyze(groups, stack, device, threads=threads, step=ticker.add)
     else:
         analysis = nothing(groups)
         ticker.add(len(groups))
@@ -106,7 +118,7 @@ def merge(
         seed=seed,
     )
     ticker.total = len(groups) + 2 * len(plan.steps)
-    return executing.execute(plan, target, threads=threads, step=ticker.add)
+    return executing.execute(plan, target, backend=device, threads=threads, step=ticker.add)
 
 
 def resize(

@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from loramix import analysis as analysing
 from loramix.analysis import Analysis, Strength
@@ -9,15 +12,18 @@ from loramix.errors import FormatError
 from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
 from loramix.formats.layout import Layout, load_layout
 from loramix.groups import Fusion, common_architecture, fusions
-from loramix.methods import Elementwise, Method
-from loramix.steps import Output, Part, Piece, Plan, Step
+from loramix.methods import Coefficients, Composite, Elementwise, Method
+from loramix.methods.composite import site_of, space_of
+from loramix.steps import Kind, Output, Part, Piece, Plan, Step
 from loramix.types import (
     F64,
     Adapter,
     Dtype,
     Group,
+    Site,
     Target,
     Weight,
+    weight_of,
 )
 
 _WIDTH: dict[str, int] = {"F8_E5M2": 0, "F8_E4M3": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 3}
@@ -54,8 +60,16 @@ def plan(
             c * strengths[group.target.branch].scale
             for group, c in zip(groups, merged, strict=True)
         ]
-    elementwise = isinstance(method, Elementwise)
-    steps = _steps(adapters, groups, merged, dialect, layout, whole=not elementwise)
+    items = [
+        _Item(
+            group,
+            c,
+            _own(group, weights),
+            site_of(method, gram, c, key=group.target.key_hash, seed=seed),
+        )
+        for group, c, gram in zip(groups, merged, analysis.grams, strict=True)
+    ]
+    steps = _steps(adapters, items, dialect, layout, _kind(method))
     _check_one_component(steps, dialect)
     return Plan(
         steps=tuple(sorted(steps, key=lambda s: (not s.parts, -_cost(s), s.stem))),
@@ -72,52 +86,74 @@ def plan(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A group with what was decided for it."""
+
+    group: Group
+    coefficients: F64
+    weights: F64
+    site: Site
+
+
+def _kind(method: Method) -> Kind:
+    if isinstance(method, Coefficients):
+        return "sum"
+    full = isinstance(method, Elementwise | Composite) and space_of(method) == "weight"
+    return "entries" if full else "joint"
+
+
+def _own(group: Group, weights: Sequence[Weight]) -> F64:
+    return np.array([weight_of(weights[owner], group.target) for owner in group.owners])
+
+
 def _steps(
     adapters: Sequence[Adapter],
-    groups: Sequence[Group],
-    merged: Sequence[F64],
+    items: Sequence[_Item],
     dialect: Dialect,
     layout: Layout | None,
-    *,
-    whole: bool,
+    kind: Kind,
 ) -> list[Step]:
-    """Steps that sum; ``whole`` joins the parts of an adapter that came fused where it can."""
+    """One step for every weight of the output."""
     table = fusions(layout) if dialect.fused else {}
     swapped = _swapped(layout) if dialect.fused else frozenset()
-    parts: dict[str, list[tuple[Group, F64, int]]] = {}
+    parts: dict[str, list[tuple[_Item, int]]] = {}
     targets: dict[str, Target] = {}
-    for group, c in zip(groups, merged, strict=True):
-        target, row = _written_as(group.target, table)
+    for item in items:
+        target, row = _written_as(item.group.target, table)
         targets[target.key] = target
-        parts.setdefault(target.key, []).append((group, c, row))
+        parts.setdefault(target.key, []).append((item, row))
     steps = []
     for key, target in targets.items():
-        fusion = table.get(key) if whole else None
-        pieces = _pieces(adapters, parts[key], target, fusion)
+        # What is summed may stay joined as it came; everything else is decided part by part.
+        pieces = _pieces(adapters, parts[key], target, table.get(key) if kind == "sum" else None)
         try:
             stem = dialect.stem(target, layout)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
             message = f"{', '.join(names)}: {error}"
             raise FormatError(message) from None
-        program = () if whole else _program_parts(parts[key])
-        steps.append(Step(target, stem, pieces, key in swapped, program))
+        decided = () if kind == "sum" else _parts(parts[key])
+        steps.append(
+            Step(target, stem, pieces, key in swapped, decided, kind if decided else "sum")
+        )
     return steps
 
 
-def _program_parts(parts: Sequence[tuple[Group, F64, int]]) -> tuple[Part, ...]:
-    """What an elementwise method works on, if two adapters meet anywhere in it.
+def _parts(parts: Sequence[tuple[_Item, int]]) -> tuple[Part, ...]:
+    """What a method that is no sum works on, if two adapters meet anywhere in it.
 
     Rows that one adapter has for itself are its weighted delta: nothing there to decide.
     """
     found = []
-    for group, weights, row in parts:
+    for item, row in parts:
+        group, weights = item.group, item.coefficients
         used = [i for i, weight in enumerate(weights) if weight != 0]
         if used:
             members = tuple(group.members[i] for i in used)
             owners = tuple(group.owners[i] for i in used)
             sizes = tuple(float(weights[i]) for i in used)
-            found.append(Part(Group(group.target, members, owners), sizes, row))
+            found.append(Part(Group(group.target, members, owners), sizes, row, item.site))
     return tuple(found) if any(len(part.weights) > 1 for part in found) else ()
 
 
@@ -131,23 +167,24 @@ def _written_as(target: Target, table: Mapping[str, Fusion]) -> tuple[Target, in
 
 def _pieces(
     adapters: Sequence[Adapter],
-    parts: Sequence[tuple[Group, F64, int]],
+    parts: Sequence[tuple[_Item, int]],
     target: Target,
     fusion: Fusion | None,
 ) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
-    for group, c, row in parts:
-        members = zip(group.members, group.owners, c, strict=True)
-        pieces += [Piece(factors, owner, float(x), row) for factors, owner, x in members]
+    for item, row in parts:
+        group = item.group
+        members = zip(group.members, group.owners, item.coefficients, item.weights, strict=True)
+        pieces += [Piece(f, owner, float(c), float(w), row) for f, owner, c, w in members]
     if fusion is None or len(parts) == 1:
         return tuple(pieces)
     # An adapter that came fused and is treated alike in all parts stays one pair of factors.
     for owner, adapter in enumerate(adapters):
         own = [p for p in pieces if p.owner == owner]
         whole = adapter.targets.get(target)
-        if whole is not None and len({p.coefficient for p in own}) == 1:
+        if whole is not None and len({(p.coefficient, p.weight) for p in own}) == 1:
             pieces = [p for p in pieces if p.owner != owner]
-            pieces.append(Piece(whole, owner, own[0].coefficient, 0))
+            pieces.append(replace(own[0], factors=whole, row_start=0))
     return tuple(sorted(pieces, key=lambda p: (p.owner, p.row_start)))
 
 

@@ -5,7 +5,8 @@ Immutable and printable; made by `loramix.planning`, carried out by `loramix.exe
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 from loramix._core import VERSION
 from loramix.analysis import Strength
@@ -21,10 +22,12 @@ from loramix.types import (
     RawGroup,
     RawPart,
     RawStep,
+    Site,
     Target,
     Weight,
 )
 
+Kind: TypeAlias = Literal["sum", "entries", "joint"]
 CODES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
@@ -73,37 +76,44 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One member of a step: factors, their coefficient, the first row they cover."""
+    """One member of a step.
+
+    Attributes
+    ----------
+    owner : position of its adapter in the stack.
+    coefficient : what a sum multiplies it by.
+    weight : what the user gave it.
+    row_start : first row it covers.
+    """
 
     factors: Factors
     owner: int
     coefficient: float
+    weight: float
     row_start: int
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a step that an elementwise method makes of one group.
+    """Rows of a step that a method which is not a sum makes of one group.
 
     Attributes
     ----------
     group : members of weight other than 0.
     weights : theirs.
+    site : what a program needs to know of the group.
     """
 
     group: Group
     weights: tuple[float, ...]
     row_start: int
+    site: Site
 
-    def raw(self) -> RawPart:
+    def raw(self, mix: Sequence[float] = ()) -> RawPart:
         """What the kernels take."""
-        return (
-            self.group.raw(self.weights),
-            list(self.weights),
-            self.group.target.key_hash,
-            self.row_start,
-            len(self.weights) == 1,
-        )
+        site = replace(self.site, mix=mix) if mix else self.site
+        alone = len(self.weights) == 1
+        return (self.group.raw(self.weights), list(self.weights), site, self.row_start, alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +126,10 @@ class Step:
     stem : its name in the output.
     pieces : what is summed.
     swap : whether the halves of the rows are exchanged in the output's naming.
-    parts : for a method that decides entry by entry, what it is applied to; empty where the
-        result is the sum of the pieces.
+    parts : what a method that is not a sum is applied to; empty where the result is the sum of
+        the pieces.
+    kind : ``sum`` of the pieces; ``entries`` decided one by one: the result has full rank;
+        ``joint``: made in joint bases of all factors: the result has at most the sum of the ranks.
     """
 
     target: Target
@@ -125,16 +137,26 @@ class Step:
     pieces: tuple[Piece, ...]
     swap: bool
     parts: tuple[Part, ...] = ()
+    kind: Kind = "sum"
 
     def raw(self) -> RawGroup:
         """What the kernels take."""
         members = [p.factors.raw(p.coefficient, p.row_start) for p in self.pieces]
         return (self.target.rows, self.target.cols, members)
 
-    def raw_parts(self) -> RawStep:
-        """What the kernels of elementwise methods take."""
+    def raw_stored(self) -> RawGroup:
+        """The members of `group` without weights, in their rows."""
+        members = [
+            member.raw(1.0, part.row_start) for part in self.parts for member in part.group.members
+        ]
+        return (self.target.rows, self.target.cols, members)
+
+    def raw_parts(self, mixes: Sequence[Sequence[float]] = ()) -> RawStep:
+        """What the kernels of elementwise methods take; ``mixes`` are those of the parts."""
         target = self.target
-        return (target.rows, target.cols, target.key_hash, [part.raw() for part in self.parts])
+        each = mixes or [()] * len(self.parts)
+        parts = [part.raw(mix) for part, mix in zip(self.parts, each, strict=True)]
+        return (target.rows, target.cols, target.key_hash, parts)
 
     def group(self) -> Group:
         """The members without their coefficients, in the order of the kernels, for messages."""
@@ -145,12 +167,18 @@ class Step:
         owners = tuple(p.owner for p in self.pieces)
         return Group(self.target, tuple(p.factors for p in self.pieces), owners)
 
+    def weights(self) -> tuple[float, ...]:
+        """The users' weights of the members of `group`."""
+        if self.parts:
+            return tuple(weight for part in self.parts for weight in part.weights)
+        return tuple(p.weight for p in self.pieces)
+
     def largest_rank(self, output: Output) -> int:
         """Bound of the rank it may get."""
         total = sum(p.factors.rank for p in self.pieces)
-        # An elementwise result has full rank: what is asked for can be had.
         wanted = output.rank or total
-        rank = wanted if self.parts else min(total, wanted)
+        # A result of full rank can have any that is asked for.
+        rank = wanted if self.kind == "entries" else min(total, wanted)
         return max(1, min(rank, self.target.rows, self.target.cols))
 
 
@@ -186,9 +214,7 @@ class Plan:
         """Hash of every decision: two plans with one digest write the same bytes."""
         hasher = hashlib.blake2b(digest_size=16)
         for step in self.steps:
-            pieces = [
-                (bool(step.parts), p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces
-            ]
+            pieces = [(step.kind, p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces]
             hasher.update(repr((step.stem, step.target, pieces)).encode())
         method = (describe(self.method), self.seed)
         rule = (self.output, self.dialect.name, self.dtype, self.alpha, method)

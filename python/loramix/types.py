@@ -19,8 +19,7 @@ F64: TypeAlias = npt.NDArray[np.float64]
 Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
 Weight: TypeAlias = float | Mapping[str, float]
 RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, int]
-RawProgram: TypeAlias = tuple[str, float, float, str, str, int]
-RawPart: TypeAlias = tuple["RawGroup", list[float], int, int, bool]
+RawPart: TypeAlias = tuple["RawGroup", list[float], "Site", int, bool]
 RawStep: TypeAlias = tuple[int, int, int, list[RawPart]]
 RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
 
@@ -134,6 +133,26 @@ class Factors:
         return (
             up.dtype, up.data, down.dtype, down.data, self.rank, factor, row_start, up.shape[0],
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a program needs to know of the group that it runs on.
+
+    Attributes
+    ----------
+    key : stable hash of the target, for the random draws.
+    seed : of the random draws.
+    most : largest share of positions in conflict, for rules that are limited to those.
+    norm : what the result is brought to; None leaves it.
+    mix : (n * n) row-major, how much of each kept delta goes into each; empty for nothing.
+    """
+
+    key: int = 0
+    seed: int = 0
+    most: float = 1.0
+    norm: float | None = None
+    mix: Sequence[float] = ()
 
 
 class Source(Protocol):

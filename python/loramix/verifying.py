@@ -7,8 +7,12 @@ from itertools import groupby
 
 import numpy as np
 
-from loramix import _core, kernels
+from loramix import _core
+from loramix.accounting import Share, shares
+from loramix.backends.base import Factored
+from loramix.batching import READ_BYTES, batches, bytes_of
 from loramix.errors import OutputError
+from loramix.refusals import with_names
 from loramix.steps import Plan, Step
 from loramix.types import Adapter, Group
 
@@ -32,6 +36,7 @@ class Row:
     norm : Frobenius norm of the merged delta.
     cut : relative error of the cut to that rank.
     error : relative error of the file against what was meant, measured after re-opening it.
+    shares : what became of every adapter that changes it.
     """
 
     target: str
@@ -40,6 +45,7 @@ class Row:
     norm: float
     cut: float
     error: float
+    shares: tuple[Share, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,7 @@ class Done:
     """A step that was carried out."""
 
     step: Step
-    rank: int
-    norm: float
-    rounding: float
-    cut: float
-    sketch: tuple[float, ...] = ()
+    made: Factored
 
 
 def verify(
@@ -64,8 +66,8 @@ def verify(
     """Measure, for every target, how far the file is from what was meant."""
     found = {factors.keys[0]: factors for factors in written.targets.values()}
     rows: list[Row] = []
-    for _, items in groupby(done, key=lambda item: bool(item.sketch)):
-        for batch in kernels.batches(items, _read, kernels.READ_BYTES):
+    for _, items in groupby(done, key=lambda item: bool(item.made.sketch)):
+        for batch in batches(items, _read, READ_BYTES):
             pairs = []
             for item in batch:
                 factors = found.get(item.step.stem + plan.dialect.up)
@@ -85,28 +87,29 @@ def _gaps(pairs: Sequence[tuple[Done, Group]], threads: int | None) -> list[tupl
     """Norms of (meant - written, meant), estimated on random vectors."""
     read_back = [group.raw() for _, group in pairs]
     groups = [item.step.group() for item, _ in pairs]
-    if not pairs[0][0].sketch:
+    if not pairs[0][0].made.sketch:
         meant = [item.step.raw() for item, _ in pairs]
         compare = partial(_core.difference, meant, read_back, threads=threads)
-        return kernels.with_names(groups, compare)
+        return with_names(groups, compare)
     keys = [item.step.target.key_hash for item, _ in pairs]
-    sketches = kernels.with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
+    sketches = with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
     found = []
     for (item, _), sketch in zip(pairs, sketches, strict=True):
-        meant_sketch = np.array(item.sketch)
+        meant_sketch = np.array(item.made.sketch)
         gap = np.array(sketch) - meant_sketch
         found.append((float(np.sqrt((gap**2).mean())), float(np.sqrt((meant_sketch**2).mean()))))
     return found
 
 
 def _read(item: Done) -> int:
-    return kernels.bytes_of(item.step.group())
+    return bytes_of(item.step.group())
 
 
 def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
-    size = max(item.norm, item.rounding)
-    allowed = item.cut * item.norm + (_EPSILON[plan.dtype] + FLOOR) * size
-    slack = _SKETCH_SLACK if item.sketch else _SLACK
+    made = item.made
+    size = max(made.norm, made.rounding)
+    allowed = made.cut * made.norm + (_EPSILON[plan.dtype] + FLOOR) * size
+    slack = _SKETCH_SLACK if made.sketch else _SLACK
     if not gap <= slack * allowed:
         message = (
             f"{item.step.target.key}: what was written differs from what was meant by "
@@ -115,8 +118,9 @@ def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
         )
         raise OutputError(message)
     members = len({piece.owner for piece in item.step.pieces})
-    error = gap / norm if item.norm > 0 else 0.0
-    return Row(item.step.target.key, members, item.rank, item.norm, item.cut, error)
+    error = gap / norm if made.norm > 0 else 0.0
+    found = shares(item.step, made)
+    return Row(item.step.target.key, members, made.rank, made.norm, made.cut, error, found)
 
 
 def release(plan: Plan) -> None:

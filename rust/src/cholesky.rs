@@ -9,10 +9,14 @@ const OWN: f64 = 1e-5;
 /// L with `G = L L^T`, lower triangular, if every column is clearly independent of those before;
 /// safe for Gram matrices with relative errors up to 1e-7.  n^3 / 3 flops.
 pub(crate) fn definite(gram: &[f64], n: usize) -> Option<Mat<f64>> {
-    let gram = MatRef::from_column_major_slice(gram, n, n);
+    definite_above(MatRef::from_column_major_slice(gram, n, n), OWN)
+}
+
+/// The same if more than the share `own` of every column's square is its own.
+pub(crate) fn definite_above(gram: MatRef<'_, f64>, own: f64) -> Option<Mat<f64>> {
     let lower = gram.llt(Side::Lower).ok()?.L().to_owned();
-    let own = |a: usize| lower[(a, a)] * lower[(a, a)] > OWN * gram[(a, a)];
-    (0..n).all(own).then_some(lower)
+    let clear = |a: usize| lower[(a, a)] * lower[(a, a)] > own * gram[(a, a)];
+    (0..gram.nrows()).all(clear).then_some(lower)
 }
 
 /// L with `G = L L^T`, `n x rank`, rows in the order of G, stopping where the largest remaining

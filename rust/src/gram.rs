@@ -101,7 +101,7 @@ fn side<T: Real>(group: &Group<'_>, len: usize, side: Side) -> Result<Vec<f64>> 
 }
 
 /// Adds the lower triangle (in panels) of `stack * stack^T` to `sum`.
-fn add_lower<T: Real>(stack: MatRef<'_, T>, block: &mut [T], sum: &mut [f64]) {
+pub(crate) fn add_lower<T: Real>(stack: MatRef<'_, T>, block: &mut [T], sum: &mut [f64]) {
     let rank = stack.nrows();
     for panel in pieces(rank, PANEL) {
         let height = rank - panel.start;
@@ -122,7 +122,7 @@ fn add_lower<T: Real>(stack: MatRef<'_, T>, block: &mut [T], sum: &mut [f64]) {
 }
 
 /// Copies the lower triangle of a column-major square to its upper one.
-fn mirror(square: &mut [f64], n: usize) {
+pub(crate) fn mirror(square: &mut [f64], n: usize) {
     for column in 1..n {
         for row in 0..column {
             square[column * n + row] = square[row * n + column];

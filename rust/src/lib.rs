@@ -5,6 +5,7 @@
 //! the caller; nothing forms a dense `rows x cols` delta unless it is called `expand`.  Results do
 //! not depend on the number of threads: sums run over fixed blocks in a fixed order.
 
+pub mod account;
 mod cholesky;
 pub mod condense;
 pub mod dense;
@@ -16,15 +17,20 @@ pub mod expand;
 pub mod gram;
 pub mod group;
 pub mod header;
+mod panels;
 pub mod probe;
+pub mod project;
 #[cfg(feature = "python")]
 mod py;
 pub mod recompress;
 pub mod rng;
 mod scratch;
+mod shrink;
 mod sink;
+pub mod space;
 mod spectrum;
 mod stack;
+mod start;
 mod tile;
 
 pub use error::{Error, Result};

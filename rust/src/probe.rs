@@ -8,6 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
 use crate::group::Group;
+use crate::recompress::Mixing;
 use crate::rng::Stream;
 use crate::tile::{TILE, down_tile, pieces, up_tile};
 use crate::{Error, Result};
@@ -48,13 +49,43 @@ pub fn difference(a: &Group<'_>, b: &Group<'_>, stream: &Stream) -> Result<(f64,
 /// # Errors
 /// What the bytes refuse.
 pub fn sketch(group: &Group<'_>, right: &Stream, left: &Stream) -> Result<Vec<f64>> {
-    let projected = project(group, right)?;
+    finish(group, &project(group, right)?, left)
+}
+
+fn finish(group: &Group<'_>, projected: &[f32], left: &Stream) -> Result<Vec<f64>> {
     let mut sum = vec![0f64; PROBES * PROBES];
     for rows in pieces(group.rows(), TILE) {
-        let tile = rows_of(group, &projected, rows.clone())?;
+        let tile = rows_of(group, projected, rows.clone())?;
         add_left(&mut sum, &tile, left, rows.start);
     }
     Ok(sum)
+}
+
+/// The same of `(stack_up A) (B stack_down)`.
+///
+/// # Errors
+/// [`Error::Shape`] for a mixing of another rank; what the bytes refuse.
+pub fn sketch_mixed(
+    group: &Group<'_>,
+    mixing: &Mixing,
+    right: &Stream,
+    left: &Stream,
+) -> Result<Vec<f64>> {
+    if mixing.rank() != group.rank() {
+        return Err(Error::Shape {
+            what: "mixers",
+            expected: group.rank().to_string(),
+            got: mixing.rank().to_string(),
+        });
+    }
+    let raw = downs(group, right)?;
+    let raw = MatRef::from_row_major_slice(&raw, group.rank(), PROBES);
+    let mixed = &mixing.up * (&mixing.down * raw);
+    let factors = group.factors();
+    let projected: Vec<f32> = (0..group.rank() * PROBES)
+        .map(|x| (mixed[(x / PROBES, x % PROBES)] * factors[x / PROBES]) as f32)
+        .collect();
+    finish(group, &projected, left)
 }
 
 /// The same of a dense row-major matrix.
@@ -92,6 +123,13 @@ fn add_left(sum: &mut [f64], rows: &[f32], left: &Stream, first: usize) {
 
 /// `factors * D X`, `R x PROBES` row-major.
 fn project(group: &Group<'_>, stream: &Stream) -> Result<Vec<f32>> {
+    let sum = downs(group, stream)?;
+    let factors = group.factors();
+    Ok(sum.iter().enumerate().map(|(x, s)| (s * factors[x / PROBES]) as f32).collect())
+}
+
+/// `D X`, likewise.
+fn downs(group: &Group<'_>, stream: &Stream) -> Result<Vec<f64>> {
     let rank = group.rank();
     let mut sum = vec![0f64; rank * PROBES];
     let mut tile = vec![0f32; rank * TILE];
@@ -110,8 +148,7 @@ fn project(group: &Group<'_>, stream: &Stream) -> Result<Vec<f32>> {
         );
         sum.iter_mut().zip(&block).for_each(|(s, b)| *s += f64::from(*b));
     }
-    let factors = group.factors();
-    Ok(sum.iter().enumerate().map(|(x, s)| (s * factors[x / PROBES]) as f32).collect())
+    Ok(sum)
 }
 
 fn rows_of(group: &Group<'_>, projected: &[f32], rows: std::ops::Range<usize>) -> Result<Vec<f32>> {

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value)] // functions called from Python own what they extract
 
 mod programs;
+mod spaces;
 
 use std::ops::Range;
 
@@ -11,9 +12,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
+use crate::account::Account;
 use crate::dtype::{Dtype, Matrix};
 use crate::group::{Group, Member};
-use crate::recompress::Rule;
+use crate::recompress::{Recompressed, Rule};
 use crate::rng::Stream;
 use crate::{Error, dense, expand, gram, header, probe, recompress};
 
@@ -71,6 +73,32 @@ fn borrow_floats(buffer: &mut PyBuffer<f32>) -> Result<&mut [f32], Error> {
     // SAFETY: as above; PyBuffer has checked item type and alignment.
     Ok(unsafe {
         std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<f32>(), buffer.item_count())
+    })
+}
+
+fn borrow_doubles(buffer: &PyBuffer<f64>) -> Result<&[f64], Error> {
+    if !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "buffer",
+            expected: "contiguous float64".into(),
+            got: "a strided buffer".into(),
+        });
+    }
+    // SAFETY: as above; PyBuffer has checked item type and alignment.
+    Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<f64>(), buffer.item_count()) })
+}
+
+fn borrow_doubles_mut(buffer: &mut PyBuffer<f64>) -> Result<&mut [f64], Error> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "output buffer",
+            expected: "writable contiguous float64".into(),
+            got: "a read-only or strided buffer".into(),
+        });
+    }
+    // SAFETY: as above.
+    Ok(unsafe {
+        std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<f64>(), buffer.item_count())
     })
 }
 
@@ -156,9 +184,27 @@ fn py_gram(
     enter(py, threads, || all(views(&groups)?.par_iter().map(gram::gram).collect()))
 }
 
+/// Rank, norm, rounding, relative error, inner products of the members, and of the result with them.
+type Written = (usize, f64, f64, f64, Vec<f64>, Vec<f64>);
+
+fn written((done, account): (Recompressed, Account)) -> Written {
+    let Recompressed { rank, norm, rounding, relative_error } = done;
+    (rank, norm, rounding, relative_error, account.gram, account.along)
+}
+
+/// Refuses a list that has not one item per group.
+fn same(what: &'static str, item: &str, groups: usize, items: usize) -> Outcome<()> {
+    if groups == items {
+        return Ok(());
+    }
+    let expected = format!("one {item} per group");
+    let got = format!("{groups} groups, {items} items");
+    Err((None, Error::Shape { what, expected, got }))
+}
+
 /// New factors of every group into its range of `out`.
 ///
-/// Returns (rank, norm, rounding, relative error) of each.
+/// Returns (rank, norm, rounding, relative error, gram, along) of each.
 #[pyfunction]
 #[pyo3(
     name = "recompress",
@@ -177,27 +223,22 @@ fn py_recompress(
     max_error: Option<f64>,
     alpha: Option<f64>,
     threads: Option<usize>,
-) -> PyResult<Vec<(usize, f64, f64, f64)>> {
+) -> PyResult<Vec<Written>> {
     enter(py, threads, || {
         let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
         let rule = Rule { rank, energy, max_error, alpha };
         let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
         let groups = views(&groups)?;
-        if outs.len() != groups.len() {
-            let got = format!("{} groups, {} ranges", groups.len(), outs.len());
-            let expected = "one range of `out` per group".to_owned();
-            return Err((None, Error::Shape { what: "offsets", expected, got }));
-        }
+        same("offsets", "range of `out`", groups.len(), outs.len())?;
         let one = |(group, out): (&Group<'_>, &mut [u8])| {
-            let done = recompress::recompress(group, &rule, dtype, out)?;
-            Ok((done.rank, done.norm, done.rounding, done.relative_error))
+            Ok(written(recompress::accounted(group, &rule, dtype, out)?))
         };
         all(groups.par_iter().zip(outs).map(one).collect())
     })
 }
 
 /// Disjoint ranges `offsets[i]..offsets[i + 1]` of `out`.
-fn split<'o>(mut out: &'o mut [u8], offsets: &[usize]) -> Outcome<Vec<&'o mut [u8]>> {
+fn split<'o, T>(mut out: &'o mut [T], offsets: &[usize]) -> Outcome<Vec<&'o mut [T]>> {
     let mut parts = Vec::with_capacity(offsets.len());
     let mut at = 0;
     for pair in offsets.windows(2) {
@@ -303,6 +344,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(dense_gram, module)?)?;
     module.add_function(wrap_pyfunction!(dense_combine, module)?)?;
     module.add_function(wrap_pyfunction!(programs::run_program, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::program_gram, module)?)?;
     module.add_function(wrap_pyfunction!(programs::condense, module)?)?;
-    module.add_function(wrap_pyfunction!(programs::sketch, module)?)
+    module.add_function(wrap_pyfunction!(programs::kept, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
+    module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;
+    module.add_function(wrap_pyfunction!(spaces::cores, module)?)?;
+    module.add_function(wrap_pyfunction!(spaces::project, module)?)
 }

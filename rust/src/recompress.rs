@@ -11,13 +11,20 @@
 //! Cost: `2 (rows + cols) R^2` flops for the Gram matrices, O(R^3) for the core,
 //! `2 (rows + cols) R k` f32 flops for the factors.  A stack that is kept whole is only rescaled,
 //! by powers of two on the down side, so what was exact in the input stays exact.
+//!
+//! Stacks that are mixed first, `(stack_up A) (B stack_down)`, have the Gram matrices
+//! `A^T G_U A` and `B G_D B^T`; the rest is the same, and `A P`, `Q B` are applied to the stacks
+//! as they are stored.
 
+use faer::Mat;
+
+use crate::account::{self, Account};
 use crate::cholesky;
 use crate::dtype::Dtype;
 use crate::gram::{Grams, check_finite, factor_grams, is_safe};
 use crate::group::Group;
 use crate::spectrum::Spectrum;
-use crate::stack::Stack;
+use crate::stack::{Meant, Stack};
 use crate::{Error, Result};
 
 /// How many singular directions to keep.  All given limits apply; none given keeps all.
@@ -40,7 +47,51 @@ impl Rule {
     }
 }
 
-/// What [`recompress`] wrote.
+/// Two small matrices between the stacks: the delta is `(stack_up A) (B stack_down)`, with the
+/// members' factors on the up side.
+#[derive(Clone, Debug)]
+pub struct Mixing {
+    /// A, `R x p`.
+    pub(crate) up: Mat<f64>,
+    /// B, `p x R`.
+    pub(crate) down: Mat<f64>,
+}
+
+impl Mixing {
+    /// From row-major A (`rank x p`) and B (`p x rank`), `rank` being R of the group.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they have other sizes, [`Error::Param`] for entries that are not finite.
+    pub fn new(rank: usize, p: usize, up: &[f64], down: &[f64]) -> Result<Self> {
+        if rank.checked_mul(p) != Some(up.len()) || up.len() != down.len() {
+            return Err(Error::Shape {
+                what: "mixers",
+                expected: format!("{rank} x {p} and {p} x {rank}"),
+                got: format!("{} and {} entries", up.len(), down.len()),
+            });
+        }
+        let bad = up.iter().chain(down).find(|x| !x.is_finite());
+        if let Some(bad) = bad {
+            let value = bad.to_string();
+            return Err(Error::Param { name: "mixers", value, allowed: "finite numbers" });
+        }
+        let up = Mat::from_fn(rank, p, |a, j| up[a * p + j]);
+        let down = Mat::from_fn(p, rank, |j, a| down[j * rank + a]);
+        Ok(Self { up, down })
+    }
+
+    /// R of the stacks.
+    pub fn rank(&self) -> usize {
+        self.up.nrows()
+    }
+
+    /// p: no result has a larger rank.
+    pub fn size(&self) -> usize {
+        self.up.ncols()
+    }
+}
+
+/// What was written.
 #[derive(Clone, Copy, Debug)]
 pub struct Recompressed {
     /// Columns of up and rows of down; at least one.
@@ -55,12 +106,15 @@ pub struct Recompressed {
 
 /// Bytes that [`recompress`] may need: the factors at the largest rank the rule allows.
 pub fn capacity(group: &Group<'_>, rule: &Rule, dtype: Dtype) -> usize {
-    let rank = largest_rank(group, rule).max(1);
-    (group.rows() + group.cols()) * rank * dtype.size()
+    let bound = group.rank().min(group.rows()).min(group.cols());
+    space_for(group, bound, rule, dtype)
 }
 
-fn largest_rank(group: &Group<'_>, rule: &Rule) -> usize {
-    let bound = group.rank().min(group.rows()).min(group.cols());
+fn space_for(group: &Group<'_>, bound: usize, rule: &Rule, dtype: Dtype) -> usize {
+    (group.rows() + group.cols()) * largest_rank(bound, rule).max(1) * dtype.size()
+}
+
+fn largest_rank(bound: usize, rule: &Rule) -> usize {
     rule.rank.map_or(bound, |rank| rank.min(bound))
 }
 
@@ -75,8 +129,64 @@ pub fn recompress(
     dtype: Dtype,
     out: &mut [u8],
 ) -> Result<Recompressed> {
+    Ok(work(group, None, rule, dtype, out)?.done)
+}
+
+/// [`recompress`], and how the result relates to the members.
+///
+/// # Errors
+/// Those of [`recompress`].
+pub fn accounted(
+    group: &Group<'_>,
+    rule: &Rule,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<(Recompressed, Account)> {
+    let work = work(group, None, rule, dtype, out)?;
+    Ok((work.done, account::of_meant(group, &work.grams, &work.meant)))
+}
+
+/// The same of the stacks after `mixing`: `(stack_up A) (B stack_down)` is recompressed, the
+/// account is that of the members as they are stored.
+///
+/// The result does not depend on how A and B share their scale or their directions: A G and
+/// `G^-1` B give the same.  Rounding is relative to `rounding`, here the root of the sum of the
+/// squared norms of the terms `U_i A_i B_j D_j`; where A or B cancel more than a few bits, Gram
+/// matrices and, if need be, products run in f64.  Cost: as [`recompress`], `O(R^2 p)` more.
+///
+/// # Errors
+/// Those of [`recompress`]; [`Error::Shape`] for a mixing of another stack.
+pub fn recompress_mixed(
+    group: &Group<'_>,
+    mixing: &Mixing,
+    rule: &Rule,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<(Recompressed, Account)> {
+    let work = work(group, Some(mixing), rule, dtype, out)?;
+    Ok((work.done, account::of_meant(group, &work.grams, &work.meant)))
+}
+
+/// What was written, what was meant by it, and the Gram matrices that it was made with.
+pub(crate) struct Work {
+    pub(crate) done: Recompressed,
+    pub(crate) meant: Meant,
+    pub(crate) grams: Grams,
+}
+
+/// All of [`recompress`] and [`recompress_mixed`] but the account.
+pub(crate) fn work(
+    group: &Group<'_>,
+    mixing: Option<&Mixing>,
+    rule: &Rule,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<Work> {
     check_rule(rule)?;
-    let need = capacity(group, rule, dtype);
+    check_mixing(group, mixing)?;
+    let size = mixing.map_or(group.rank(), Mixing::size).min(group.rank());
+    let bound = size.min(group.rows()).min(group.cols());
+    let need = space_for(group, bound, rule, dtype);
     if out.len() < need {
         return Err(Error::Shape {
             what: "output buffer",
@@ -84,15 +194,32 @@ pub fn recompress(
             got: format!("{} bytes", out.len()),
         });
     }
+    let stack = |grams| match mixing {
+        Some(mixing) => Stack::mixed(group, grams, mixing),
+        None => Stack::new(group, grams),
+    };
     let fast = factor_grams::<f32>(group)?;
     if is_safe(group, &fast)
-        && let Some(done) = attempt(group, rule, &fast, Trust::Coarse, dtype, out)?
+        && let Some((done, meant)) = attempt(&stack(&fast), rule, Trust::Coarse, dtype, out)?
     {
-        return Ok(done);
+        return Ok(Work { done, meant, grams: fast });
     }
     check_finite(group)?;
     let exact = factor_grams::<f64>(group)?;
-    attempt(group, rule, &exact, Trust::Full, dtype, out)?.ok_or_else(Spectrum::failure)
+    let found = attempt(&stack(&exact), rule, Trust::Full, dtype, out)?;
+    let (done, meant) = found.ok_or_else(Spectrum::failure)?;
+    Ok(Work { done, meant, grams: exact })
+}
+
+fn check_mixing(group: &Group<'_>, mixing: Option<&Mixing>) -> Result<()> {
+    match mixing {
+        Some(mixing) if mixing.rank() != group.rank() => Err(Error::Shape {
+            what: "mixers",
+            expected: format!("{} rows of A and columns of B", group.rank()),
+            got: mixing.rank().to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// How many digits of the Gram matrices count.
@@ -107,44 +234,46 @@ enum Trust {
 
 /// The work, or `None` if it needs more digits than there are.
 fn attempt(
-    group: &Group<'_>,
+    stack: &Stack<'_, '_>,
     rule: &Rule,
-    grams: &Grams,
     trust: Trust,
     dtype: Dtype,
     out: &mut [u8],
-) -> Result<Option<Recompressed>> {
-    let stack = Stack::new(group, grams);
+) -> Result<Option<(Recompressed, Meant)>> {
     let (norm, rounding) = (stack.norm(), stack.rounding());
     if !(norm.is_finite() && rounding.is_finite()) {
         let overflow = Error::Overflow { value: f32::INFINITY, dtype: "F64" };
         return if trust == Trust::Full { Err(overflow) } else { Ok(None) };
     }
-    let lower = match (cholesky::definite(&stack.up, group.rank()), trust) {
-        (Some(lower), _) => lower,
-        (None, Trust::Full) => cholesky::pivoted(&stack.up, group.rank()),
-        (None, Trust::Coarse) => return Ok(None),
+    let coarse = trust == Trust::Coarse;
+    if coarse && !stack.is_mild() {
+        return Ok(None);
+    }
+    let lower = match cholesky::definite(&stack.up, stack.size()) {
+        Some(lower) => lower,
+        None if coarse => return Ok(None),
+        None => cholesky::pivoted(&stack.up, stack.size()),
     };
     if lower.ncols() == 0 {
-        return Ok(Some(zeros(group, rounding, dtype, out)));
+        return Ok(Some(zeros(stack, dtype, out)));
     }
-    let largest = largest_rank(group, rule);
+    let largest = largest_rank(stack.bound(), rule);
     if stack.is_kept_whole(rule, largest, lower.ncols()) {
-        let rank = group.rank();
-        stack.copy(rule.gain(rank), dtype, out)?;
-        return Ok(Some(Recompressed { rank, norm, rounding, relative_error: 0.0 }));
+        let rank = stack.size();
+        let meant = stack.keep(rule.gain(rank), dtype, out)?;
+        return Ok(Some((Recompressed { rank, norm, rounding, relative_error: 0.0 }, meant)));
     }
-    let spectrum = Spectrum::new(&stack, &lower)?;
+    let spectrum = Spectrum::new(stack, &lower)?;
     let kept = spectrum.choose(rule, largest, rounding);
-    if trust == Trust::Coarse && !spectrum.is_coarse(kept) {
+    if coarse && !spectrum.is_coarse(kept) {
         return Ok(None);
     }
     if kept == 0 {
-        return Ok(Some(zeros(group, rounding, dtype, out)));
+        return Ok(Some(zeros(stack, dtype, out)));
     }
-    stack.mix(&spectrum.mixers(&stack, &lower, kept), rule.gain(kept), dtype, out)?;
-    let relative_error = spectrum.tail(kept);
-    Ok(Some(Recompressed { rank: kept, norm: spectrum.norm(), rounding, relative_error }))
+    let meant = stack.mix(&spectrum.mixers(stack, &lower, kept), rule.gain(kept), dtype, out)?;
+    let (norm, relative_error) = (spectrum.norm(), spectrum.tail(kept));
+    Ok(Some((Recompressed { rank: kept, norm, rounding, relative_error }, meant)))
 }
 
 pub(crate) fn check_rule(rule: &Rule) -> Result<()> {
@@ -165,7 +294,10 @@ pub(crate) fn check_rule(rule: &Rule) -> Result<()> {
 }
 
 /// A delta of zero still needs a pair that every reader accepts: rank one, all zeros.
-fn zeros(group: &Group<'_>, rounding: f64, dtype: Dtype, out: &mut [u8]) -> Recompressed {
+fn zeros(stack: &Stack<'_, '_>, dtype: Dtype, out: &mut [u8]) -> (Recompressed, Meant) {
+    let group = stack.group();
     out[..(group.rows() + group.cols()) * dtype.size()].fill(0);
-    Recompressed { rank: 1, norm: 0.0, rounding, relative_error: 0.0 }
+    let rounding = stack.rounding();
+    let done = Recompressed { rank: 1, norm: 0.0, rounding, relative_error: 0.0 };
+    (done, Meant::zero(group.rank()))
 }

@@ -35,7 +35,7 @@ pub(crate) struct Spectrum {
 
 impl Spectrum {
     pub(crate) fn new(stack: &Stack<'_, '_>, lower: &Mat<f64>) -> Result<Self> {
-        let rank = stack.rank();
+        let rank = stack.size();
         let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
         let core = lower.transpose() * (down * lower);
         Self::of(core.as_ref(), 0.0)
@@ -113,7 +113,7 @@ impl Spectrum {
 
     /// The matrices that make the best rank-`kept` pair, both sides of equal size.
     pub(crate) fn mixers(&self, stack: &Stack<'_, '_>, lower: &Mat<f64>, kept: usize) -> Mixers {
-        let rank = stack.rank();
+        let rank = stack.size();
         let down = MatRef::from_column_major_slice(&stack.down, rank, rank);
         let (leading, roots) = self.leading(kept);
         let turned = lower * leading;

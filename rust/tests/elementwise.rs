@@ -9,15 +9,26 @@
 use loramix_core::Error;
 use loramix_core::condense::{Part, condense};
 use loramix_core::dtype::{Dtype, Matrix};
-use loramix_core::elementwise::{Dense, Factored, Keep, Prepared, Program, Reduce, Vote};
+use loramix_core::elementwise::{Ballot, Dense, Factored, Keep, Prepared, Program, Reduce, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Recompressed, Rule};
 use loramix_core::rng::Stream;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-const SUM: Program =
-    Program { keep: Keep::All, vote: Vote::None, reduce: Reduce::Sum, seed: 3, target: 7 };
+const SUM: Program = Program {
+    keep: Keep::All,
+    conflicts: None,
+    selfish: None,
+    mix: Vec::new(),
+    ballot: Ballot::Weighted,
+    vote: Vote::None,
+    reduce: Reduce::Sum,
+    norm: None,
+    clean: false,
+    seed: 3,
+    target: 7,
+};
 
 fn largest(density: f64, skip: f64) -> Keep {
     Keep::Largest { density, skip }
@@ -53,7 +64,7 @@ fn run(
     let views = data.iter().map(|d| matrix(d, rows, cols)).collect();
     let source = Dense::new(views, weights.to_vec())?;
     let mut out = vec![f32::NAN; deltas[0].len()];
-    Prepared::new(program, &source)?.run(&mut out)?;
+    Prepared::new(&program, &source)?.run(&mut out)?;
     Ok(out)
 }
 
@@ -254,6 +265,7 @@ fn naive(program: &Program, deltas: &[Vec<f32>], weights: &[f64]) -> Vec<f64> {
                     };
                     x.iter().enumerate().map(of).collect()
                 }
+                _ => unreachable!("not among programs()"),
             }
         })
         .collect();
@@ -266,13 +278,8 @@ fn naive(program: &Program, deltas: &[Vec<f32>], weights: &[f64]) -> Vec<f64> {
         let winner = match program.vote {
             Vote::None => 0.0,
             Vote::Mass => mass,
-            Vote::Count => {
-                if heads == 0.0 {
-                    mass
-                } else {
-                    heads
-                }
-            }
+            Vote::Count if heads != 0.0 => heads,
+            _ => mass,
         };
         let counts = |v: f64| match program.vote {
             Vote::None => v != 0.0,
@@ -283,13 +290,8 @@ fn naive(program: &Program, deltas: &[Vec<f32>], weights: &[f64]) -> Vec<f64> {
         let share: f64 = pairs.iter().filter(|(v, _)| counts(*v)).map(|(_, w)| w.abs()).sum();
         match program.reduce {
             Reduce::Sum => total,
-            Reduce::Mean => {
-                if share > 0.0 {
-                    largest * total / share
-                } else {
-                    0.0
-                }
-            }
+            _ if share > 0.0 => largest * total / share,
+            _ => 0.0,
         }
     };
     (0..n).map(at).collect()
@@ -301,7 +303,7 @@ fn programs_are_what_they_say() {
         let deltas: Vec<_> = (0..4).map(|seed| random(rows * cols, seed)).collect();
         let weights = [1.0, -0.5, 2.0, 0.7];
         for program in programs() {
-            let got = run(program, &deltas, &weights, rows).unwrap();
+            let got = run(program.clone(), &deltas, &weights, rows).unwrap();
             let expected = naive(&program, &deltas, &weights);
             let worst = got
                 .iter()
@@ -334,8 +336,8 @@ fn dense_and_factored_sources_agree() {
     let source = Factored::new(&group, weights.to_vec()).unwrap();
     for program in programs() {
         let mut got = vec![0.0; rows * cols];
-        Prepared::new(program, &source).unwrap().run(&mut got).unwrap();
-        assert_eq!(got, run(program, &deltas, &weights, rows).unwrap(), "{program:?}");
+        Prepared::new(&program, &source).unwrap().run(&mut got).unwrap();
+        assert_eq!(got, run(program.clone(), &deltas, &weights, rows).unwrap(), "{program:?}");
     }
 }
 
@@ -344,7 +346,7 @@ fn bits_do_not_depend_on_threads() {
     let deltas: Vec<_> = (0..3).map(|seed| random(700 * 130, seed)).collect();
     for program in programs() {
         let of = |threads| {
-            on_threads(threads, || run(program, &deltas, &[1.0, 0.3, -2.0], 700).unwrap())
+            on_threads(threads, || run(program.clone(), &deltas, &[1.0, 0.3, -2.0], 700).unwrap())
         };
         let (one, two, seven) = (of(1), of(2), of(7));
         assert!(one == two && one == seven, "{program:?}");
@@ -383,7 +385,7 @@ fn condensed(
     let group = group(pairs, weights, rows, cols);
     let source = Factored::new(&group, weights.to_vec())?;
     let mut meant = vec![0.0; rows * cols];
-    Prepared::new(program, &source)?.run(&mut meant)?;
+    Prepared::new(&program, &source)?.run(&mut meant)?;
     let part = Part { group: &group, weights: weights.to_vec(), program, row_start: 0 };
     let mut out = vec![0; (rows + cols) * rows.min(cols) * 4];
     let done = condense(&[part], rows, rule, Dtype::F32, &mut Vec::new(), &mut out)?;
@@ -395,7 +397,7 @@ fn condensed(
 
 fn certify(program: Program, pairs: &[Pair], rows: usize, cols: usize, rule: &Rule, floor: f64) {
     let weights: Vec<f64> = [1.0, -0.7, 0.5].into_iter().take(pairs.len()).collect();
-    let (done, got, meant) = condensed(program, pairs, &weights, rows, cols, rule).unwrap();
+    let (done, got, meant) = condensed(program.clone(), pairs, &weights, rows, cols, rule).unwrap();
     let size = norm(meant.iter().copied());
     let error = norm(got.iter().zip(&meant).map(|(g, m)| g - m)) / size;
     assert!((done.norm / size - 1.0).abs() < 1e-6, "{program:?} {rule:?}: norm");
@@ -414,7 +416,7 @@ fn the_error_of_condense_is_the_true_one() {
         for program in programs() {
             for rank in [1, 5, 12, 20] {
                 let rule = Rule { rank: Some(rank), ..Rule::default() };
-                certify(program, &pairs, rows, cols, &rule, 4e-4);
+                certify(program.clone(), &pairs, rows, cols, &rule, 4e-4);
             }
         }
     }
@@ -441,6 +443,110 @@ fn the_error_of_condense_is_true_for_decaying_factors() {
 }
 
 #[test]
+fn condense_holds_on_degenerate_shapes() {
+    for (rows, cols) in [(1, 1), (1, 2), (2, 1), (1, 300), (300, 1), (3, 257), (257, 3), (9, 9)] {
+        let pairs: Vec<_> = (0..3).map(|seed| Pair::new(rows, cols, 4, seed)).collect();
+        for program in programs() {
+            for rank in [None, Some(1), Some(2), Some(40)] {
+                let rule = Rule { rank, ..Rule::default() };
+                certify(program, &pairs, rows, cols, &rule, 4e-4);
+            }
+        }
+    }
+}
+
+/// Deltas larger than those that get more steps, whose stack is wider than what is kept.
+const LARGE: (usize, usize) = (600, 520);
+
+/// Up factors of their own, down factors of which `shared` are the same.
+fn related(count: u64, rank: usize, shared: bool) -> Vec<Pair> {
+    let (rows, cols) = LARGE;
+    let one = |seed| {
+        let mut pair = Pair::decaying(rows, cols, rank, seed, 0.9);
+        if shared {
+            pair.down = Pair::decaying(rows, cols, rank, 77, 0.9).down;
+        }
+        pair
+    };
+    (0..count).map(one).collect()
+}
+
+fn ties() -> Program {
+    Program { keep: largest(0.2, 0.0), vote: Vote::Mass, reduce: Reduce::Mean, ..SUM }
+}
+
+#[test]
+fn condense_is_near_the_optimum_where_the_start_is_cut_or_filled() {
+    let ((rows, cols), weights) = (LARGE, [1.0, -0.7, 0.5]);
+    for shared in [false, true] {
+        let pairs = related(3, 24, shared);
+        let group = group(&pairs, &weights, rows, cols);
+        let source = Factored::new(&group, weights.to_vec()).unwrap();
+        let mut meant = vec![0.0; rows * cols];
+        Prepared::new(ties(), &source).unwrap().run(&mut meant).unwrap();
+        let dense = faer::Mat::from_fn(rows, cols, |i, j| f64::from(meant[i * cols + j]));
+        let values = dense.singular_values().unwrap();
+        // Random columns stand in for the rows that a shared space lacks.
+        let slacks = if shared { [1.01, 1.02, 1.14, 1.2] } else { [1.01, 1.02, 1.08, 1.12] };
+        for (rank, slack) in [8, 24, 72, 100].into_iter().zip(slacks) {
+            let rule = Rule { rank: Some(rank), ..Rule::default() };
+            certify(ties(), &pairs, rows, cols, &rule, 1e-5);
+            let (done, ..) = condensed(ties(), &pairs, &weights, rows, cols, &rule).unwrap();
+            let optimum = norm(values[rank..].iter().copied()) / norm(values.iter().copied());
+            assert_eq!(done.rank, rank);
+            assert!(done.relative_error >= optimum * (1.0 - 1e-5), "{rank}");
+            assert!(
+                done.relative_error <= optimum * slack,
+                "{shared} {rank}: {} of {optimum}",
+                done.relative_error
+            );
+        }
+    }
+}
+
+#[test]
+fn condense_is_exact_for_large_targets_of_low_rank() {
+    let (rows, cols) = LARGE;
+    let full = Rule::default();
+    let roomy = Rule { rank: Some(60), ..full };
+    for (count, shared) in [(1, false), (2, false), (3, true)] {
+        let pairs = related(count, 24, shared);
+        for rule in [full, roomy] {
+            let weights = &[1.0, -0.7, 0.5][..count as usize];
+            let (done, got, meant) = condensed(SUM, &pairs, weights, rows, cols, &rule).unwrap();
+            let error = norm(got.iter().zip(&meant).map(|(g, m)| g - m)) / norm(meant);
+            assert!(error < 1e-5 && done.relative_error < 1e-5, "{count} {rule:?}: {error}");
+            assert!(done.rank <= if shared { 24 } else { 24 * count as usize });
+        }
+    }
+}
+
+#[test]
+fn condense_holds_for_extreme_sizes() {
+    let ((rows, cols), rule) = (LARGE, Rule { rank: Some(8), ..Rule::default() });
+    for size in [1e-15, 1e-9, 1e9, 1e15] {
+        let mut pairs = related(3, 24, false);
+        for pair in &mut pairs {
+            for side in [&mut pair.up, &mut pair.down] {
+                *side = bytes(&floats(side).iter().map(|v| v * size).collect::<Vec<_>>());
+            }
+        }
+        certify(ties(), &pairs, rows, cols, &rule, 1e-5);
+    }
+}
+
+#[test]
+fn bits_of_large_condense_do_not_depend_on_threads() {
+    let ((rows, cols), pairs) = (LARGE, related(3, 24, false));
+    for rank in [8, 72] {
+        let rule = Rule { rank: Some(rank), ..Rule::default() };
+        let work = || condensed(ties(), &pairs, &[1.0; 3], rows, cols, &rule).unwrap().1;
+        let (one, two, seven) = (on_threads(1, work), on_threads(2, work), on_threads(7, work));
+        assert!(one == two && one == seven);
+    }
+}
+
+#[test]
 fn bits_of_condense_do_not_depend_on_threads() {
     let (rows, cols, weights) = (400, 300, [1.0, 0.5]);
     let pairs: Vec<_> = (0..2).map(|seed| Pair::new(rows, cols, 60, seed)).collect();
@@ -448,7 +554,7 @@ fn bits_of_condense_do_not_depend_on_threads() {
         Program { keep: largest(0.3, 0.0), vote: Vote::Mass, reduce: Reduce::Mean, ..SUM };
     let rule = Rule { rank: Some(150), ..Rule::default() };
     let of = |threads| {
-        let work = || condensed(program, &pairs, &weights, rows, cols, &rule).unwrap().1;
+        let work = || condensed(program.clone(), &pairs, &weights, rows, cols, &rule).unwrap().1;
         on_threads(threads, work)
     };
     let (one, two, seven) = (of(1), of(2), of(7));
@@ -472,7 +578,7 @@ fn parts_stand_where_they_belong_and_gaps_are_zero() {
     let got = product(&all[..35 * done.rank], &all[35 * done.rank..][..done.rank * cols], 35, cols);
     let mut one = vec![0.0; rows * cols];
     let source = Factored::new(&group, weights.clone()).unwrap();
-    Prepared::new(SUM, &source).unwrap().run(&mut one).unwrap();
+    Prepared::new(&SUM, &source).unwrap().run(&mut one).unwrap();
     for (index, value) in got.iter().enumerate() {
         let row = index / cols;
         let inside = [3, 20].into_iter().find(|start| (*start..start + rows).contains(&row));
@@ -488,6 +594,14 @@ fn nothing_is_rank_one_of_zeros() {
     let (done, got, _) = condensed(SUM, &pairs, &[1.0, 1.0], 10, 7, &Rule::default()).unwrap();
     assert_eq!((done.rank, done.norm, done.relative_error), (1, 0.0, 0.0));
     assert!(got.iter().all(|v| *v == 0.0));
+    let flat = Pair { up: bytes(&[1.0; 20]), down: bytes(&[0.0; 14]), rank: 2 };
+    let rule = Rule { rank: Some(1), ..Rule::default() };
+    for pairs in [vec![flat], pairs.into()] {
+        let weights = vec![1.0; pairs.len()];
+        let (done, got, _) = condensed(SUM, &pairs, &weights, 10, 7, &rule).unwrap();
+        assert_eq!((done.rank, done.norm), (1, 0.0));
+        assert!(got.iter().all(|v| *v == 0.0));
+    }
 }
 
 #[test]
@@ -506,7 +620,7 @@ fn shares_out_of_range_are_refused() {
     }
     for bad in [-0.1, 1.0, f64::NAN] {
         let program = Program { keep: largest(0.5, bad), ..SUM };
-        let error = run(program, &deltas, &[1.0, 1.0], 2).unwrap_err();
+        let error = run(program.clone(), &deltas, &[1.0, 1.0], 2).unwrap_err();
         assert!(matches!(error, Error::Param { name: "outliers", .. }), "{error:?}");
     }
 }
@@ -530,7 +644,8 @@ fn deltas_that_do_not_fit_are_refused() {
         assert!(matches!(found, Some(Error::NonFinite { member: 1, .. })));
     }
     let source = Dense::new(vec![fine()], vec![1.0]).unwrap();
-    let prepared = Prepared::new(SUM, &source).unwrap();
+    let sum = SUM;
+    let prepared = Prepared::new(&sum, &source).unwrap();
     for size in [0, 5, 7] {
         assert!(matches!(prepared.run(&mut vec![0.0; size]), Err(Error::Shape { .. })));
     }
@@ -618,7 +733,7 @@ fn sums_that_overflow_are_refused() {
     };
     let pairs = [huge(1), huge(2)];
     for program in programs() {
-        let found = condensed(program, &pairs, &[1.0, 1.0], 10, 12, &Rule::default()).err();
+        let found = condensed(program.clone(), &pairs, &[1.0, 1.0], 10, 12, &Rule::default()).err();
         assert!(matches!(found, Some(Error::Overflow { .. })), "{program:?}: {found:?}");
     }
 }

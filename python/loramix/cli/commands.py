@@ -14,6 +14,7 @@ from loramix.errors import FormatError, LoramixError, ParamError
 if TYPE_CHECKING:
     from loramix import Adapter, Merged, Output
     from loramix.demo import Check
+    from loramix.methods import Level, Space
     from loramix.report.model import Report
     from loramix.types import Dtype, Progress
 
@@ -23,6 +24,9 @@ def merge(  # noqa: PLR0913 - one parameter per option
     adapters: options.Adapters,
     output: options.OutputPath,
     method: options.MethodName = "linear",
+    sparsify: options.Sparsify = None,
+    refine: options.Refine = "none",
+    space: options.SpaceName = "weight",
     rank: options.Rank = None,
     energy: options.Energy = None,
     max_error: options.MaxError = None,
@@ -32,6 +36,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     floor: options.Floor = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
+    backend: options.BackendName = "rust",
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
@@ -50,7 +55,9 @@ def merge(  # noqa: PLR0913 - one parameter per option
         raise ParamError(message)
     specs = [arguments.parse(text) for text in adapters]
     rule = _rule(rank, energy, max_error, dtype=dtype, dialect=dialect)
-    chosen = method_of(method)
+    chosen = method_of(
+        method, sparsify=sparsify, refine=cast("Level", refine), space=cast("Space", space)
+    )
 
     def run(progress: "Progress | None") -> "Merged":
         stack = _open([spec.path for spec in specs], architecture, skip, strict=strict)
@@ -64,6 +71,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
             floor=floor,
             seed=seed,
             threads=threads,
+            backend=backend,
             progress=progress,
         )
 

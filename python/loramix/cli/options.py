@@ -34,6 +34,31 @@ MethodName = Annotated[
         help="See 'loramix methods'; parameters follow: ties:density=0.3,vote=count.",
     ),
 ]
+Sparsify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Drop entries first: dare, della or breadcrumbs, with parameters.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Refine = Annotated[
+    str,
+    typer.Option(
+        metavar="LEVEL",
+        help="none, refine or full: keep what belongs to one adapter, orthogonalise the rest.",
+    ),
+]
+SpaceName = Annotated[
+    str,
+    typer.Option(
+        "--space",
+        metavar="NAME",
+        help="weight, knots or core: where entries are looked at; core(ties) says it too.",
+    ),
+]
+BackendName = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="rust, torch or torch:DEVICE.")
+]
 Rank = Annotated[
     int | None,
     typer.Option(

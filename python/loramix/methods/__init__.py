@@ -6,6 +6,7 @@ To add one: a file beside this one, a line here, an oracle in ``tests/oracles.py
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
@@ -16,19 +17,33 @@ from loramix.errors import ParamError
 from loramix.methods.average import Average
 from loramix.methods.base import Coefficients as Coefficients
 from loramix.methods.base import Elementwise as Elementwise
+from loramix.methods.base import Subspace as Subspace
 from loramix.methods.breadcrumbs import Breadcrumbs
+from loramix.methods.composite import Composite as Composite
+from loramix.methods.composite import Level as Level
+from loramix.methods.composite import Space as Space
+from loramix.methods.composite import site_of as site_of
+from loramix.methods.consensus import Consensus
 from loramix.methods.dare import Dare, DareTies
+from loramix.methods.della import Della, DellaTies
+from loramix.methods.iso import IsoC, IsoCts
 from loramix.methods.karcher import Karcher
+from loramix.methods.lego import Lego
 from loramix.methods.linear import Linear as Linear
 from loramix.methods.model_stock import ModelStock
 from loramix.methods.ortho import GramSchmidt, Ortho
 from loramix.methods.slerp import Slerp
+from loramix.methods.svc import Svc
+from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
+from loramix.methods.ties_upstream import TiesMergekit, TiesPeft, TiesPublished
+from loramix.methods.tsv import Tsv
 from loramix.types import F64
 
-Method: TypeAlias = Coefficients | Elementwise
+_Plain: TypeAlias = Coefficients | Elementwise | Subspace
+Method: TypeAlias = _Plain | Composite
 
-_ALL: tuple[type[Method], ...] = (
+_ALL: tuple[type[_Plain], ...] = (
     Linear,
     Average,
     Slerp,
@@ -37,49 +52,109 @@ _ALL: tuple[type[Method], ...] = (
     Ortho,
     GramSchmidt,
     Ties,
+    TiesPeft,
+    TiesMergekit,
+    TiesPublished,
     Dare,
     DareTies,
+    Della,
+    DellaTies,
     Breadcrumbs,
+    Consensus,
+    Tall,
+    IsoC,
+    IsoCts,
+    Tsv,
+    Svc,
+    Lego,
 )
-METHODS: Mapping[str, type[Method]] = MappingProxyType({m.name: m for m in _ALL})
+METHODS: Mapping[str, type[_Plain]] = MappingProxyType({m.name: m for m in _ALL})
 
 
-def method_of(method: str | Method) -> Method:
-    """A method object from a text such as ``ties`` or ``ties:density=0.3,vote=count``.
+def method_of(
+    method: str | Method,
+    *,
+    sparsify: str | Method | None = None,
+    refine: Level = "none",
+    space: Space = "weight",
+) -> Method:
+    """A method object from a text such as ``ties``, ``ties:density=0.3`` or ``core(ties)``.
 
-    Objects pass through.
+    Objects pass through.  With a modifier (see `Composite`) the method is wrapped; ``knots(...)``
+    and ``core(...)`` are short for the space.
 
     Raises
     ------
-    ParamError : no such name or parameter, or a value outside its range.
+    ParamError : no such name or parameter, a value outside its range, or a modifier that does
+        not go with the method.
     """
-    if not isinstance(method, str):
+    if isinstance(method, str):
+        found = _SPACED.fullmatch(method)
+        if found:
+            if space not in ("weight", found[1]):
+                message = f"method {method!r} and space {space!r}: say it once"
+                raise ParamError(message)
+            method, space = found[2], cast("Space", found[1])
+        method = _named(method)
+    thin = method_of(sparsify) if sparsify is not None else None
+    if thin is None and refine == "none" and space == "weight":
         return method
-    name, _, text = method.partition(":")
+    if thin is not None and (isinstance(thin, Composite) or not isinstance(thin, Elementwise)):
+        message = f"sparsify = {thin.name}: give dare, della or breadcrumbs"
+        raise ParamError(message)
+    return Composite(cast("Coefficients | Elementwise", method), thin, refine, space)
+
+
+_SPACED = re.compile(r"(knots|core)\((.*)\)")
+
+
+def _named(text: str) -> Method:
+    name, _, parameters = text.partition(":")
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         message = f"method {name!r}{hint}; known are {', '.join(METHODS)}"
         raise ParamError(message)
     kind = cast("Callable[..., Method]", METHODS[name])
-    return kind(**_parameters(METHODS[name], text))
+    return kind(**_parameters(METHODS[name], parameters))
 
 
-def _parameters(method: type[Method], text: str) -> dict[str, Any]:
+def _parameters(method: type[_Plain], text: str) -> dict[str, Any]:
     """Values of ``key=value,key=value`` in the types of the method's fields."""
     known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cast("Any", method))}
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
+        key = f"{key}_" if f"{key}_" in known else key  # `lambda` is a word of Python
+        if key in found:
+            message = f"{method.name}: {key} is given twice"
+            raise ParamError(message)
         if key not in known:
             message = f"{method.name}: no parameter {key!r}; it has {', '.join(known) or 'none'}"
             raise ParamError(message)
-        try:
-            found[key] = type(known[key])(value)
-        except ValueError:
-            message = f"{method.name}: {key} = {value!r}: a number"
-            raise ParamError(message) from None
+        found[key] = _value(type(known[key]), value)
     return found
+
+
+def _value(kind: type, text: str) -> object:
+    """A text as a number or a truth, or as it is: the method says what it allows."""
+    if kind is bool:
+        return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def reads_gram(method: Method) -> bool:
+    """Whether the inner products of all deltas are needed before anything is decided."""
+    if isinstance(method, Coefficients):
+        return method.reads_gram
+    if not isinstance(method, Elementwise | Composite):
+        return False
+    program = method.program()
+    guarded = program.keep.conflicts and program.keep.most == "calibrated"
+    return program.calibrate or guarded
 
 
 def apply(method: Coefficients, gram: F64, weights: F64) -> F64:
@@ -97,6 +172,10 @@ def apply(method: Coefficients, gram: F64, weights: F64) -> F64:
 
 def describe(method: Method) -> dict[str, object]:
     """Name and parameters, for recipes and reports."""
+    if isinstance(method, Composite):
+        thin = describe(method.sparsify) if method.sparsify else None
+        modifiers = {"sparsify": thin, "refine": method.refine, "space": method.space}
+        return {**describe(method.inner), **modifiers}
     fields: dict[str, object] = {}
     if dataclasses.is_dataclass(method) and not isinstance(method, type):
         fields = dataclasses.asdict(method)

@@ -1,20 +1,19 @@
 """Drop entries at random and rescale."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
+from loramix.errors import ParamError
 from loramix.methods.base import Keep, Law, Program, check_shares
 
-_BREAKS: frozenset[Law] = frozenset({"identical", "continuity", "permutation"})
+BREAKS: frozenset[Law] = frozenset({"identical", "continuity", "permutation"})
+Guard = Literal["calibrated", "published", "none"]
+Fallback = Literal["everywhere", "nowhere"]
 
-
-def _check(method: "Dare | DareTies") -> None:
-    check_shares(method.name, {"density": method.density})
-    check_shares(method.name, {"dampening": method.dampening}, zero=True)
-
-
-def _keep(density: float, dampening: float) -> Keep:
-    return Keep("random", density, divisor=density + dampening * (1 - density))
+_MOST: Mapping[str, float | Literal["calibrated"]] = {
+    "calibrated": "calibrated", "published": 0.4, "none": 1.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,11 @@ class Dare:
     ----------
     density : probability of an entry to be kept, (0, 1].
     dampening : 0 unbiased, towards 1 less rescaling, [0, 1).
+    only : ``all`` entries, or ``conflicts``: positions where the weighted deltas disagree in
+        sign; everything else stays bit for bit.
+    guard : share of positions in conflict above which that limit makes no sense: ``calibrated``:
+        clearly more than the cosines of the deltas let expect; ``published``: 40 %; ``none``.
+    fallback : what happens above it: the rule acts ``everywhere``, or ``nowhere``.
 
     References
     ----------
@@ -38,17 +42,20 @@ class Dare:
 
     name: ClassVar[str] = "dare"
     mean: ClassVar[bool] = False
-    breaks: ClassVar[frozenset[Law]] = _BREAKS
+    breaks: ClassVar[frozenset[Law]] = BREAKS
 
     density: float = 0.5
     dampening: float = 0.0
+    only: Literal["all", "conflicts"] = "all"
+    guard: Guard = "calibrated"
+    fallback: Fallback = "everywhere"
 
     def __post_init__(self) -> None:
         _check(self)
 
     def program(self) -> Program:
         """Drop at random, add."""
-        return Program(_keep(self.density, self.dampening))
+        return Program(_keep(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +64,56 @@ class DareTies:
 
     Parameters
     ----------
-    density, dampening : see `Dare`.
+    density, dampening, only, guard, fallback : see `Dare`.
     """
 
     name: ClassVar[str] = "dare-ties"
     mean: ClassVar[bool] = True
-    breaks: ClassVar[frozenset[Law]] = _BREAKS
+    breaks: ClassVar[frozenset[Law]] = BREAKS
 
     density: float = 0.5
     dampening: float = 0.0
+    only: Literal["all", "conflicts"] = "all"
+    guard: Guard = "calibrated"
+    fallback: Fallback = "everywhere"
 
     def __post_init__(self) -> None:
         _check(self)
 
     def program(self) -> Program:
         """Drop at random, elect, average."""
-        return Program(_keep(self.density, self.dampening), "mass", "mean")
+        return Program(_keep(self), vote="mass", reduce="mean")
+
+
+def _check(method: Dare | DareTies) -> None:
+    check_shares(method.name, {"density": method.density})
+    check_shares(method.name, {"dampening": method.dampening}, zero=True)
+    check_limit(method.name, method.only, method.guard, method.fallback)
+
+
+def _keep(method: Dare | DareTies) -> Keep:
+    divisor = method.density + method.dampening * (1 - method.density)
+    keep = Keep("random", method.density, divisor=divisor)
+    return limited(keep, method.only, method.guard, method.fallback)
+
+
+def check_limit(owner: str, only: str, guard: str, fallback: str) -> None:
+    """Refuse words that `limited` does not know.
+
+    Raises
+    ------
+    ParamError : one of them is unknown.
+    """
+    for name, value, allowed in (
+        ("only", only, ("all", "conflicts")),
+        ("guard", guard, tuple(_MOST)),
+        ("fallback", fallback, ("everywhere", "nowhere")),
+    ):
+        if value not in allowed:
+            message = f"{owner}: {name} = {value!r}: allowed is {', '.join(allowed)}"
+            raise ParamError(message)
+
+
+def limited(keep: Keep, only: str, guard: Guard, fallback: Fallback) -> Keep:
+    """A random rule, limited to conflicts where that is asked for."""
+    return replace(keep, conflicts=only == "conflicts", most=_MOST[guard], fallback=fallback)

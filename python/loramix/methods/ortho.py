@@ -44,14 +44,34 @@ class Ortho:
         result = np.zeros_like(weights)
         if not used.any():
             return result
-        scaled = np.abs(weights[used])
-        overlap = gram[np.ix_(used, used)] * np.outer(scaled, scaled)
-        values, vectors = np.linalg.eigh(overlap + _RIDGE * np.diag(np.diag(overlap)))
-        turn = (vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny))) @ vectors.T
-        own = np.einsum("ij,ji->i", overlap, turn) / sizes[used]
-        share = np.sign(weights[used]) * sizes[used] / own
-        result[used] = scaled * (turn @ share)
+        scaled = weights[used]
+        turn = orthogonalised(gram[np.ix_(used, used)] * np.outer(scaled, scaled))
+        result[used] = scaled * turn.sum(axis=0)
         return result
+
+
+def orthogonalised(gram: F64) -> F64:
+    """How much of each vector goes into each of the (nearly) orthogonal ones of `Ortho`.
+
+    Parameters
+    ----------
+    gram : (n, n) inner products of the vectors.
+
+    Returns
+    -------
+    (n, n), rows are the new vectors; those of vectors of zero are zero.
+    """
+    sizes = np.sqrt(np.maximum(np.diag(gram), 0))
+    used = sizes > _NOTHING * sizes.max(initial=0.0)
+    turn = np.zeros_like(gram)
+    if not used.any():
+        return turn
+    overlap = gram[np.ix_(used, used)]
+    values, vectors = np.linalg.eigh(overlap + _RIDGE * np.diag(np.diag(overlap)))
+    root = (vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny))) @ vectors.T
+    own = np.einsum("ij,ji->i", overlap, root) / sizes[used]
+    turn[np.ix_(used, used)] = (sizes[used] / own)[:, None] * root
+    return turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from loramix.errors import ParamError
 from loramix.methods.base import Keep, Law, Program, check_shares
+from loramix.methods.ties_upstream import TiesMergekit, TiesPeft, TiesPublished
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,11 @@ class Ties:
 
     Parameters
     ----------
-    density : share of entries kept, (0, 1].  Default 0.2, the published 20 %.
+    density : share of entries kept, (0, 1].  Default 0.2, the published 20 %.  ``auto``: of each
+        delta as few as hold the share ``energy`` of its squared norm.
     vote : ``mass``: by the sum of the weighted entries (published); ``count``: by heads, ties by
         the sum.
+    energy : share of the squared norm under ``density=auto``, (0, 1].
 
     References
     ----------
@@ -34,15 +37,37 @@ class Ties:
     mean: ClassVar[bool] = True
     breaks: ClassVar[frozenset[Law]] = frozenset({"identical", "continuity"})
 
-    density: float = 0.2
+    density: float | Literal["auto"] = 0.2
     vote: Literal["mass", "count"] = "mass"
+    energy: float = 0.95
 
     def __post_init__(self) -> None:
-        check_shares(self.name, {"density": self.density})
+        if self.density != "auto":
+            check_shares(self.name, {"density": self.density})
+        check_shares(self.name, {"energy": self.energy})
         if self.vote not in ("mass", "count"):
             message = f"ties: vote = {self.vote!r}: mass or count"
             raise ParamError(message)
 
+    @staticmethod
+    def peft(density: float = 0.2, vote: Literal["total", "frequency"] = "total") -> TiesPeft:
+        """TIES as PEFT understands it."""
+        return TiesPeft(density, vote)
+
+    @staticmethod
+    def mergekit(density: float = 0.2, *, normalize: bool = True) -> TiesMergekit:
+        """TIES as mergekit understands it."""
+        return TiesMergekit(density, normalize)
+
+    @staticmethod
+    def published(
+        density: float = 0.5, vote: Literal["total", "frequency"] = "frequency"
+    ) -> TiesPublished:
+        """TIES as the published adaptive composition understands it."""
+        return TiesPublished(density, vote)
+
     def program(self) -> Program:
         """Keep the largest, elect, average."""
-        return Program(Keep("largest", self.density), self.vote, "mean")
+        auto = self.density == "auto"
+        keep = Keep("energy", self.energy) if auto else Keep("largest", float(self.density))
+        return Program(keep, vote=self.vote, reduce="mean")

@@ -1,11 +1,12 @@
 """The report of a merge as plain data: what ``--json`` prints and the text is made from."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, TypedDict
 
 from loramix import __version__
+from loramix.accounting import Share
 from loramix.executing import Merged
 from loramix.methods import describe
 from loramix.types import Adapter, Weight
@@ -71,6 +72,23 @@ class Groups(TypedDict):
     shared_by: dict[str, int]
 
 
+class Became(TypedDict):
+    """What became of one adapter, over all targets or in one.
+
+    Attributes
+    ----------
+    adapter : its name.
+    retention : ``<M, delta> / (w |delta|^2)``: 1 if all of it is in the result M.
+    cosine : of the weighted delta and the result.
+    interference : what the others would add to its retention in a plain sum.
+    """
+
+    adapter: str
+    retention: float
+    cosine: float
+    interference: float
+
+
 class Error(TypedDict):
     """Relative errors against what was meant, measured on the written file.
 
@@ -94,7 +112,8 @@ class Report(TypedDict):
     method : name and parameters.
     auto_strength : scale, norm, reference and cosine by branch; empty if it was off.
     seconds : wall time.
-    rows : one for each target: target, members, rank, norm, cut, error.
+    adapters : what became of those that change anything.
+    rows : one for each target: target, members, rank, norm, cut, error, adapters.
     """
 
     version: str
@@ -104,6 +123,7 @@ class Report(TypedDict):
     output: Written
     groups: Groups
     error: Error
+    adapters: list[Became]
     seconds: float
     rows: list[dict[str, Any]]
 
@@ -124,8 +144,9 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
             shared_by={str(n): shared[n] for n in sorted(shared, reverse=True)},
         ),
         error=Error(relative=merged.error, worst=worst.error, target=worst.target),
+        adapters=_became(plan.adapters, merged.shares),
         seconds=seconds,
-        rows=[_row(row) for row in merged.log],
+        rows=[_row(plan.adapters, row) for row in merged.log],
     )
 
 
@@ -168,5 +189,18 @@ def _written(merged: Merged) -> Written:
     )
 
 
-def _row(row: Row) -> dict[str, Any]:
-    return asdict(row)
+def _became(adapters: Sequence[Adapter], shares: Sequence[Share]) -> list[Became]:
+    return [
+        Became(
+            adapter=adapters[one.owner].name,
+            retention=one.retention,
+            cosine=one.cosine,
+            interference=one.interference,
+        )
+        for one in shares
+    ]
+
+
+def _row(adapters: Sequence[Adapter], row: Row) -> dict[str, Any]:
+    facts = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "shares"}
+    return {**facts, "adapters": _became(adapters, row.shares)}

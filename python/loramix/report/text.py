@@ -1,5 +1,7 @@
 """The report of a merge as text, readable in 80 columns and without colour."""
 
+from collections.abc import Mapping
+
 from loramix.report import cells
 from loramix.report.model import Input, Report
 
@@ -16,7 +18,13 @@ def render(report: Report, width: int = 80) -> str:
         *_worst(report),
         ("wrote", _wrote(report)),
     ]
-    parts = (_inputs(report, width), *_notes(report, width), "", cells.fields(lines, width))
+    parts = (
+        _inputs(report, width),
+        *_became(report, width),
+        *_notes(report, width),
+        "",
+        cells.fields(lines, width),
+    )
     return "\n".join(parts)
 
 
@@ -37,6 +45,22 @@ def _inputs(report: Report, width: int) -> str:
     return cells.table(header, rows, "lrllrrl", width)
 
 
+def _became(report: Report, width: int) -> list[str]:
+    if len(report["adapters"]) < 2:
+        return []
+    header = ("adapter", "retention", "cosine", "interference")
+    rows = [
+        (
+            one["adapter"],
+            f"{100 * one['retention']:.0f} %",
+            f"{one['cosine'] + 0.0:.2f}",
+            f"{100 * one['interference']:+.0f} %",
+        )
+        for one in report["adapters"]
+    ]
+    return ["", cells.table(header, rows, "lrrr", width)]
+
+
 def _notes(report: Report, width: int) -> list[str]:
     lines = [("note", f"{one['name']}: {text}") for one in report["inputs"] for text in _said(one)]
     return ["", cells.fields(lines, width)] if lines else []
@@ -48,8 +72,19 @@ def _said(one: Input) -> list[str]:
 
 
 def _method(report: Report) -> str:
-    name, *parameters = report["method"].items()
-    return ", ".join([str(name[1]), *(f"{key} {value}" for key, value in parameters)])
+    method = dict(report["method"])
+    thin, space = method.pop("sparsify", None), method.pop("space", "weight")
+    refine = method.pop("refine", "none")
+    texts = [_named(method)]
+    texts += [f"after {_named(thin)}"] if isinstance(thin, dict) else []
+    texts += [f"refined ({refine})"] if refine != "none" else []
+    texts += [f"in the space {space}"] if space != "weight" else []
+    return "; ".join(texts)
+
+
+def _named(method: Mapping[str, object]) -> str:
+    name, *parameters = method.items()
+    return ", ".join([str(name[1]), *(f"{key.strip('_')} {value}" for key, value in parameters)])
 
 
 def _strengths(report: Report) -> list[str]:

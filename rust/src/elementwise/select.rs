@@ -1,45 +1,35 @@
-//! Exact selection by magnitude over a whole delta, streamed.
+//! Exact selection by magnitude over a whole delta, in one pass.
 //!
-//! A sample of rows brackets the threshold; one pass over all entries counts what lies above the
-//! bracket and collects what lies inside, where the threshold is then found exactly.  A bracket
-//! that misses (possible, rare) is widened and the pass repeated.  Equal magnitudes at the cut are
-//! kept in index order, so exactly the asked number is kept.
-#![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
-#![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
-
-use std::ops::Range;
+//! A sample brackets the threshold.  While the tiles go by, entries above and below the bracket
+//! are decided and the few inside are collected ([`super::sweep`]); the threshold is then found
+//! among those.  A bracket that misses (possible, rare) is widened and the pass repeated.  Equal
+//! magnitudes at the cut are kept in index order, so exactly the asked number is kept.
 
 use rayon::prelude::*;
 
 use super::source::Source;
-use crate::dispatch::{self, Kernel};
+use super::sweep::{Survey, magnitude};
+use super::{Keep, rows_of_tile};
 use crate::tile::pieces;
 use crate::{Result, scratch};
 
-/// Rows that the bracket is estimated from.
-const SAMPLE_ROWS: usize = 128;
-/// Entries of a tile of the pass.
-const ENTRIES: usize = 1 << 17;
-/// Entries that are counted together; those with any inside the bracket are looked at singly.
-const BLOCK: usize = 32;
-/// Half width of the bracket, in shares of all entries.
-const MARGIN: f64 = 0.004;
-
-/// Magnitudes, as bits (their order is that of the numbers), between which entries are kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cut {
-    /// Kept from here on: magnitude bits above, and those equal up to an index.
-    low: Edge,
-    /// Dropped from here on, likewise.
-    high: Edge,
-}
+/// Entries that the bracket is estimated from, at most; all of them if there are fewer.
+const SAMPLE: usize = 1 << 16;
+/// Rows of a block of the sample; each block has columns of its own.
+const BLOCK_ROWS: usize = 16;
+/// Half width of the bracket in standard deviations of the sample's quantile.
+const DEVIATIONS: f64 = 4.0;
+/// Magnitude bits that a bin of a histogram leaves open: sixteen bins for a factor of two.
+const OPEN: u32 = 19;
+const BINS: usize = 1 << (31 - OPEN);
 
 /// A place in the order of all entries by falling magnitude, then rising index.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Edge {
-    bits: u32,
+pub(super) struct Edge {
+    /// Magnitude as bits: their order is that of the numbers.
+    pub(super) bits: u32,
     /// Entries with these bits are before the edge if their index is below.
-    index: usize,
+    pub(super) index: usize,
 }
 
 impl Edge {
@@ -51,167 +41,220 @@ impl Edge {
     }
 }
 
+/// What is kept of one delta: what is before `low` and not before `high`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cut {
+    pub(super) high: Edge,
+    pub(super) low: Edge,
+}
+
 impl Cut {
-    /// Zeroes what is not kept of the entries from `start` on.
-    pub(crate) fn apply(&self, start: usize, values: &mut [f32]) {
-        // Whole tiles by magnitude; then the few that equal an edge, by index.
-        if dispatch::run(Band { low: self.low.bits, high: self.high.bits, values }) == 0 {
-            return;
+    pub(super) fn keeps(&self, value: f32, index: usize) -> bool {
+        let bits = magnitude(value);
+        self.low.is_after(bits, index) && !self.high.is_after(bits, index)
+    }
+}
+
+/// Where an edge lies: how many entries, or how much of the square, are before it.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    Count(usize),
+    /// Of the entries inside the bracket, as many as hold this much.
+    Square(f64),
+}
+
+/// An edge that is known up to the entries with magnitude bits in `low..=high`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bracket {
+    pub(super) low: u32,
+    pub(super) high: u32,
+    before: Before,
+    /// Set where there is nothing to find.
+    known: Option<Edge>,
+}
+
+impl Bracket {
+    fn known(edge: Edge) -> Self {
+        // Nothing is inside: no magnitude has these bits.
+        let (low, high) = if edge == Edge::FIRST { (u32::MAX, u32::MAX) } else { (0, 0) };
+        let high = if edge == Edge::LAST { 0 } else { high };
+        Self { low, high, before: Before::Count(0), known: Some(edge) }
+    }
+
+    /// True if entries inside have to be looked at.
+    pub(super) fn is_open(&self) -> bool {
+        self.known.is_none()
+    }
+
+    /// The edge, from the number of entries above and those inside; `None` if it is outside.
+    fn edge(&self, above: usize, mut inside: Vec<(u32, usize)>) -> Option<Edge> {
+        if self.known.is_some() {
+            return self.known;
         }
-        for (offset, value) in values.iter_mut().enumerate() {
-            let (bits, index) = (magnitude(*value), start + offset);
-            if !self.low.is_after(bits, index) || self.high.is_after(bits, index) {
-                *value = 0.0;
+        let order = |x: &(u32, usize)| (std::cmp::Reverse(x.0), x.1);
+        let last = match self.before {
+            Before::Count(before) => {
+                let rank = before.checked_sub(above + 1).filter(|rank| *rank < inside.len())?;
+                *inside.select_nth_unstable_by_key(rank, order).1
             }
-        }
-    }
-}
-
-/// Zeroes what is outside of `low..=high`; returns how many equal one of them.
-struct Band<'v> {
-    low: u32,
-    high: u32,
-    values: &'v mut [f32],
-}
-
-impl Kernel for Band<'_> {
-    type Output = u32;
-
-    #[inline(always)]
-    fn run(self) -> u32 {
-        let mut edges = 0u32;
-        for value in self.values {
-            let bits = magnitude(*value);
-            let inside = (bits >= self.low) & (bits <= self.high);
-            edges += u32::from((bits == self.low) | (bits == self.high));
-            *value = if inside { *value } else { 0.0 };
-        }
-        edges
-    }
-}
-
-/// Counts the entries above a bracket, and marks the blocks that have any inside.
-struct Count<'v> {
-    low: u32,
-    high: u32,
-    values: &'v [f32],
-    marks: &'v mut [bool],
-}
-
-impl Kernel for Count<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run(self) -> usize {
-        let mut above = 0;
-        for (block, mark) in self.values.chunks(BLOCK).zip(self.marks) {
-            let (mut over, mut inside) = (0u32, 0u32);
-            for value in block {
-                let bits = magnitude(*value);
-                over += u32::from(bits > self.high);
-                inside += u32::from((bits >= self.low) & (bits <= self.high));
+            Before::Square(wanted) => {
+                inside.sort_unstable_by_key(order);
+                let mut held = 0.0;
+                let enough = |x: &&(u32, usize)| {
+                    held += f64::from(f32::from_bits(x.0)).powi(2);
+                    held >= wanted
+                };
+                *inside.iter().find(enough).or(inside.last())?
             }
-            above += over as usize;
-            *mark = inside > 0;
-        }
-        above
+        };
+        Some(Edge { bits: last.0, index: last.1 + 1 })
     }
 }
 
-#[inline(always)]
-fn magnitude(value: f32) -> u32 {
-    value.to_bits() & 0x7FFF_FFFF
+/// Both edges of what is kept of one delta.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Brackets {
+    pub(super) high: Bracket,
+    pub(super) low: Bracket,
 }
 
-/// The cut that keeps `max(1, floor(density * n))` entries after dropping `floor(skip * n)`.
-pub(crate) fn cut<S: Source>(source: &S, member: usize, density: f64, skip: f64) -> Result<Cut> {
-    let n = source.rows() * source.cols();
-    // A density such as 0.3 is a little less than it reads; so is its product.
-    let floor = |share: f64| (share * n as f64 * (1.0 + 1e-12)).floor() as usize;
-    let dropped = floor(skip).min(n.saturating_sub(1));
-    let kept = floor(density).max(1).min(n - dropped);
-    let high = edge(source, member, dropped)?;
-    let low = edge(source, member, dropped + kept)?;
-    Ok(Cut { low, high })
-}
-
-/// The edge with `before` entries before it.
-fn edge<S: Source>(source: &S, member: usize, before: usize) -> Result<Edge> {
-    let n = source.rows() * source.cols();
-    if before == 0 {
-        return Ok(Edge::FIRST);
-    }
-    if before >= n {
-        return Ok(Edge::LAST);
-    }
-    let mut margin = MARGIN;
-    loop {
-        let bracket = bracket(source, member, before as f64 / n as f64, margin)?;
-        let (above, mut inside) = scan(source, member, &bracket)?;
-        if above < before && before <= above + inside.len() {
-            let rank = before - above;
-            let order = |x: &(u32, usize)| (std::cmp::Reverse(x.0), x.1);
-            let (_, last, _) = inside.select_nth_unstable_by_key(rank - 1, order);
-            return Ok(Edge { bits: last.0, index: last.1 + 1 });
-        }
-        margin *= 8.0;
-    }
-}
-
-/// Magnitude bits between which the entry of this quantile should lie.
-fn bracket<S: Source>(source: &S, member: usize, share: f64, margin: f64) -> Result<Range<u32>> {
-    let (rows, cols) = (source.rows(), source.cols());
-    let count = SAMPLE_ROWS.min(rows);
-    let mut sample = Vec::with_capacity(count * cols);
-    let mut row = vec![0f32; cols];
-    for i in 0..count {
-        let at = i * rows / count;
-        source.fill(member, at..at + 1, &mut row)?;
-        sample.extend(row.iter().map(|v| magnitude(*v)));
-    }
-    let mut at = |share: f64| {
-        let place = (share * sample.len() as f64) as usize;
-        *sample.select_nth_unstable_by(place, |a, b| b.cmp(a)).1
-    };
-    let high = if share <= margin { u32::MAX } else { at(share - margin) };
-    let low = if share + margin >= 1.0 { 0 } else { at(share + margin) };
-    Ok(low..high)
-}
-
-/// Number of entries above the bracket, and those inside with their indices.
-fn scan<S: Source>(
+/// Brackets for a rule that keeps by magnitude; `widening` is 1, and more after a miss.
+pub(super) fn brackets<S: Source>(
     source: &S,
     member: usize,
-    bracket: &Range<u32>,
-) -> Result<(usize, Vec<(u32, usize)>)> {
-    let (rows, cols) = (source.rows(), source.cols());
-    let tiles: Vec<_> = pieces(rows, (ENTRIES / cols).clamp(1, 256)).collect();
-    let found: Vec<(usize, Vec<(u32, usize)>)> = tiles
-        .into_par_iter()
-        .map(|tile| {
-            scratch::floats(tile.len() * cols, |values| {
-                let start = tile.start * cols;
-                source.fill(member, tile, values)?;
-                Ok(look(values, start, bracket))
-            })
-        })
-        .collect::<Result<_>>()?;
-    let above = found.iter().map(|(above, _)| above).sum();
-    Ok((above, found.into_iter().flat_map(|(_, inside)| inside).collect()))
-}
-
-fn look(values: &[f32], start: usize, bracket: &Range<u32>) -> (usize, Vec<(u32, usize)>) {
-    let (low, high) = (bracket.start, bracket.end);
-    let mut marks = vec![false; values.len().div_ceil(BLOCK)];
-    let above = dispatch::run(Count { low, high, values, marks: &mut marks });
-    let mut inside = Vec::new();
-    for (index, block) in values.chunks(BLOCK).enumerate().filter(|(index, _)| marks[*index]) {
-        for (offset, value) in block.iter().enumerate() {
-            let bits = magnitude(*value);
-            if bits >= low && bits <= high {
-                inside.push((bits, start + index * BLOCK + offset));
-            }
+    keep: Keep,
+    widening: f64,
+) -> Result<Brackets> {
+    let n = source.rows() * source.cols();
+    match keep {
+        Keep::Largest { density, skip } => {
+            // A density such as 0.3 is a little less than it reads; so is its product.
+            let floor = |share: f64| (share * n as f64 * (1.0 + 1e-12)).floor() as usize;
+            let dropped = floor(skip).min(n.saturating_sub(1));
+            let kept = floor(density).max(1).min(n - dropped);
+            let sample = Sample::new(source, member)?;
+            let bracket = |before| sample.bracket(before, n, widening);
+            Ok(Brackets { high: bracket(dropped), low: bracket(dropped + kept) })
+        }
+        Keep::Truncated { density, least } => {
+            let kept = ((density * n as f64) as usize).max(least).min(n);
+            let low = Sample::new(source, member)?.bracket(kept, n, widening);
+            Ok(Brackets { high: Bracket::known(Edge::FIRST), low })
+        }
+        Keep::Holding { energy } if energy < 1.0 => {
+            let low = holding(source, member, energy)?;
+            Ok(Brackets { high: Bracket::known(Edge::FIRST), low })
+        }
+        _ => {
+            let [high, low] = [Edge::FIRST, Edge::LAST].map(Bracket::known);
+            Ok(Brackets { high, low })
         }
     }
-    (above, inside)
+}
+
+/// The cuts, if no bracket missed.
+pub(super) fn cuts(brackets: &[Brackets], survey: &Survey) -> Option<Vec<Cut>> {
+    let one = |(member, b): (usize, &Brackets)| {
+        let edge = |bracket: &Bracket, above: usize| {
+            let inside = |(bits, _): &(u32, usize)| bracket.low <= *bits && *bits <= bracket.high;
+            let found = if bracket.is_open() {
+                survey.entries_of(member).filter(inside).collect()
+            } else {
+                Vec::new()
+            };
+            bracket.edge(above, found)
+        };
+        let [above_high, above_low] = survey.above[member];
+        Some(Cut { high: edge(&b.high, above_high)?, low: edge(&b.low, above_low)? })
+    };
+    brackets.iter().enumerate().map(one).collect()
+}
+
+/// Magnitudes at places spread over all rows and columns.
+struct Sample {
+    bits: Vec<u32>,
+    bins: Vec<usize>,
+}
+
+impl Sample {
+    fn new<S: Source>(source: &S, member: usize) -> Result<Self> {
+        let (rows, cols) = (source.rows(), source.cols());
+        let wide = (SAMPLE / rows.max(1)).clamp(16, cols.max(16)).min(cols);
+        let blocks: Vec<_> = pieces(rows, BLOCK_ROWS).collect();
+        let skip = (blocks.len() * BLOCK_ROWS * wide).div_ceil(4 * SAMPLE).max(1);
+        let mut values = vec![0f32; BLOCK_ROWS * wide];
+        let mut bits = Vec::with_capacity(rows.min(SAMPLE) * wide);
+        for (index, block) in blocks.into_iter().enumerate().step_by(skip) {
+            // A comb of columns, moved on from block to block by the golden ratio.
+            let shift = (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+            let shift = (shift * cols as u64 >> 32) as usize;
+            let column = |k: usize| (shift + k * cols / wide) % cols;
+            let columns: Vec<usize> = (0..wide).map(column).collect();
+            let values = &mut values[..block.len() * wide];
+            source.pick(member, block, &columns, values)?;
+            bits.extend(values.iter().map(|v| magnitude(*v)));
+        }
+        let mut bins = vec![0; BINS];
+        bits.iter().for_each(|b| bins[(b >> OPEN) as usize] += 1);
+        Ok(Self { bits, bins })
+    }
+
+    fn bracket(&self, before: usize, n: usize, widening: f64) -> Bracket {
+        if before == 0 || before >= n {
+            return Bracket::known(if before == 0 { Edge::FIRST } else { Edge::LAST });
+        }
+        let size = self.bits.len() as f64;
+        let share = before as f64 / n as f64;
+        let spread = (share * (1.0 - share) / size).sqrt() + 1.0 / size;
+        let margin = DEVIATIONS * widening * spread;
+        let high = if share <= margin { u32::MAX - 1 } else { self.at(share - margin) };
+        let low = if share + margin >= 1.0 { 0 } else { self.at(share + margin) };
+        Bracket { low, high, before: Before::Count(before), known: None }
+    }
+
+    /// Magnitude bits that a share of the sample lies above.
+    fn at(&self, share: f64) -> u32 {
+        let mut place = ((share * self.bits.len() as f64) as usize).min(self.bits.len() - 1);
+        let mut bin = BINS - 1;
+        while place >= self.bins[bin] {
+            place -= self.bins[bin];
+            bin -= 1;
+        }
+        let own = |b: &&u32| (**b >> OPEN) as usize == bin;
+        let mut found: Vec<u32> = self.bits.iter().filter(own).copied().collect();
+        *found.select_nth_unstable_by(place, |a, b| b.cmp(a)).1
+    }
+}
+
+/// The bin in which the largest entries reach a share of the squared norm: one pass.
+fn holding<S: Source>(source: &S, member: usize, energy: f64) -> Result<Bracket> {
+    let (rows, cols) = (source.rows(), source.cols());
+    let tiles: Vec<_> = pieces(rows, rows_of_tile(cols)).collect();
+    let squares = |tile: std::ops::Range<usize>| {
+        scratch::floats(tile.len() * cols, |values| {
+            source.fill(member, tile, values)?;
+            let mut bins = vec![0f64; BINS];
+            for value in values.iter() {
+                bins[(magnitude(*value) >> OPEN) as usize] += f64::from(*value).powi(2);
+            }
+            Ok(bins)
+        })
+    };
+    let found: Vec<Vec<f64>> = tiles.into_par_iter().map(squares).collect::<Result<_>>()?;
+    let mut bins = vec![0f64; BINS];
+    for tile in &found {
+        bins.iter_mut().zip(tile).for_each(|(b, t)| *b += t);
+    }
+    let wanted = energy * bins.iter().sum::<f64>();
+    let mut held = 0.0;
+    for (bin, square) in bins.iter().enumerate().rev() {
+        if held + square >= wanted && *square > 0.0 {
+            let low = (bin as u32) << OPEN;
+            let high = low + ((1 << OPEN) - 1);
+            let before = Before::Square(wanted - held);
+            return Ok(Bracket { low, high, before, known: None });
+        }
+        held += square;
+    }
+    Ok(Bracket::known(Edge::LAST))
 }

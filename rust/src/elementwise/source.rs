@@ -24,6 +24,17 @@ pub trait Source: Sync {
     /// # Errors
     /// Bytes that do not decode.
     fn fill(&self, member: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+    /// Writes some columns of some rows, for an estimate: values may round otherwise.
+    ///
+    /// # Errors
+    /// Bytes that do not decode.
+    fn pick(
+        &self,
+        member: usize,
+        rows: Range<usize>,
+        columns: &[usize],
+        out: &mut [f32],
+    ) -> Result<()>;
 }
 
 /// Deltas given by their factors; the down sides are decoded once.
@@ -57,6 +68,33 @@ impl<'g, 'a> Factored<'g, 'a> {
     }
 }
 
+impl Factored<'_, '_> {
+    /// `factor * up[rows] @ down`.
+    fn product(
+        &self,
+        member: usize,
+        rows: Range<usize>,
+        down: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let n = rows.len();
+        let one = &self.group.members()[member];
+        let rank = one.up.cols();
+        let mut up = vec![0f32; n * rank]; // small beside the tile
+        crate::tile::decode(&one.up, rows, 0..rank, &mut up, rank)?;
+        let cols = out.len() / n.max(1);
+        matmul(
+            MatMut::from_row_major_slice_mut(out, n, cols),
+            Accum::Replace,
+            MatRef::from_row_major_slice(&up, n, rank),
+            MatRef::from_row_major_slice(down, rank, cols),
+            one.factor as f32,
+            Par::Seq,
+        );
+        Ok(())
+    }
+}
+
 impl Source for Factored<'_, '_> {
     fn count(&self) -> usize {
         self.group.members().len()
@@ -75,20 +113,20 @@ impl Source for Factored<'_, '_> {
     }
 
     fn fill(&self, member: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let (n, cols) = (rows.len(), self.group.cols());
-        let one = &self.group.members()[member];
-        let rank = one.up.cols();
-        let mut up = vec![0f32; n * rank]; // small beside the tile
-        crate::tile::decode(&one.up, rows, 0..rank, &mut up, rank)?;
-        matmul(
-            MatMut::from_row_major_slice_mut(out, n, cols),
-            Accum::Replace,
-            MatRef::from_row_major_slice(&up, n, rank),
-            MatRef::from_row_major_slice(&self.downs[member], rank, cols),
-            one.factor as f32,
-            Par::Seq,
-        );
-        Ok(())
+        self.product(member, rows, &self.downs[member], out)
+    }
+
+    fn pick(
+        &self,
+        member: usize,
+        rows: Range<usize>,
+        columns: &[usize],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let cols = self.group.cols();
+        let row = |row: &[f32]| columns.iter().map(|c| row[*c]).collect::<Vec<f32>>();
+        let down: Vec<f32> = self.downs[member].chunks_exact(cols).flat_map(row).collect();
+        self.product(member, rows, &down, out)
     }
 }
 
@@ -144,6 +182,21 @@ impl Source for Dense<'_> {
         let weight = self.weights[member] as f32;
         for value in out {
             *value *= weight;
+        }
+        Ok(())
+    }
+
+    fn pick(
+        &self,
+        member: usize,
+        rows: Range<usize>,
+        columns: &[usize],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let mut row = vec![0f32; self.cols()];
+        for (index, out) in rows.zip(out.chunks_exact_mut(columns.len().max(1))) {
+            self.fill(member, index..index + 1, &mut row)?;
+            out.iter_mut().zip(columns).for_each(|(o, c)| *o = row[*c]);
         }
         Ok(())
     }

@@ -4,57 +4,142 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
-use super::{Bytes, RawGroup, all, borrow, borrow_floats, borrow_mut, enter, split, views};
+use super::spaces::space_of;
+use super::{
+    Bytes, RawGroup, all, borrow, borrow_floats, borrow_mut, enter, split, views, written,
+};
 use crate::condense::{self as calculate, Part};
 use crate::dtype::{Dtype, Matrix};
-use crate::elementwise::{Dense, Keep, Prepared, Program, Reduce, Vote};
+use crate::elementwise::{
+    Ballot, Conflicts, Dense, Factored, Fallback, Keep, Prepared, Program, Reduce, Selfish, Vote,
+};
+use crate::gram::check_finite;
 use crate::group::Group;
+use crate::project::{self, Space};
 use crate::recompress::Rule;
 use crate::rng::Stream;
-use crate::{Error, probe};
+use crate::{Error, account, probe};
 
-/// keep, density, second number (outliers or divisor), vote, reduce, seed.
+/// Fields of `loramix.methods.base.Program`.
 #[derive(FromPyObject)]
-pub(super) struct RawProgram(String, f64, f64, String, String, u64);
+pub(super) struct RawProgram {
+    keep: RawKeep,
+    selfish: Option<RawSelfish>,
+    ballot: String,
+    vote: String,
+    reduce: String,
+    clean: bool,
+}
 
-/// group, weights, stable hash of its target, first row, whether one adapter has it for itself.
+/// Fields of `loramix.methods.base.Keep`.
 #[derive(FromPyObject)]
-pub(super) struct RawPart(RawGroup, Vec<f64>, u64, usize, bool);
+struct RawKeep {
+    rule: String,
+    density: f64,
+    outliers: f64,
+    least: usize,
+    divisor: f64,
+    spread: f64,
+    conflicts: bool,
+    fallback: String,
+}
+
+/// Fields of `loramix.methods.base.Selfish`.
+#[derive(FromPyObject)]
+struct RawSelfish {
+    lambda_: f64,
+    published: bool,
+    level: bool,
+}
+
+/// What a program needs to know of one group; fields of `loramix.types.Site`.
+#[derive(FromPyObject)]
+pub(super) struct RawSite {
+    /// Stable hash of its target.
+    key: u64,
+    seed: u64,
+    mix: Vec<f64>,
+    /// Largest share of positions in conflict for rules limited to those.
+    most: f64,
+    norm: Option<f64>,
+}
+
+/// group, weights, site, first row, whether one adapter has it for itself.
+#[derive(FromPyObject)]
+pub(super) struct RawPart(RawGroup, Vec<f64>, RawSite, usize, bool);
 
 /// rows, cols, stable hash, parts.
 #[derive(FromPyObject)]
-pub(super) struct RawStep(usize, usize, u64, Vec<RawPart>);
+pub(super) struct RawStep(pub(super) usize, usize, pub(super) u64, Vec<RawPart>);
+
+macro_rules! choice {
+    ($name:literal, $text:expr, $($key:literal => $value:expr),+) => {
+        match $text {
+            $($key => Ok($value),)+
+            other => Err(Error::Param {
+                name: $name,
+                value: other.to_owned(),
+                allowed: concat!($($key, " "),+),
+            }),
+        }
+    };
+}
 
 impl RawProgram {
-    fn view(&self, target: u64) -> Result<Program, Error> {
-        let Self(keep, density, second, vote, reduce, seed) = self;
-        let unknown = |name, value: &str, allowed| {
-            Err(Error::Param { name, value: value.to_owned(), allowed })
-        };
-        let keep = match keep.as_str() {
+    pub(super) fn view(&self, site: &RawSite) -> Result<Program, Error> {
+        let RawKeep { rule, density, outliers, least, divisor, spread, conflicts, fallback } =
+            &self.keep;
+        let keep = choice!("keep", rule.as_str(),
             "all" => Keep::All,
-            "largest" => Keep::Largest { density: *density, skip: *second },
-            "random" => Keep::Random { density: *density, divisor: *second },
-            other => return unknown("keep", other, "all, largest, random"),
-        };
-        let vote = match vote.as_str() {
-            "none" => Vote::None,
-            "mass" => Vote::Mass,
-            "count" => Vote::Count,
-            other => return unknown("vote", other, "none, mass, count"),
-        };
-        let reduce = match reduce.as_str() {
-            "sum" => Reduce::Sum,
-            "mean" => Reduce::Mean,
-            other => return unknown("reduce", other, "sum, mean"),
-        };
-        Ok(Program { keep, vote, reduce, seed: *seed, target })
+            "largest" => Keep::Largest { density: *density, skip: *outliers },
+            "truncated" => Keep::Truncated { density: *density, least: *least },
+            "energy" => Keep::Holding { energy: *density },
+            "random" => Keep::Random { density: *density, divisor: *divisor },
+            "ranked" => Keep::Ranked { density: *density, spread: *spread })?;
+        let fallback = choice!("fallback", fallback.as_str(),
+            "everywhere" => Fallback::Everywhere,
+            "nowhere" => Fallback::Nowhere)?;
+        let selfish = self.selfish.as_ref().map(|s| Selfish {
+            lambda: s.lambda_,
+            published: s.published,
+            level: s.level,
+        });
+        Ok(Program {
+            keep,
+            conflicts: conflicts.then_some(Conflicts { most: site.most, fallback }),
+            selfish,
+            mix: site.mix.clone(),
+            ballot: choice!("ballot", self.ballot.as_str(),
+                "weighted" => Ballot::Weighted,
+                "signed" => Ballot::Signed,
+                "plain" => Ballot::Plain)?,
+            vote: choice!("vote", self.vote.as_str(),
+                "none" => Vote::None,
+                "mass" => Vote::Mass,
+                "count" => Vote::Count,
+                "mass-or-positive" => Vote::MassOrPositive,
+                "count-or-positive" => Vote::CountOrPositive)?,
+            reduce: choice!("reduce", self.reduce.as_str(),
+                "sum" => Reduce::Sum,
+                "average" => Reduce::Average,
+                "mean" => Reduce::Mean,
+                "count" => Reduce::Count,
+                "share" => Reduce::Share,
+                "signed-share" => Reduce::SignedShare,
+                "importance" => Reduce::Importance)?,
+            norm: site.norm,
+            clean: self.clean,
+            seed: site.seed,
+            target: site.key,
+        })
     }
 }
 
 /// Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32).
+///
+/// Returns the mean square per entry outside the span of the deltas, for programs that clean.
 #[pyfunction]
-#[pyo3(signature = (deltas, rows, cols, weights, program, out, *, target=0, threads=None))]
+#[pyo3(signature = (deltas, rows, cols, weights, program, site, out, *, threads=None))]
 #[allow(clippy::too_many_arguments)] // the signature Python sees
 pub(super) fn run_program(
     py: Python<'_>,
@@ -63,30 +148,64 @@ pub(super) fn run_program(
     cols: usize,
     weights: Vec<f64>,
     program: RawProgram,
+    site: RawSite,
     mut out: PyBuffer<f32>,
-    target: u64,
     threads: Option<usize>,
-) -> PyResult<()> {
+) -> PyResult<f64> {
     enter(py, threads, || {
         let run = || {
             let out = borrow_floats(&mut out)?;
-            let mut views = Vec::with_capacity(deltas.len());
-            for (dtype, bytes) in &deltas {
-                views.push(Matrix::new(Dtype::parse(dtype)?, rows, cols, borrow(bytes)?)?);
-            }
-            let source = Dense::new(views, weights)?;
-            Prepared::new(program.view(target)?, &source)?.run(out)
+            let source = Dense::new(matrices(&deltas, rows, cols)?, weights)?;
+            let decided = program.view(&site)?;
+            let prepared = Prepared::new(&decided, &source)?;
+            prepared.run(out)?;
+            if program.clean { prepared.noise(out) } else { Ok(0.0) }
         };
         run().map_err(|e| (None, e))
     })
 }
 
-type Condensed = (usize, f64, f64, f64, Vec<f64>);
+/// Inner products of what a program keeps of dense weighted deltas, row-major N * N.
+#[pyfunction]
+#[pyo3(signature = (deltas, rows, cols, weights, program, site, *, threads=None))]
+#[allow(clippy::too_many_arguments)] // the signature Python sees
+pub(super) fn program_gram(
+    py: Python<'_>,
+    deltas: Vec<(String, Bytes)>,
+    rows: usize,
+    cols: usize,
+    weights: Vec<f64>,
+    program: RawProgram,
+    site: RawSite,
+    threads: Option<usize>,
+) -> PyResult<Vec<f64>> {
+    enter(py, threads, || {
+        let run = || {
+            let source = Dense::new(matrices(&deltas, rows, cols)?, weights)?;
+            Prepared::new(&program.view(&site)?, &source)?.gram()
+        };
+        run().map_err(|e| (None, e))
+    })
+}
+
+fn matrices(
+    deltas: &[(String, Bytes)],
+    rows: usize,
+    cols: usize,
+) -> Result<Vec<Matrix<'_>>, Error> {
+    let mut views = Vec::with_capacity(deltas.len());
+    for (dtype, bytes) in deltas {
+        views.push(Matrix::new(Dtype::parse(dtype)?, rows, cols, borrow(bytes)?)?);
+    }
+    Ok(views)
+}
+
+type Condensed = (usize, f64, f64, f64, Vec<f64>, Vec<f64>, Vec<f64>);
 
 /// Factors of an elementwise result of every step, into its range of `out`.
 ///
-/// Returns (rank, norm, rounding, relative error, sketch) of each.  There is one dense result per
-/// thread at a time.
+/// Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.  There is one dense
+/// result per thread at a time.
 #[pyfunction]
 #[pyo3(signature = (steps, program, out, offsets, *, dtype, rank=None, energy=None,
                     max_error=None, alpha=None, threads=None))]
@@ -130,6 +249,23 @@ pub(super) fn condense(
 }
 
 impl RawStep {
+    pub(super) fn groups(&self) -> Result<Vec<Group<'_>>, Error> {
+        self.3.iter().map(|part| part.0.view()).collect()
+    }
+
+    pub(super) fn parts<'g, 'a>(
+        &self,
+        program: &RawProgram,
+        groups: &'g [Group<'a>],
+    ) -> Result<Vec<Part<'g, 'a>>, Error> {
+        let part = |(raw, group): (&RawPart, &'g Group<'a>)| {
+            let decided = program.view(&raw.2)?;
+            let program = if raw.4 { decided.sum() } else { decided };
+            Ok(Part { group, weights: raw.1.clone(), program, row_start: raw.3 })
+        };
+        self.3.iter().zip(groups).map(part).collect()
+    }
+
     fn condense(
         &self,
         program: &RawProgram,
@@ -138,21 +274,48 @@ impl RawStep {
         scratch: &mut Vec<f32>,
         out: &mut [u8],
     ) -> Result<Condensed, Error> {
-        let Self(rows, cols, key, parts) = self;
-        let groups: Vec<Group<'_>> =
-            parts.iter().map(|part| part.0.view()).collect::<Result<_, _>>()?;
-        let part = |(raw, group): (&RawPart, _)| {
-            let decided = program.view(raw.2)?;
-            let alone =
-                Program { keep: Keep::All, vote: Vote::None, reduce: Reduce::Sum, ..decided };
-            let program = if raw.4 { alone } else { decided };
-            Ok(Part { group, weights: raw.1.clone(), program, row_start: raw.3 })
-        };
-        let parts: Vec<_> = parts.iter().zip(&groups).map(part).collect::<Result<_, Error>>()?;
+        let Self(rows, cols, key, _) = self;
+        let groups = self.groups()?;
+        let parts = self.parts(program, &groups)?;
         let done = calculate::condense(&parts, *rows, rule, dtype, scratch, out)?;
         let sketch = calculate::sketch(scratch, *cols, &right(*key)?, &left(*key)?);
-        Ok((done.rank, done.norm, done.rounding, done.relative_error, sketch))
+        let whole = calculate::whole(&parts, *rows)?;
+        let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
+        let (rank, norm, rounding, error, gram, along) = written((done, account));
+        Ok((rank, norm, rounding, error, sketch, gram, along))
     }
+
+    fn kept(&self, program: &RawProgram, space: Option<Space>) -> Result<Vec<Vec<f64>>, Error> {
+        let groups = self.groups()?;
+        let one = |part: &Part<'_, '_>| match space {
+            Some(space) => project::kept(part, space),
+            None => {
+                check_finite(part.group)?;
+                let source = Factored::new(part.group, part.weights.clone())?;
+                Prepared::new(&part.program, &source)?.gram()
+            }
+        };
+        self.parts(program, &groups)?.iter().map(one).collect()
+    }
+}
+
+/// Inner products of what a program keeps of the weighted members, for every part of every step.
+#[pyfunction]
+#[pyo3(signature = (steps, program, space, *, threads=None))]
+pub(super) fn kept(
+    py: Python<'_>,
+    steps: Vec<RawStep>,
+    program: RawProgram,
+    space: String,
+    threads: Option<usize>,
+) -> PyResult<Vec<Vec<Vec<f64>>>> {
+    enter(py, threads, || {
+        let space = match space.as_str() {
+            "weight" => None,
+            other => Some(space_of(other).map_err(|e| (None, e))?),
+        };
+        all(steps.par_iter().map(|step| step.kept(&program, space)).collect())
+    })
 }
 
 /// Sixty-four numbers for each group's delta, to compare with those of `condense`.
@@ -172,10 +335,10 @@ pub(super) fn sketch(
     })
 }
 
-fn right(key: u64) -> Result<Stream, Error> {
+pub(super) fn right(key: u64) -> Result<Stream, Error> {
     Stream::new(0, key, 0)
 }
 
-fn left(key: u64) -> Result<Stream, Error> {
+pub(super) fn left(key: u64) -> Result<Stream, Error> {
     Stream::new(0, key, 1)
 }

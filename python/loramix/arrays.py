@@ -1,0 +1,95 @@
+"""NumPy arrays and torch tensors as bytes and back, without importing torch."""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from loramix.errors import FormatError, ShapeError
+
+Bytes: TypeAlias = tuple[str, npt.NDArray[np.uint8]]
+
+_NUMPY = {"float64": "F64", "float32": "F32", "float16": "F16"}
+_TORCH = {**_NUMPY, "bfloat16": "BF16"}
+
+
+def is_torch(array: object) -> bool:
+    """True for torch tensors."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def bytes_of(array: Any) -> Bytes:  # noqa: ANN401 - numpy or torch
+    """Element type and bytes, in place where the memory allows it.
+
+    Raises
+    ------
+    FormatError : an element type that is not floating point.
+    """
+    name = str(array.dtype).removeprefix("torch.")
+    code = (_TORCH if is_torch(array) else _NUMPY).get(name)
+    if code is None:
+        message = f"deltas of type {array.dtype}: f64, f32, f16 and (torch) bf16 can be combined"
+        raise FormatError(message)
+    if is_torch(array):
+        import torch
+
+        flat = array.detach().cpu().contiguous().reshape(-1)
+        return code, flat.view(torch.uint8).numpy()
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return code, little.reshape(-1).view(np.uint8)
+
+
+def empty_like(array: Any) -> tuple[Any, npt.NDArray[np.uint8]]:  # noqa: ANN401 - likewise
+    """A new array on the CPU and its bytes."""
+    if is_torch(array):
+        import torch
+
+        tensor = torch.empty(array.shape, dtype=array.dtype)
+        return tensor, tensor.reshape(-1).view(torch.uint8).numpy()
+    result = np.empty(array.shape, dtype=array.dtype.newbyteorder("="))
+    return result, result.reshape(-1).view(np.uint8)
+
+
+def cast_like(values: Any, array: Any) -> Any:  # noqa: ANN401 - likewise
+    """Values of the same kind in the type and place of an array."""
+    if is_torch(array):
+        return values.to(array.device, array.dtype)
+    return values.astype(array.dtype)
+
+
+def from_f32(values: npt.NDArray[np.float32], array: Any) -> Any:  # noqa: ANN401 - likewise
+    """Float32 values in the kind and place of an array."""
+    if is_torch(array):
+        import torch
+
+        return torch.from_numpy(values).to(array.device)
+    return values
+
+
+def matrix_shape(array: Any) -> tuple[int, int]:  # noqa: ANN401 - likewise
+    """Rows and columns: the first axis, and all others; a vector is one row."""
+    shape = tuple(array.shape)
+    if len(shape) < 2:
+        return 1, math.prod(shape)
+    return shape[0], math.prod(shape[1:])
+
+
+def check_alike(deltas: Sequence[Any]) -> None:
+    """Refuse deltas of different shapes or types.
+
+    Raises
+    ------
+    ShapeError : two of them differ.
+    """
+    first = deltas[0]
+    for delta in deltas[1:]:
+        if delta.shape != first.shape or delta.dtype != first.dtype:
+            message = (
+                f"deltas of {tuple(first.shape)} {first.dtype} and {tuple(delta.shape)} "
+                f"{delta.dtype}: all must agree"
+            )
+            raise ShapeError(message)

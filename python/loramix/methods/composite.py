@@ -1,0 +1,218 @@
+"""Methods with something done to the deltas before: sparsified, refined, in another space."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from loramix.errors import ParamError
+from loramix.methods.base import Coefficients, Elementwise, Law, Program, Selfish, Subspace
+from loramix.methods.ortho import orthogonalised
+from loramix.types import F64, Site
+
+Level: TypeAlias = Literal["none", "refine", "full"]
+Space: TypeAlias = Literal["weight", "knots", "core"]
+LEVELS: tuple[Level, ...] = ("none", "refine", "full")
+SPACES: tuple[Space, ...] = ("weight", "knots", "core")
+
+_LAMBDA = 3.0
+"""An entry is an adapter's own if it is this many times larger than the others'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A method and what comes before it.
+
+    In this order: the *space* that the deltas are looked at in; random or magnitude
+    *sparsification*; *refinement*: entries that belong to one adapter (three times larger than
+    those of all others) go around the rest, what is left is made nearly orthogonal (`Ortho`); the
+    method itself.  A refined mean is brought back to the mean norm of its inputs, because what
+    goes around the mean would otherwise add to it.
+
+    Parameters
+    ----------
+    inner : any method of entries or coefficients; one of rank-one pieces cannot be modified.
+    sparsify : a method whose keep rule is applied to the deltas first; it takes the place of the
+        inner method's own (the trimming of `Ties`).
+    refine : ``none``; ``refine``: as above; ``full``: the same on the coefficients of the joint
+        left basis (space ``knots``).
+    space : ``weight``: the entries of the deltas; ``knots``: their coefficients in the joint left
+        basis of all deltas, (R, cols); ``core``: in both joint bases, (R, R).  The result of the
+        latter two has at most rank R, the sum of the ranks.
+
+    References
+    ----------
+    Spaces: Stoica et al. 2024, arXiv:2410.19735 (KnOTS); Panariello et al. 2025,
+    arXiv:2509.17786 (Core Space).  Selfish entries: Wang et al. 2024, arXiv:2405.07813 (TALL
+    masks).
+    """
+
+    inner: Coefficients | Elementwise
+    sparsify: Elementwise | None = None
+    refine: Level = "none"
+    space: Space = "weight"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("refine", self.refine, LEVELS),
+            ("space", self.space, SPACES),
+        ):
+            if value not in allowed:
+                message = f"{name} = {value!r}: allowed is {', '.join(allowed)}"
+                raise ParamError(message)
+        if isinstance(self.inner, Composite):
+            message = f"{self.inner.name} has modifiers already: give them all at once"
+            raise ParamError(message)
+        if isinstance(self.inner, Subspace):
+            message = (
+                f"{self.inner.name} works on the factors of all deltas at once: it has no entries "
+                "to sparsify or refine, and its result does not depend on the space"
+            )
+            raise ParamError(message)
+        if self.sparsify is not None and self.sparsify.program() != Program(
+            self.sparsify.program().keep
+        ):
+            message = f"sparsify = {self.sparsify.name}: give dare, della or breadcrumbs"
+            raise ParamError(message)
+        if self.refine == "full" and self.space == "core":
+            message = "refine = full is the space knots: leave out the space, or say refine"
+            raise ParamError(message)
+
+    @property
+    def name(self) -> str:
+        """The inner method's."""
+        return self.inner.name
+
+    @property
+    def mean(self) -> bool:
+        """The inner method's."""
+        return self.inner.mean
+
+    @property
+    def breaks(self) -> frozenset[Law]:
+        """The inner method's, and what dropping entries breaks."""
+        more: set[Law] = {"continuity"}
+        if self.sparsify is not None:
+            more |= self.sparsify.breaks
+        if self.refine != "none" and isinstance(self.inner, Coefficients) and not self.inner.mean:
+            more.add("identical")
+        return frozenset(self.inner.breaks | more)
+
+    @property
+    def where(self) -> Space:
+        """The space that the program runs in."""
+        return "knots" if self.refine == "full" else self.space
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the inner products of the kept deltas are needed."""
+        return self.refine != "none" or not isinstance(self.inner, Elementwise)
+
+    def program(self) -> Program:
+        """What happens to the entries."""
+        plain = self.inner.program() if isinstance(self.inner, Elementwise) else Program()
+        if self.sparsify is not None:
+            plain = replace(plain, keep=self.sparsify.program().keep)
+        if self.refine == "none":
+            return plain
+        selfish = Selfish(_LAMBDA, level=self.mean)
+        return replace(plain, selfish=selfish, calibrate=plain.calibrate or self.mean)
+
+    def mix(self, gram: F64, weights: F64) -> F64:
+        """How much of each kept delta goes into each.
+
+        Parameters
+        ----------
+        gram : (n, n) inner products of the kept, weighted deltas.
+        weights : (n,) none is 0.
+
+        Returns
+        -------
+        (n, n), rows are the new deltas.
+        """
+        turn = np.eye(len(weights)) if self.refine == "none" else orthogonalised(gram)
+        if isinstance(self.inner, Elementwise):
+            return turn
+        new = turn @ gram @ turn.T / np.outer(weights, weights)
+        largest = float(np.diag(new).max(initial=0.0))
+        if not (largest > 0 and math.isfinite(largest)):
+            return np.zeros_like(turn)
+        unit = 2.0 ** round(math.log2(largest))
+        factors = self.inner.coefficients(new / unit, weights)
+        return np.asarray((factors / weights)[:, None] * turn)
+
+
+Entrywise: TypeAlias = Elementwise | Composite
+
+
+def space_of(method: Entrywise) -> Space:
+    """Where a method's program runs."""
+    return method.where if isinstance(method, Composite) else "weight"
+
+
+def mixer_of(method: Entrywise) -> Callable[[F64, F64], F64] | None:
+    """`Composite.mix` of a method that needs it."""
+    return method.mix if isinstance(method, Composite) and method.mixes else None
+
+
+_EXCESS = 0.02
+"""Conflict beyond what cosines let expect that is more than the shape of the distribution."""
+
+
+def site_of(method: object, gram: F64, weights: F64, *, key: int, seed: int) -> Site:
+    """What a program needs to know of a group; nothing where the method is no program.
+
+    Parameters
+    ----------
+    gram : (n, n) inner products of the deltas; used only by programs that calibrate or guard.
+    weights : (n,)
+    key : stable hash of the target.
+    """
+    if not isinstance(method, Elementwise | Composite):
+        return Site()
+    program, used = method.program(), weights != 0
+    inner = gram[np.ix_(used, used)]
+    most = program.keep.most
+    if most == "calibrated":
+        limited = program.keep.conflicts and used.any()
+        most = expected_conflict(inner, weights[used]) + _EXCESS if limited else 1.0
+    norm = calibration(inner, weights[used]) if program.calibrate and used.any() else None
+    return Site(key=key, seed=seed, most=min(most, 1.0), norm=norm)
+
+
+def calibration(gram: F64, weights: F64) -> float:
+    """``max|w| * sum |w_i| |delta_i| / sum |w_i|``: the mean norm at the strength of the heaviest.
+
+    Parameters
+    ----------
+    gram : (n, n) inner products of the deltas.
+    weights : (n,) none is 0.
+    """
+    sizes = np.abs(weights)
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
+    return float(sizes.max() * (sizes @ norms) / sizes.sum())
+
+
+def expected_conflict(gram: F64, weights: F64) -> float:
+    """Share of positions where jointly Gaussian entries of these cosines disagree in sign.
+
+    Exact for two (``arccos(c) / pi``) and three adapters (the orthant probability, David 1953);
+    for more, independent groups of their mean pairwise conflict: ``1 - 2^(1-n)`` where all are
+    independent, 0 where all are equal.
+    """
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
+    used = norms > 0
+    n = int(used.sum())
+    if n < 2:
+        return 0.0
+    signs = np.sign(weights[used])
+    cosines = gram[np.ix_(used, used)] / np.outer(norms[used], norms[used])
+    cosines = np.clip(cosines * np.outer(signs, signs), -1, 1)
+    pairs = np.arccos(cosines[np.triu_indices(n, 1)]) / math.pi
+    if n <= 3:
+        return float(min(pairs.sum() / (n - 1), 1.0))
+    # n entries agree with probability (1 - mean pair conflict)^(n - 1) if each next one agrees
+    # with those before as with one of them.
+    return float(1 - (1 - pairs.mean()) ** (n - 1))

@@ -1,0 +1,84 @@
+"""Drop entries at random, small ones more often."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from loramix.methods.base import Keep, Law, Program, check_shares
+from loramix.methods.dare import BREAKS, Fallback, Guard, check_limit, limited
+
+
+@dataclass(frozen=True, slots=True)
+class Della:
+    """`Dare` with a probability that follows the rank of the magnitude in its row.
+
+    The largest entry of a row is kept with probability ``density + epsilon / 2``, the smallest
+    with ``density - epsilon / 2``, those between in equal steps, and each is divided by its own
+    probability, so the sum is right on average and the mean probability is the density.  Near 0
+    and 1 the spread is reduced to what fits: ``epsilon <= 2 min(density, 1 - density)``.
+
+    Parameters
+    ----------
+    density : mean probability of an entry to be kept, (0, 1].
+    epsilon : difference of the probabilities of the largest and the smallest entry, [0, 1).
+    only, guard, fallback : see `Dare`.
+
+    References
+    ----------
+    Deep et al. 2024, arXiv:2406.11617, section 3.1 (MAGPRUNE).
+    """
+
+    name: ClassVar[str] = "della"
+    mean: ClassVar[bool] = False
+    breaks: ClassVar[frozenset[Law]] = BREAKS
+
+    density: float = 0.5
+    epsilon: float = 0.3
+    only: Literal["all", "conflicts"] = "all"
+    guard: Guard = "calibrated"
+    fallback: Fallback = "everywhere"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def program(self) -> Program:
+        """Drop at random by rank, add."""
+        return Program(_keep(self))
+
+
+@dataclass(frozen=True, slots=True)
+class DellaTies:
+    """`Della`'s random drop, then the vote and the mean of `Ties`.
+
+    Parameters
+    ----------
+    density, epsilon, only, guard, fallback : see `Della`.
+    """
+
+    name: ClassVar[str] = "della-ties"
+    mean: ClassVar[bool] = True
+    breaks: ClassVar[frozenset[Law]] = BREAKS
+
+    density: float = 0.5
+    epsilon: float = 0.3
+    only: Literal["all", "conflicts"] = "all"
+    guard: Guard = "calibrated"
+    fallback: Fallback = "everywhere"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def program(self) -> Program:
+        """Drop at random by rank, elect, average."""
+        return Program(_keep(self), vote="mass", reduce="mean")
+
+
+def _check(method: Della | DellaTies) -> None:
+    check_shares(method.name, {"density": method.density})
+    check_shares(method.name, {"epsilon": method.epsilon}, zero=True)
+    check_limit(method.name, method.only, method.guard, method.fallback)
+
+
+def _keep(method: Della | DellaTies) -> Keep:
+    spread = min(method.epsilon, 2 * min(method.density, 1 - method.density))
+    keep = Keep("ranked", method.density, spread=spread)
+    return limited(keep, method.only, method.guard, method.fallback)

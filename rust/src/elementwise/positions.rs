@@ -1,0 +1,255 @@
+//! What happens at a position once it is known which entries are kept: selfish entries, mixing,
+//! vote, reduce.  Over blocks that stay in registers and L1.
+#![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
+#![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
+
+use super::program::{Ballot, Program, Reduce, Selfish, Vote};
+use super::source::Source;
+use crate::dispatch::{self, Kernel};
+
+/// Positions handled at a time.
+const BLOCK: usize = 256;
+
+type Block = [f32; BLOCK];
+
+/// A program's arithmetic with the numbers it needs, in f32.
+pub(super) struct Positions {
+    vote: Vote,
+    reduce: Reduce,
+    /// What a value is multiplied by to get its ballot; empty for one.
+    ballots: Vec<f32>,
+    /// What an agreeing entry adds to the divisor.
+    shares: Vec<f32>,
+    /// What the mean is multiplied by.
+    top: f32,
+    selfish: Option<(Selfish, Vec<f32>)>,
+    mix: Vec<f32>,
+}
+
+impl Positions {
+    pub(super) fn new<S: Source>(program: &Program, source: &S) -> Self {
+        let weights: Vec<f64> = (0..source.count()).map(|i| source.weight(i)).collect();
+        let sizes: Vec<f64> = weights.iter().map(|w| w.abs()).collect();
+        let largest = sizes.iter().fold(0.0, |a: f64, b| a.max(*b));
+        let floats = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+        let ones = || vec![1.0; sizes.len()];
+        let over = |x: f64, size: f64| if size == 0.0 { 0.0 } else { (x / size) as f32 };
+        let inverse = |values: &[f64]| values.iter().map(|v| over(1.0, *v)).collect();
+        let level = |rule: Selfish| -> Vec<f32> {
+            let factor = |size: &f64| if rule.level { over(largest, *size) } else { 1.0 };
+            sizes.iter().map(factor).collect()
+        };
+        let (shares, top) = match program.reduce {
+            Reduce::Sum | Reduce::Count => (ones(), 1.0),
+            Reduce::Average => (ones(), over(largest, sizes.iter().sum())),
+            Reduce::Share => (floats(&sizes), 1.0),
+            Reduce::SignedShare => (floats(&weights), 1.0),
+            Reduce::Mean | Reduce::Importance => (floats(&sizes), largest as f32),
+        };
+        Self {
+            vote: program.vote,
+            reduce: program.reduce,
+            ballots: match program.ballot {
+                Ballot::Weighted => Vec::new(),
+                Ballot::Signed => inverse(&sizes),
+                Ballot::Plain => inverse(&weights),
+            },
+            shares,
+            top,
+            selfish: program.selfish.map(|rule| (rule, level(rule))),
+            mix: floats(&program.mix),
+        }
+    }
+
+    /// Zeroes selfish entries of members that are `len` long.
+    pub(super) fn drop_selfish(&self, values: &mut [f32], len: usize) {
+        if let Some((selfish, level)) = &self.selfish {
+            take_out(*selfish, level, values, &mut vec![0f32; len]);
+        }
+    }
+
+    /// Reduces kept entries, one delta after the other, each `out.len()` long.
+    pub(super) fn reduce(&self, values: &[f32], out: &mut [f32]) {
+        dispatch::run(Tile { rule: self, values, out });
+    }
+}
+
+struct Tile<'t> {
+    rule: &'t Positions,
+    values: &'t [f32],
+    out: &'t mut [f32],
+}
+
+impl Kernel for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let len = self.out.len();
+        let plain = self.rule.selfish.is_none() && self.rule.mix.is_empty();
+        let mut changed = Vec::new();
+        for (index, out) in self.out.chunks_mut(BLOCK).enumerate() {
+            let (start, n) = (index * BLOCK, out.len());
+            let member = |i: usize| &self.values[i * len + start..][..n];
+            if plain {
+                self.rule.block(member, out);
+                continue;
+            }
+            changed.clear();
+            (0..self.rule.shares.len()).for_each(|i| changed.extend_from_slice(member(i)));
+            let mut aside = [0f32; BLOCK];
+            if let Some((selfish, level)) = &self.rule.selfish {
+                take_out(*selfish, level, &mut changed, &mut aside[..n]);
+            }
+            if !self.rule.mix.is_empty() {
+                changed = mixed(&self.rule.mix, &changed, n);
+            }
+            self.rule.block(|i| &changed[i * n..][..n], out);
+            out.iter_mut().zip(&aside).for_each(|(out, aside)| *out += aside);
+        }
+    }
+}
+
+impl Positions {
+    /// Vote and reduce of at most `BLOCK` positions.
+    #[inline(always)]
+    fn block<'v>(&self, member: impl Fn(usize) -> &'v [f32], out: &mut [f32]) {
+        let divided = !matches!(self.reduce, Reduce::Sum | Reduce::Average);
+        if self.vote == Vote::None && !divided {
+            out.copy_from_slice(member(0));
+            for i in 1..self.shares.len() {
+                out.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v);
+            }
+            out.iter_mut().for_each(|s| *s *= self.top);
+            return;
+        }
+        let winner = self.winner(&member);
+        let (mut total, mut share) = ([0f32; BLOCK], [0f32; BLOCK]);
+        if self.reduce == Reduce::Importance {
+            self.weigh_by_square(&member, &winner, &mut total, &mut share);
+        } else {
+            for (i, weight) in self.shares.iter().enumerate() {
+                let ballot = self.ballots.get(i).copied().unwrap_or(1.0);
+                let places = total.iter_mut().zip(&mut share).zip(&winner).zip(member(i));
+                for (((total, share), winner), value) in places {
+                    let counts = self.counts(*winner, *value, ballot);
+                    *total += if counts { *value } else { 0.0 };
+                    *share += if counts { *weight } else { 0.0 };
+                }
+            }
+        }
+        let nothing = if self.reduce == Reduce::SignedShare { 1.0 } else { 0.0 };
+        for ((out, total), share) in out.iter_mut().zip(&total).zip(&share) {
+            let scale = if *share == 0.0 { nothing } else { self.top / share };
+            *out = total * if divided { scale } else { self.top };
+        }
+    }
+
+    #[inline(always)]
+    fn counts(&self, winner: f32, value: f32, ballot: f32) -> bool {
+        let agrees = (winner.to_bits() ^ (value * ballot).to_bits()) >> 31 == 0;
+        ((self.vote == Vote::None) | (agrees & (winner != 0.0))) & (value != 0.0)
+    }
+
+    /// A number whose sign is the one that wins.
+    #[inline(always)]
+    fn winner<'v>(&self, member: &impl Fn(usize) -> &'v [f32]) -> Block {
+        let (mut sum, mut heads) = ([0f32; BLOCK], [0f32; BLOCK]);
+        let by_heads = matches!(self.vote, Vote::Count | Vote::CountOrPositive);
+        for i in 0..self.shares.len() {
+            let ballot = self.ballots.get(i).copied().unwrap_or(1.0);
+            sum.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v * ballot);
+            if by_heads {
+                for (heads, value) in heads.iter_mut().zip(member(i)) {
+                    let value = value * ballot;
+                    let up = if value > 0.0 { 1.0 } else { 0.0 };
+                    let down = if value < 0.0 { 1.0 } else { 0.0 };
+                    *heads += up - down;
+                }
+            }
+        }
+        let draw = if self.vote == Vote::CountOrPositive { 0.0 } else { 1.0 };
+        if by_heads {
+            for (sum, heads) in sum.iter_mut().zip(&heads) {
+                *sum = if *heads == 0.0 { *sum * draw } else { *heads };
+            }
+        }
+        if matches!(self.vote, Vote::MassOrPositive | Vote::CountOrPositive) {
+            sum.iter_mut().for_each(|sum| *sum = if *sum == 0.0 { 1.0 } else { *sum });
+        }
+        sum
+    }
+
+    /// Totals and shares with every entry weighted by its squared delta, relative to the largest
+    /// of the position so that nothing underflows.
+    #[inline(always)]
+    fn weigh_by_square<'v>(
+        &self,
+        member: &impl Fn(usize) -> &'v [f32],
+        winner: &Block,
+        total: &mut Block,
+        share: &mut Block,
+    ) {
+        let mut unit = [f32::MIN_POSITIVE; BLOCK];
+        for (i, weight) in self.shares.iter().enumerate() {
+            for (unit, value) in unit.iter_mut().zip(member(i)) {
+                *unit = unit.max(value.abs() / weight);
+            }
+        }
+        for (i, weight) in self.shares.iter().enumerate() {
+            let ballot = self.ballots.get(i).copied().unwrap_or(1.0);
+            let places = total.iter_mut().zip(share.iter_mut()).zip(winner).zip(&unit);
+            for ((((total, share), winner), unit), value) in places.zip(member(i)) {
+                let counts = self.counts(*winner, *value, ballot);
+                let size = value / weight / unit;
+                let square = if counts { size * size } else { 0.0 };
+                *total += value * square;
+                *share += weight * square;
+            }
+        }
+    }
+}
+
+/// Moves entries that belong to one member into `aside`.
+#[inline(always)]
+fn take_out(rule: Selfish, level: &[f32], values: &mut [f32], aside: &mut [f32]) {
+    let (n, lambda) = (aside.len(), rule.lambda as f32);
+    for (at, aside) in aside.iter_mut().enumerate() {
+        let value = |i: usize| values[i * n + at];
+        let members = 0..level.len();
+        let owner = if rule.published {
+            let total: f32 = members.clone().map(value).sum();
+            let is_large = |i: &usize| value(*i).abs() >= lambda * (total - value(*i)).abs();
+            let mut large = members.filter(is_large);
+            large.next().filter(|_| large.next().is_none())
+        } else {
+            let (mut first, mut most, mut second) = (0, 0.0, 0.0);
+            for i in members {
+                let size = value(i).abs();
+                if size > most {
+                    (first, second, most) = (i, most, size);
+                } else if size > second {
+                    second = size;
+                }
+            }
+            (most > 0.0 && most >= lambda * second && most > second).then_some(first)
+        };
+        if let Some(i) = owner {
+            *aside = values[i * n + at] * level[i];
+            values[i * n + at] = 0.0;
+        }
+    }
+}
+
+/// `mix * values`, `n` positions each.
+#[inline(always)]
+fn mixed(mix: &[f32], values: &[f32], n: usize) -> Vec<f32> {
+    let count = values.len() / n;
+    let mut result = vec![0f32; values.len()];
+    for (result, row) in result.chunks_exact_mut(n).zip(mix.chunks_exact(count)) {
+        for (factor, values) in row.iter().zip(values.chunks_exact(n)) {
+            result.iter_mut().zip(values).for_each(|(r, v)| *r += factor * v);
+        }
+    }
+    result
+}

@@ -1,0 +1,273 @@
+//! Programs on deltas: the passes over tiles.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::dots;
+use super::positions::Positions;
+use super::program::{Conflicts, Fallback, Keep, Program};
+use super::random::drop_alike;
+use super::ranked::Ranking;
+use super::rows_of_tile;
+use super::select::{Brackets, Cut, brackets, cuts};
+use super::source::Source;
+use super::sweep::Survey;
+use crate::rng::Stream;
+use crate::tile::pieces;
+use crate::{Error, Result, scratch};
+
+/// A program with everything decided that needs a look at all entries first.
+pub struct Prepared<'s, S> {
+    program: &'s Program,
+    source: &'s S,
+    positions: Positions,
+    streams: Vec<Stream>,
+    /// Whether the random rule acts everywhere, at conflicts, or nowhere.
+    scope: Scope,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Scope {
+    Everywhere,
+    Conflicts,
+    Nowhere,
+}
+
+impl<'s, S: Source> Prepared<'s, S> {
+    /// Looks at the deltas where the program needs it: one pass for a rule limited to conflicts.
+    ///
+    /// # Errors
+    /// [`Error::Param`] outside the ranges of [`Keep`]; what the source refuses.
+    pub fn new(program: &'s Program, source: &'s S) -> Result<Self> {
+        program.check(source.count())?;
+        let stream = |i: usize| Stream::new(program.seed, program.target, i as u32);
+        let streams = (0..source.count()).map(stream).collect::<Result<_>>()?;
+        let positions = Positions::new(program, source);
+        let limits = program.limits();
+        let scope = Scope::Everywhere;
+        let mut prepared = Self { program, source, positions, streams, scope };
+        if let Some(limits) = limits {
+            prepared.scope = prepared.scope_of(limits)?;
+        }
+        Ok(prepared)
+    }
+
+    /// Fills `out` with the result, `rows x cols` row-major, tiles in parallel.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an `out` of another size; what the source refuses.
+    pub fn run(&self, out: &mut [f32]) -> Result<()> {
+        self.check(out)?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let mut widening = 1.0;
+        loop {
+            let brackets = self.brackets(widening)?;
+            let survey = self.pass(&brackets, out)?;
+            if let Some(cuts) = cuts(&brackets, &survey) {
+                self.settle(&cuts, survey, out);
+                break;
+            }
+            widening *= 8.0;
+        }
+        if let Some(norm) = self.program.norm {
+            bring_to(norm, out);
+        }
+        Ok(())
+    }
+
+    /// Inner products of the weighted deltas as far as they are kept, `N x N` row-major.
+    ///
+    /// # Errors
+    /// What the source refuses.
+    pub fn gram(&self) -> Result<Vec<f64>> {
+        let cuts = self.cuts()?;
+        let count = self.source.count();
+        let found = self.tiles(count, |tile, values, len| {
+            let start = tile.start * self.source.cols();
+            self.keep(tile, values, len)?;
+            for (cut, values) in cuts.iter().zip(values.chunks_exact_mut(len)) {
+                for (at, value) in values.iter_mut().enumerate() {
+                    *value = if cut.keeps(*value, start + at) { *value } else { 0.0 };
+                }
+            }
+            self.positions.drop_selfish(values, len);
+            Ok(dots::gram(values, len))
+        })?;
+        Ok(dots::sum(found, count * count))
+    }
+
+    /// Mean square per entry of the part of a result that is outside the span of the deltas.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn noise(&self, result: &[f32]) -> Result<f64> {
+        self.check(result)?;
+        let (count, cols) = (self.source.count(), self.source.cols());
+        let found = self.tiles(count + 1, |tile, values, len| {
+            values[count * len..].copy_from_slice(&result[tile.start * cols..][..len]);
+            Ok(dots::gram(values, len))
+        })?;
+        let gram = dots::sum(found, (count + 1) * (count + 1));
+        Ok(dots::outside_span(&gram, count + 1)? / result.len().max(1) as f64)
+    }
+
+    fn check(&self, out: &[f32]) -> Result<()> {
+        let (rows, cols) = (self.source.rows(), self.source.cols());
+        if out.len() == rows * cols {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: "result",
+            expected: format!("{rows} x {cols}"),
+            got: format!("{} entries", out.len()),
+        })
+    }
+
+    fn brackets(&self, widening: f64) -> Result<Vec<Brackets>> {
+        let one = |i| brackets(self.source, i, self.program.keep, widening);
+        (0..self.source.count()).map(one).collect()
+    }
+
+    /// One pass: everything decided but the positions of the survey.
+    fn pass(&self, brackets: &[Brackets], out: &mut [f32]) -> Result<Survey> {
+        let cols = self.source.cols();
+        let step = rows_of_tile(cols);
+        let tiles = out.par_chunks_mut(step * cols).enumerate();
+        let one = |(index, out): (usize, &mut [f32])| {
+            let first = index * step;
+            let tile = first..first + out.len() / cols;
+            scratch::floats(brackets.len() * out.len(), |values| {
+                self.fill(tile.clone(), values, out.len())?;
+                self.keep(tile, values, out.len())?;
+                let survey = Survey::of(brackets, first * cols, values, out.len());
+                self.positions.reduce(values, out);
+                Ok(survey)
+            })
+        };
+        Ok(Survey::join(tiles.map(one).collect::<Result<_>>()?))
+    }
+
+    /// Decides the positions of the survey.
+    fn settle(&self, cuts: &[Cut], survey: Survey, out: &mut [f32]) {
+        let (count, n) = (cuts.len(), survey.places.len());
+        let mut values = vec![0f32; count * n];
+        for (member, (cut, values)) in
+            cuts.iter().zip(values.chunks_exact_mut(n.max(1))).enumerate()
+        {
+            let entries = survey.values.iter().skip(member).step_by(count);
+            for ((value, entry), place) in values.iter_mut().zip(entries).zip(&survey.places) {
+                *value = if cut.keeps(*entry, *place) { *entry } else { 0.0 };
+            }
+        }
+        let mut decided = vec![0f32; n];
+        self.positions.reduce(&values, &mut decided);
+        for (place, value) in survey.places.iter().zip(decided) {
+            out[*place] = value;
+        }
+    }
+
+    /// The exact cuts, without a result.
+    fn cuts(&self) -> Result<Vec<Cut>> {
+        let mut widening = 1.0;
+        loop {
+            let brackets = self.brackets(widening)?;
+            let cols = self.source.cols();
+            let surveys = self.tiles(brackets.len(), |tile, values, len| {
+                Ok(Survey::of(&brackets, tile.start * cols, values, len))
+            })?;
+            if let Some(cuts) = cuts(&brackets, &Survey::join(surveys)) {
+                return Ok(cuts);
+            }
+            widening *= 8.0;
+        }
+    }
+
+    /// Calls `work` with the weighted deltas of every tile, in room for `count` of them.
+    fn tiles<T: Send>(
+        &self,
+        count: usize,
+        work: impl Fn(Range<usize>, &mut [f32], usize) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let (rows, cols) = (self.source.rows(), self.source.cols());
+        let tiles: Vec<_> = pieces(rows, rows_of_tile(cols)).collect();
+        let one = |tile: Range<usize>| {
+            let len = tile.len() * cols;
+            scratch::floats(count * len, |values| {
+                self.fill(tile.clone(), &mut values[..self.source.count() * len], len)?;
+                work(tile, values, len)
+            })
+        };
+        tiles.into_par_iter().map(one).collect()
+    }
+
+    fn fill(&self, tile: Range<usize>, values: &mut [f32], len: usize) -> Result<()> {
+        for (member, values) in values.chunks_exact_mut(len.max(1)).enumerate() {
+            self.source.fill(member, tile.clone(), values)?;
+        }
+        Ok(())
+    }
+
+    /// Drops entries at random, where the program does.
+    fn keep(&self, tile: Range<usize>, values: &mut [f32], len: usize) -> Result<()> {
+        let random = matches!(self.program.keep, Keep::Random { .. } | Keep::Ranked { .. });
+        if !random || self.scope == Scope::Nowhere {
+            return Ok(());
+        }
+        let flags = (self.scope == Scope::Conflicts).then(|| dots::conflicts(values, len));
+        let start = tile.start * self.source.cols();
+        for (member, values) in values.chunks_exact_mut(len.max(1)).enumerate() {
+            let before = flags.as_ref().map(|_| values.to_vec());
+            self.drop_at_random(member, start, values)?;
+            for ((value, before), flag) in
+                values.iter_mut().zip(before.iter().flatten()).zip(flags.iter().flatten())
+            {
+                *value = if *flag == 0 { *before } else { *value };
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_at_random(&self, member: usize, start: usize, values: &mut [f32]) -> Result<()> {
+        scratch::words(values.len(), |words| {
+            self.streams[member].fill(start as u64, words);
+            match self.program.keep {
+                Keep::Random { density, divisor } => {
+                    drop_alike(density as f32, (1.0 / divisor) as f32, values, words);
+                    Ok(())
+                }
+                Keep::Ranked { density, spread } => {
+                    Ranking { density, spread }.apply(self.source.cols(), values, words)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// How far the random rule reaches, from the share of positions in conflict.
+    fn scope_of(&self, limits: Conflicts) -> Result<Scope> {
+        let count = |_, values: &mut [f32], len| {
+            Ok(dots::conflicts(values, len).iter().map(|f| usize::from(*f)).sum::<usize>())
+        };
+        let found: usize = self.tiles(self.source.count(), count)?.into_iter().sum();
+        let n = self.source.rows() * self.source.cols();
+        if found as f64 <= limits.most * n as f64 {
+            return Ok(Scope::Conflicts);
+        }
+        Ok(match limits.fallback {
+            Fallback::Everywhere => Scope::Everywhere,
+            Fallback::Nowhere => Scope::Nowhere,
+        })
+    }
+}
+
+/// Scales to a norm, at most to twice what it was: what nearly cancels stays small.
+fn bring_to(norm: f64, out: &mut [f32]) {
+    let of = |chunk: &[f32]| chunk.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+    let sums: Vec<f64> = out.par_chunks(1 << 14).map(of).collect();
+    let now = sums.iter().sum::<f64>().sqrt();
+    let gain = if now > 0.0 { (norm / now).min(2.0) as f32 } else { 1.0 };
+    out.par_iter_mut().for_each(|value| *value *= gain);
+}

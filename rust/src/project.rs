@@ -1,0 +1,217 @@
+//! Elementwise programs in a space that the members share: their result has low rank.
+//!
+//! TIES, DARE and their kin decide entry by entry, which gives dense deltas full rank.  `KnOTS`
+//! (Stoica et al., arXiv 2410.19735) runs them on `U^T Delta_i` (p x cols) instead, U being a joint
+//! left basis, and multiplies U to the result; Core Space (Panariello et al., arXiv 2509.17786) on
+//! `U^T Delta_i V` (p x q).  The bases, and how they differ from the published ones, are in
+//! [`crate::space`]; here the weights are part of the members' factors.  The result is a pair of
+//! rank p, written through [`crate::recompress`].
+//!
+//! Draws of a program are addressed by the entry of the small matrix, so they are others than in
+//! the space of the weights.  The entries are f32: basis and coefficients are made in f64 and
+//! rounded once.
+//!
+//! Cost: f64 Gram matrices, an eigenproblem of size R (two for cores), the program on `n p cols` or
+//! `n p q` entries, and a recompression of size p.
+
+use faer::{Mat, MatRef};
+
+use crate::account::{self, Account, bytes};
+use crate::condense::{Part, placed, whole};
+use crate::dtype::{Dtype, Matrix};
+use crate::elementwise::{Factored, Prepared, Source};
+use crate::gram::{check_finite, factor_grams};
+use crate::group::{Group, Member};
+use crate::recompress::{self, Recompressed, Rule};
+use crate::rng::Stream;
+use crate::space::{Bases, norm};
+use crate::{Error, Result, probe, shrink};
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// `U^T Delta_i`, `p x cols`.
+    Knots,
+    /// `U^T Delta_i V`, `p x q`.
+    Core,
+}
+
+/// What [`project`] wrote.
+#[derive(Clone, Debug)]
+pub struct Projected {
+    /// Rank and errors; `norm` is that of the result in its space, before the cut.
+    pub done: Recompressed,
+    /// For the members of all parts, in order, as they are stored.
+    pub account: Account,
+    /// `Z^T M X` of what was meant before the cut; see [`probe::sketch`].
+    pub sketch: Vec<f64>,
+}
+
+/// Writes the factors of an elementwise result in a space, up (`rows x k`) and then down
+/// (`k x cols`).  `streams` are X and Z of the sketch.
+///
+/// A part with a single member and a program that keeps all is its delta as it is.  Members may
+/// cover some of their part's rows.
+///
+/// # Errors
+/// [`Error::NonFinite`] for bad input, [`Error::Overflow`] if f32 or the output type is too small,
+/// [`Error::Param`] for a program or a rule outside its ranges, [`Error::Shape`] for parts that do
+/// not fit or overlap, and for a short `out`.
+pub fn project(
+    parts: &[Part<'_, '_>],
+    rows: usize,
+    space: Space,
+    rule: &Rule,
+    dtype: Dtype,
+    streams: (&Stream, &Stream),
+    out: &mut [u8],
+) -> Result<Projected> {
+    let cols = parts.first().map_or(0, |part| part.group.cols());
+    check(parts, rows, cols)?;
+    let whole = whole(parts, rows)?;
+    check_finite(&whole)?;
+    let made = parts.iter().map(|part| pair(part, space)).collect::<Result<Vec<_>>>()?;
+    let mut members = Vec::with_capacity(parts.len());
+    for (part, made) in parts.iter().zip(&made) {
+        match made {
+            Some(pair) => members.push(pair.member(part)?),
+            None => members.extend(placed(part)),
+        }
+    }
+    let pairs = Group::new(rows, cols, members)?;
+    let work = recompress::work(&pairs, None, rule, dtype, out)?;
+    let account = account::of_pairs(&whole, &pairs, &work.grams, &work.meant)?;
+    let sketch = probe::sketch(&pairs, streams.0, streams.1)?;
+    Ok(Projected { done: work.done, account, sketch })
+}
+
+fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
+    let range = |part: &Part<'_, '_>| {
+        let end = part.row_start.checked_add(part.group.rows())?;
+        (part.group.cols() == cols && end <= rows).then_some((part.row_start, end))
+    };
+    let mut ranges = parts.iter().filter_map(range).collect::<Vec<_>>();
+    ranges.sort_unstable();
+    let apart = ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+    if ranges.is_empty() || ranges.len() < parts.len() || !apart {
+        return Err(Error::Shape {
+            what: "parts",
+            expected: format!("parts within {rows} x {cols} that do not overlap"),
+            got: format!("{} parts", parts.len()),
+        });
+    }
+    match parts.iter().find(|p| p.weights.len() != p.group.members().len()) {
+        Some(part) => Err(Error::Shape {
+            what: "weights",
+            expected: format!("{}, one for each member", part.group.members().len()),
+            got: part.weights.len().to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// f32 bytes of the result of one part.
+struct Pair {
+    up: Vec<u8>,
+    down: Vec<u8>,
+    rank: usize,
+}
+
+impl Pair {
+    fn member(&self, part: &Part<'_, '_>) -> Result<Member<'_>> {
+        let (rows, cols) = (part.group.rows(), part.group.cols());
+        Ok(Member {
+            up: Matrix::new(Dtype::F32, rows, self.rank, &self.up)?,
+            down: Matrix::new(Dtype::F32, self.rank, cols, &self.down)?,
+            factor: 1.0,
+            row_start: part.row_start,
+        })
+    }
+}
+
+/// Runs the program of a part; `None` if there is nothing to decide.
+fn pair(part: &Part<'_, '_>, space: Space) -> Result<Option<Pair>> {
+    let group = part.group;
+    if group.members().len() == 1 && part.program == part.program.sum() {
+        return Ok(None);
+    }
+    let grams = factor_grams::<f64>(group)?;
+    let weights = vec![1.0; group.members().len()];
+    let bases = Bases::new(group, &grams, &weights, space == Space::Core)?;
+    let rank = bases.left.size();
+    if rank == 0 {
+        return Ok(Some(Pair { up: vec![], down: vec![], rank }));
+    }
+    let result = on_entries(part, &bases, space, |source| {
+        let mut result = vec![0f32; source.rows() * source.cols()];
+        let prepared = Prepared::new(&part.program, source)?;
+        prepared.run(&mut result)?;
+        if part.program.clean {
+            let noise = prepared.noise(&result)?;
+            shrink::clean(&mut result, rank, noise)?;
+        }
+        Ok(result)
+    })?;
+    let width = result.len() / rank;
+    let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
+    let sizes: Vec<f64> = result.chunks_exact(width).map(size).collect();
+    let down = match space {
+        Space::Knots => bytes(&result)?,
+        Space::Core => {
+            let turn = MatRef::from_row_major_slice(&result, rank, width);
+            let turn = Mat::from_fn(rank, width, |j, x| f64::from(turn[(j, x)]));
+            bases.down_bytes(&turn)?
+        }
+    };
+    let up = bases.up_bytes(&sizes)?;
+    Ok(Some(Pair { up, down, rank }))
+}
+
+/// Inner products of what the program of a part keeps of its weighted members in a space.
+///
+/// # Errors
+/// Those of [`project`].
+pub fn kept(part: &Part<'_, '_>, space: Space) -> Result<Vec<f64>> {
+    check_finite(part.group)?;
+    let grams = factor_grams::<f64>(part.group)?;
+    let weights = vec![1.0; part.group.members().len()];
+    let bases = Bases::new(part.group, &grams, &weights, space == Space::Core)?;
+    on_entries(part, &bases, space, |source| Prepared::new(&part.program, source)?.gram())
+}
+
+/// Calls `work` with the small matrices, `p x cols` or `p x q`.
+fn on_entries<T>(
+    part: &Part<'_, '_>,
+    bases: &Bases<'_, '_>,
+    space: Space,
+    work: impl FnOnce(&Factored<'_, '_>) -> Result<T>,
+) -> Result<T> {
+    let members = part.group.members();
+    let (p, q) = (bases.left.size(), bases.right.size());
+    let (_, down_scale) = bases.stack.scales();
+    let cols = if space == Space::Core { q } else { part.group.cols() };
+    let mut coefficients = Vec::with_capacity(members.len());
+    for index in 0..members.len() {
+        let columns = part.group.columns(index);
+        // Cores are products of coefficients; otherwise the stored down side takes its balance.
+        let scale = |a: usize| if space == Space::Core { 1.0 } else { down_scale[a] };
+        let up = (0..p).flat_map(|j| columns.clone().map(move |a| (a, j)));
+        let up: Vec<f32> = up.map(|(a, j)| (bases.left.dual[(a, j)] * scale(a)) as f32).collect();
+        let down = columns.flat_map(|a| (0..q).map(move |j| (a, j)));
+        let down: Vec<f32> = down.map(|(a, j)| bases.right.dual[(a, j)] as f32).collect();
+        coefficients.push((bytes(&up)?, bytes(&down)?));
+    }
+    let mut small = Vec::with_capacity(members.len());
+    for (member, (up, down)) in members.iter().zip(&coefficients) {
+        let rank = member.up.cols();
+        let stored = member.down;
+        let up = Matrix::new(Dtype::F32, p, rank, up)?;
+        let down = match space {
+            Space::Core => Matrix::new(Dtype::F32, rank, q, down)?,
+            Space::Knots => stored,
+        };
+        small.push(Member { up, down, factor: 1.0, row_start: 0 });
+    }
+    let small = Group::new(p, cols, small)?;
+    work(&Factored::new(&small, part.weights.clone())?)
+}
