@@ -261,14 +261,14 @@ fn programs(c: &mut Criterion) {
         });
     });
     // Flops of the two products over the dense result, to compare with sgemm.
-    Prepared::new(program, &source)
+    Prepared::new(&program, &source)
         .and_then(|p| p.run(&mut out))
         .expect("sizes");
     for (kept, columns) in [(32, 64 + 40), (96, 104 + 104)] {
         let part = Part {
             group: &group,
             weights: weights.clone(),
-            program,
+            program: program.clone(),
             row_start: 0,
         };
         let parts = [part];

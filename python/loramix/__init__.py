@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loramix._core import VERSION as __version__
 
 if TYPE_CHECKING:
+    from loramix import kernels
     from loramix.adapters import load
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
@@ -46,6 +47,7 @@ _HOMES = {
     "resize": "merging",
     "save": "merging",
 }
+_ROOMS = frozenset({"kernels"})  # public as a whole
 
 __all__ = [
     "METHODS",
@@ -65,6 +67,7 @@ __all__ = [
     "combine",
     "expand",
     "inspect",
+    "kernels",
     "load",
     "merge",
     "resize",
@@ -75,6 +78,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")  # which makes it an attribute
     if name not in _HOMES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

@@ -10,8 +10,8 @@ from loramix.types import RawGroup, RawStep, Site
 
 __all__ = [
     "VERSION", "CoreError", "condense", "cores", "dense_combine", "dense_gram", "difference",
-    "expand", "gram", "kept", "program_gram", "project", "read_header", "recompress",
-    "recompress_mixed", "run_program", "sketch",
+    "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project", "read_header",
+    "recompress", "recompress_mixed", "run_program", "sketch",
 ]  # fmt: skip
 
 VERSION: str
@@ -100,6 +100,24 @@ def project(
 
     Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.
     """
+
+def disagreement(
+    deltas: Sequence[tuple[str, NDArray[Any]]], *, threads: int | None = None
+) -> tuple[list[int], list[int]]:
+    """Positions of dense deltas (dtype, bytes) where signs differ, and where both are non-zero.
+
+    Two row-major lists of N * N.
+    """
+
+def owners(
+    deltas: Sequence[tuple[str, NDArray[Any]]],
+    weights: Sequence[float],
+    lambda_: float,
+    out: NDArray[Any],
+    *,
+    threads: int | None = None,
+) -> None:
+    """1 where an entry of a dense delta (dtype, bytes) is selfish, into N rows of `out`; else 0."""
 
 def expand(
     group: RawGroup, start: int, stop: int, out: NDArray[Any], *, threads: int | None = None

@@ -29,8 +29,10 @@ def bytes_of(array: Any) -> Bytes:  # noqa: ANN401 - numpy or torch
     ------
     FormatError : an element type that is not floating point.
     """
-    name = str(array.dtype).removeprefix("torch.")
-    code = (_TORCH if is_torch(array) else _NUMPY).get(name)
+    if is_torch(array):
+        code = _TORCH.get(str(array.dtype).removeprefix("torch."))
+    else:
+        code = _NUMPY.get(array.dtype.name)  # in any byte order
     if code is None:
         message = f"deltas of type {array.dtype}: f64, f32, f16 and (torch) bf16 can be combined"
         raise FormatError(message)
@@ -38,6 +40,8 @@ def bytes_of(array: Any) -> Bytes:  # noqa: ANN401 - numpy or torch
         import torch
 
         flat = array.detach().cpu().contiguous().reshape(-1)
+        if flat.numel() == 0:  # a view of nothing may have strides that forbid another type
+            return code, np.empty(0, dtype=np.uint8)
         return code, flat.view(torch.uint8).numpy()
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return code, little.reshape(-1).view(np.uint8)
@@ -58,7 +62,7 @@ def cast_like(values: Any, array: Any) -> Any:  # noqa: ANN401 - likewise
     """Values of the same kind in the type and place of an array."""
     if is_torch(array):
         return values.to(array.device, array.dtype)
-    return values.astype(array.dtype)
+    return values.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def from_f32(values: npt.NDArray[np.float32], array: Any) -> Any:  # noqa: ANN401 - likewise
@@ -68,6 +72,13 @@ def from_f32(values: npt.NDArray[np.float32], array: Any) -> Any:  # noqa: ANN40
 
         return torch.from_numpy(values).to(array.device)
     return values
+
+
+def is_finite(array: Any) -> bool:  # noqa: ANN401 - likewise
+    """Whether no entry is NaN or infinite."""
+    if is_torch(array):
+        return bool(array.isfinite().all())
+    return bool(np.isfinite(array).all())
 
 
 def matrix_shape(array: Any) -> tuple[int, int]:  # noqa: ANN401 - likewise

@@ -214,11 +214,8 @@ def _checked(values: Any, delta: Any) -> object:  # noqa: ANN401 - likewise
     """Values in the type of the deltas, if they fit."""
     with np.errstate(over="ignore"):
         result = arrays.cast_like(values, delta)
-    if not (_is_finite(values) and _is_finite(result)):
+    if not (arrays.is_finite(values) and arrays.is_finite(result)):
         message = f"a result too large for {delta.dtype} (this method works in f32)"
         raise OutputError(message)
     return result
 
-
-def _is_finite(array: Any) -> bool:  # noqa: ANN401 - likewise
-    return bool((array - array == 0).all())

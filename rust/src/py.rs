@@ -4,6 +4,7 @@
 
 mod programs;
 mod spaces;
+mod verbs;
 
 use std::ops::Range;
 
@@ -350,5 +351,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::cores, module)?)?;
-    module.add_function(wrap_pyfunction!(spaces::project, module)?)
+    module.add_function(wrap_pyfunction!(spaces::project, module)?)?;
+    module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
+    module.add_function(wrap_pyfunction!(verbs::owners, module)?)
 }

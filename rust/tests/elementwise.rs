@@ -449,7 +449,7 @@ fn condense_holds_on_degenerate_shapes() {
         for program in programs() {
             for rank in [None, Some(1), Some(2), Some(40)] {
                 let rule = Rule { rank, ..Rule::default() };
-                certify(program, &pairs, rows, cols, &rule, 4e-4);
+                certify(program.clone(), &pairs, rows, cols, &rule, 4e-4);
             }
         }
     }
@@ -483,7 +483,7 @@ fn condense_is_near_the_optimum_where_the_start_is_cut_or_filled() {
         let group = group(&pairs, &weights, rows, cols);
         let source = Factored::new(&group, weights.to_vec()).unwrap();
         let mut meant = vec![0.0; rows * cols];
-        Prepared::new(ties(), &source).unwrap().run(&mut meant).unwrap();
+        Prepared::new(&ties(), &source).unwrap().run(&mut meant).unwrap();
         let dense = faer::Mat::from_fn(rows, cols, |i, j| f64::from(meant[i * cols + j]));
         let values = dense.singular_values().unwrap();
         // Random columns stand in for the rows that a shared space lacks.

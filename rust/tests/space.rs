@@ -10,7 +10,7 @@ use loramix_core::Error;
 use loramix_core::account::{self, Account};
 use loramix_core::condense::Part;
 use loramix_core::dtype::{Dtype, Matrix};
-use loramix_core::elementwise::{Keep, Program, Reduce, Vote};
+use loramix_core::elementwise::{Ballot, Keep, Program, Reduce, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::probe;
 use loramix_core::project::{Projected, Space, project};
@@ -20,13 +20,31 @@ use loramix_core::recompress::{
 use loramix_core::rng::Stream;
 use loramix_core::space::{Cores, cores};
 
-const SUM: Program =
-    Program { keep: Keep::All, vote: Vote::None, reduce: Reduce::Sum, seed: 3, target: 7 };
+const SUM: Program = Program {
+    keep: Keep::All,
+    conflicts: None,
+    selfish: None,
+    mix: Vec::new(),
+    ballot: Ballot::Weighted,
+    vote: Vote::None,
+    reduce: Reduce::Sum,
+    norm: None,
+    clean: false,
+    seed: 3,
+    target: 7,
+};
 const TIES: Program = Program {
     keep: Keep::Largest { density: 0.4, skip: 0.0 },
+    conflicts: None,
+    selfish: None,
+    mix: Vec::new(),
+    ballot: Ballot::Weighted,
     vote: Vote::Mass,
     reduce: Reduce::Mean,
-    ..SUM
+    norm: None,
+    clean: false,
+    seed: 3,
+    target: 7,
 };
 const SPACES: [Space; 2] = [Space::Knots, Space::Core];
 
@@ -716,7 +734,7 @@ fn projected(
     let part = |(job, group): (&Job, _)| Part {
         group,
         weights: job.weights.clone(),
-        program: job.program,
+        program: job.program.clone(),
         row_start: job.row_start,
     };
     let parts: Vec<_> = jobs.iter().zip(&groups).map(part).collect();
@@ -864,10 +882,10 @@ fn a_program_in_a_space_is_homogeneous_and_odd() {
     };
     let random = Program { keep: Keep::Random { density: 0.5, divisor: 0.5 }, ..TIES };
     for space in SPACES {
-        for program in [TIES, random] {
-            let one = of(space, [1.0, -0.7, 0.4], program);
+        for program in [TIES, random.clone()] {
+            let one = of(space, [1.0, -0.7, 0.4], program.clone());
             for by in [-1.0, 3.0, -0.01] {
-                let other = of(space, [by, -0.7 * by, 0.4 * by], program);
+                let other = of(space, [by, -0.7 * by, 0.4 * by], program.clone());
                 let expected = one.scaled(by);
                 assert_close(&other, &expected, 1e-5 * expected.norm(), "scaled");
             }

@@ -95,7 +95,7 @@ class RustBackend:
         views = [bytes_of(delta) for delta in deltas]
         rows, cols = matrix_shape(deltas[0])
         sizes = [float(w) for w in weights]
-        if mix is not None:
+        if mix is not None and rows * cols > 0:
             flat = _core.program_gram(views, rows, cols, sizes, program, site, threads=threads)
             turn = mix(_square(flat), np.array(sizes))
             site = replace(site, mix=turn.ravel().tolist())

@@ -99,7 +99,10 @@ def method_of(
     thin = method_of(sparsify) if sparsify is not None else None
     if thin is None and refine == "none" and space == "weight":
         return method
-    if thin is not None and (isinstance(thin, Composite) or not isinstance(thin, Elementwise)):
+    if isinstance(thin, Composite):
+        message = f"sparsify = {sparsify!r}: give dare, della or breadcrumbs, without modifiers"
+        raise ParamError(message)
+    if thin is not None and not isinstance(thin, Elementwise):
         message = f"sparsify = {thin.name}: give dare, della or breadcrumbs"
         raise ParamError(message)
     return Composite(cast("Coefficients | Elementwise", method), thin, refine, space)

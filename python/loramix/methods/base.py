@@ -178,16 +178,23 @@ class Subspace(Protocol):
         ...
 
 
-def check_shares(owner: str, shares: Mapping[str, float], *, zero: bool = False) -> None:
+def check_shares(
+    owner: str, shares: Mapping[str, float], *, zero: bool = False, word: str | None = None
+) -> None:
     """Refuse shares outside (0, 1], or outside [0, 1) if zero is allowed.
+
+    Parameters
+    ----------
+    word : what the caller takes instead of a number; named in the message.
 
     Raises
     ------
     ParamError : one of them is.
     """
+    allowed = f"a number in {'[0, 1)' if zero else '(0, 1]'}{f', or {word}' if word else ''}"
     for name, value in shares.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         good = number and (0 <= value < 1 if zero else 0 < value <= 1)
         if not good:
-            message = f"{owner}: {name} = {value}: a number in {'[0, 1)' if zero else '(0, 1]'}"
+            message = f"{owner}: {name} = {value}: allowed is {allowed}"
             raise ParamError(message)

@@ -96,8 +96,6 @@ class Composite:
         more: set[Law] = {"continuity"}
         if self.sparsify is not None:
             more |= self.sparsify.breaks
-        if self.refine != "none" and isinstance(self.inner, Coefficients) and not self.inner.mean:
-            more.add("identical")
         return frozenset(self.inner.breaks | more)
 
     @property
@@ -117,7 +115,7 @@ class Composite:
             plain = replace(plain, keep=self.sparsify.program().keep)
         if self.refine == "none":
             return plain
-        selfish = Selfish(_LAMBDA, level=self.mean)
+        selfish = plain.selfish or Selfish(_LAMBDA, level=self.mean)
         return replace(plain, selfish=selfish, calibrate=plain.calibrate or self.mean)
 
     def mix(self, gram: F64, weights: F64) -> F64:
@@ -137,7 +135,7 @@ class Composite:
             return turn
         new = turn @ gram @ turn.T / np.outer(weights, weights)
         largest = float(np.diag(new).max(initial=0.0))
-        if not (largest > 0 and math.isfinite(largest)):
+        if largest == 0:
             return np.zeros_like(turn)
         unit = 2.0 ** round(math.log2(largest))
         factors = self.inner.coefficients(new / unit, weights)
@@ -157,6 +155,8 @@ def mixer_of(method: Entrywise) -> Callable[[F64, F64], F64] | None:
     return method.mix if isinstance(method, Composite) and method.mixes else None
 
 
+_DRAWS = 1 << 14
+_NOTHING = 1e-6
 _EXCESS = 0.02
 """Conflict beyond what cosines let expect that is more than the shape of the distribution."""
 
@@ -199,8 +199,7 @@ def expected_conflict(gram: F64, weights: F64) -> float:
     """Share of positions where jointly Gaussian entries of these cosines disagree in sign.
 
     Exact for two (``arccos(c) / pi``) and three adapters (the orthant probability, David 1953);
-    for more, independent groups of their mean pairwise conflict: ``1 - 2^(1-n)`` where all are
-    independent, 0 where all are equal.
+    for more, the share among 16384 fixed normal draws, good to 0.004.
     """
     norms = np.sqrt(np.maximum(np.diag(gram), 0))
     used = norms > 0
@@ -213,6 +212,9 @@ def expected_conflict(gram: F64, weights: F64) -> float:
     pairs = np.arccos(cosines[np.triu_indices(n, 1)]) / math.pi
     if n <= 3:
         return float(min(pairs.sum() / (n - 1), 1.0))
-    # n entries agree with probability (1 - mean pair conflict)^(n - 1) if each next one agrees
-    # with those before as with one of them.
-    return float(1 - (1 - pairs.mean()) ** (n - 1))
+    values, vectors = np.linalg.eigh(cosines)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    draws = np.random.Generator(np.random.Philox(0)).standard_normal((_DRAWS, n)) @ root.T
+    # Directions that cancel exactly round to either sign.
+    positive, negative = (draws > _NOTHING).any(axis=1), (draws < -_NOTHING).any(axis=1)
+    return float((positive & negative).mean())

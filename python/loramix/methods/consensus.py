@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from loramix.errors import ParamError
 from loramix.methods.base import Law, Program
 from loramix.types import F64
 
@@ -39,6 +40,11 @@ class Consensus:
     breaks: ClassVar[frozenset[Law]] = frozenset({"continuity"})
 
     clean: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.clean, bool):
+            message = f"consensus: clean = {self.clean!r}: allowed is true, false"
+            raise ParamError(message)
 
     def program(self) -> Program:
         """Weigh by the square, calibrate, clean."""

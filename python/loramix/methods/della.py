@@ -11,15 +11,16 @@ from loramix.methods.dare import BREAKS, Fallback, Guard, check_limit, limited
 class Della:
     """`Dare` with a probability that follows the rank of the magnitude in its row.
 
-    The largest entry of a row is kept with probability ``density + epsilon / 2``, the smallest
-    with ``density - epsilon / 2``, those between in equal steps, and each is divided by its own
-    probability, so the sum is right on average and the mean probability is the density.  Near 0
-    and 1 the spread is reduced to what fits: ``epsilon <= 2 min(density, 1 - density)``.
+    The probability falls from ``density + epsilon / 2`` to ``density - epsilon / 2`` in equal
+    steps: of the n entries of a row, the j-th largest (from 0; equal ones in index order) is kept
+    with ``density + epsilon (1 / 2 - (j + 1 / 2) / n)``, the middle of its step, and divided by
+    that, so the sum is right on average and the mean probability is the density.  Near 0 and 1
+    the spread is reduced to what fits: ``epsilon <= 2 min(density, 1 - density)``.
 
     Parameters
     ----------
     density : mean probability of an entry to be kept, (0, 1].
-    epsilon : difference of the probabilities of the largest and the smallest entry, [0, 1).
+    epsilon : spread of the probabilities from the largest to the smallest entry, [0, 1).
     only, guard, fallback : see `Dare`.
 
     References

@@ -13,7 +13,7 @@ class Tall:
 
     Where ``|w_i d_i| >= lambda * max_j |w_j d_j|`` over all others, the entry is *selfish*: it is
     taken out, the mean of what is left is formed, and it is added back at the
-    strength of the heaviest (``max|w| * d_i``), not diluted.
+    strength of the heaviest (``max|w| * sign(w_i) d_i``), not diluted.
 
     Breaks continuity: an entry is selfish or not.
 
@@ -34,8 +34,9 @@ class Tall:
     lambda_: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.lambda_ < float("inf"):
-            message = f"tall: lambda_ = {self.lambda_}: a finite number of at least 1"
+        number = isinstance(self.lambda_, int | float) and not isinstance(self.lambda_, bool)
+        if not (number and 1 <= self.lambda_ < float("inf")):
+            message = f"tall: lambda = {self.lambda_}: a finite number of at least 1"
             raise ParamError(message)
 
     def program(self) -> Program:

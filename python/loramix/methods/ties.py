@@ -43,7 +43,7 @@ class Ties:
 
     def __post_init__(self) -> None:
         if self.density != "auto":
-            check_shares(self.name, {"density": self.density})
+            check_shares(self.name, {"density": self.density}, word="auto")
         check_shares(self.name, {"energy": self.energy})
         if self.vote not in ("mass", "count"):
             message = f"ties: vote = {self.vote!r}: mass or count"

@@ -7,17 +7,16 @@ use crate::Result;
 use crate::dispatch::{self, Kernel};
 use crate::spectrum::Spectrum;
 
-/// Lanes of a sum, and products that are added in f32 before the sum goes to f64.
+/// Lanes of a sum.
 const LANES: usize = 16;
-const RUN: usize = 256;
 /// Relative square below which a direction of the span is rounding noise.
 const DEPENDENT: f64 = 1e-12;
-/// Share of a square that f32 products leave as rounding noise.
-const ROUNDING: f64 = 1e-6;
+/// Share of a square that is rounding noise of an f32 result.
+const ROUNDING: f64 = 1e-12;
 
 /// Inner products of the members of a tile, row-major.
 pub(super) fn gram(values: &[f32], len: usize) -> Vec<f64> {
-    let count = if len == 0 { 0 } else { values.len() / len };
+    let count = values.len().checked_div(len).unwrap_or(0);
     let mut gram = vec![0.0; count * count];
     for i in 0..count {
         for j in 0..=i {
@@ -49,15 +48,15 @@ impl Kernel for Dot<'_> {
 
     #[inline(always)]
     fn run(self) -> f64 {
-        let mut total = 0.0;
-        for (a, b) in self.a.chunks(RUN).zip(self.b.chunks(RUN)) {
-            let mut lanes = [0f32; LANES];
-            for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-                lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(l, (a, b))| *l += a * b);
-            }
-            total += lanes.iter().map(|l| f64::from(*l)).sum::<f64>();
+        let mut lanes = [0f64; LANES];
+        let ((a, x), (b, y)) = (self.a.as_chunks::<LANES>(), self.b.as_chunks::<LANES>());
+        for (a, b) in a.iter().zip(b) {
+            let pairs = lanes.iter_mut().zip(a.iter().zip(b));
+            pairs.for_each(|(l, (a, b))| *l += f64::from(*a) * f64::from(*b));
         }
-        total
+        let pairs = lanes.iter_mut().zip(x.iter().zip(y));
+        pairs.for_each(|(l, (a, b))| *l += f64::from(*a) * f64::from(*b));
+        lanes.iter().sum()
     }
 }
 
@@ -67,7 +66,9 @@ pub(super) fn conflicts(values: &[f32], len: usize) -> Vec<u8> {
     for values in values.chunks_exact(len.max(1)) {
         dispatch::run(Signs { values, flags: &mut flags });
     }
-    flags.iter_mut().for_each(|flag| *flag = u8::from(*flag == 3));
+    for flag in &mut flags {
+        *flag = u8::from(*flag == 3);
+    }
     flags
 }
 

@@ -8,23 +8,42 @@
 //! vote, reduce, add back what was taken out.
 
 mod dots;
+mod owners;
 mod positions;
 mod prepared;
 mod program;
 mod random;
 pub mod ranked;
 mod select;
+mod signs;
 pub mod source;
 mod sweep;
 
+use crate::dtype::Matrix;
+use crate::{Error, Result};
+pub use owners::owners;
 pub use prepared::Prepared;
 pub use program::{Ballot, Conflicts, Fallback, Keep, Program, Reduce, Selfish, Vote};
+pub use signs::{Disagreement, disagreement};
 pub use source::{Dense, Factored, Source};
 
 /// Entries of a tile: `N` deltas of a few rows stay in cache.
-const TILE: usize = 1 << 16;
+const TILE: usize = 1 << 15;
 
 /// Rows of a tile.
 fn rows_of_tile(cols: usize) -> usize {
     (TILE / cols.max(1)).clamp(1, 256)
+}
+
+/// Entries of deltas that are one row each.
+fn flat_length(deltas: &[Matrix<'_>]) -> Result<usize> {
+    let len = deltas.first().map_or(0, Matrix::cols);
+    match deltas.iter().find(|d| d.rows() != 1 || d.cols() != len) {
+        Some(odd) => Err(Error::Shape {
+            what: "dense delta",
+            expected: format!("{len} entries in one row"),
+            got: format!("{} x {}", odd.rows(), odd.cols()),
+        }),
+        None => Ok(len),
+    }
 }

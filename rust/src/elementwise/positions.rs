@@ -7,10 +7,10 @@ use super::program::{Ballot, Program, Reduce, Selfish, Vote};
 use super::source::Source;
 use crate::dispatch::{self, Kernel};
 
-/// Positions handled at a time.
-const BLOCK: usize = 256;
+/// Positions handled at a time: what belongs to them stays in registers.
+const LANES: usize = 32;
 
-type Block = [f32; BLOCK];
+type Lanes = [f32; LANES];
 
 /// A program's arithmetic with the numbers it needs, in f32.
 pub(super) struct Positions {
@@ -85,64 +85,85 @@ impl Kernel for Tile<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let len = self.out.len();
-        let plain = self.rule.selfish.is_none() && self.rule.mix.is_empty();
-        let mut changed = Vec::new();
-        for (index, out) in self.out.chunks_mut(BLOCK).enumerate() {
-            let (start, n) = (index * BLOCK, out.len());
-            let member = |i: usize| &self.values[i * len + start..][..n];
-            if plain {
-                self.rule.block(member, out);
-                continue;
-            }
-            changed.clear();
-            (0..self.rule.shares.len()).for_each(|i| changed.extend_from_slice(member(i)));
-            let mut aside = [0f32; BLOCK];
-            if let Some((selfish, level)) = &self.rule.selfish {
-                take_out(*selfish, level, &mut changed, &mut aside[..n]);
-            }
-            if !self.rule.mix.is_empty() {
-                changed = mixed(&self.rule.mix, &changed, n);
-            }
-            self.rule.block(|i| &changed[i * n..][..n], out);
-            out.iter_mut().zip(&aside).for_each(|(out, aside)| *out += aside);
+        let (len, count) = (self.out.len(), self.rule.shares.len());
+        let (whole, tail) = self.out.as_chunks_mut::<LANES>();
+        let mut changed = vec![[0f32; LANES]; count];
+        let at = |i: usize, index: usize| &self.values[i * len + index * LANES..];
+        for (index, out) in whole.iter_mut().enumerate() {
+            let member = |i: usize| at(i, index).first_chunk().unwrap_or(&[0.0; LANES]);
+            *out = self.rule.position(member, &mut changed);
         }
+        if tail.is_empty() {
+            return;
+        }
+        let mut padded = vec![[0f32; LANES]; count];
+        for (i, padded) in padded.iter_mut().enumerate() {
+            let rest = &at(i, whole.len())[..tail.len()];
+            padded[..tail.len()].copy_from_slice(rest);
+        }
+        let last = self.rule.position(|i| &padded[i], &mut changed);
+        tail.copy_from_slice(&last[..tail.len()]);
     }
 }
 
 impl Positions {
-    /// Vote and reduce of at most `BLOCK` positions.
+    /// Everything that happens to the entries of some positions; `changed` is room for them.
     #[inline(always)]
-    fn block<'v>(&self, member: impl Fn(usize) -> &'v [f32], out: &mut [f32]) {
+    fn position<'v>(&self, member: impl Fn(usize) -> &'v Lanes, changed: &mut [Lanes]) -> Lanes {
+        if self.selfish.is_none() && self.mix.is_empty() {
+            return self.reduced(member);
+        }
+        changed.iter_mut().enumerate().for_each(|(i, lanes)| *lanes = *member(i));
+        let mut aside = [0f32; LANES];
+        if let Some((selfish, level)) = &self.selfish {
+            take_out(*selfish, level, changed.as_flattened_mut(), &mut aside);
+        }
+        if !self.mix.is_empty() {
+            mixed(&self.mix, changed);
+        }
+        let mut out = self.reduced(|i| &changed[i]);
+        out.iter_mut().zip(&aside).for_each(|(out, aside)| *out += aside);
+        out
+    }
+
+    /// Vote and reduce.
+    #[inline(always)]
+    fn reduced<'v>(&self, member: impl Fn(usize) -> &'v Lanes) -> Lanes {
         let divided = !matches!(self.reduce, Reduce::Sum | Reduce::Average);
         if self.vote == Vote::None && !divided {
-            out.copy_from_slice(member(0));
+            let mut sum = *member(0);
             for i in 1..self.shares.len() {
-                out.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v);
+                sum.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v);
             }
-            out.iter_mut().for_each(|s| *s *= self.top);
-            return;
+            sum.iter_mut().for_each(|s| *s *= self.top);
+            return sum;
         }
         let winner = self.winner(&member);
-        let (mut total, mut share) = ([0f32; BLOCK], [0f32; BLOCK]);
+        let (mut total, mut share) = ([0f32; LANES], [0f32; LANES]);
         if self.reduce == Reduce::Importance {
             self.weigh_by_square(&member, &winner, &mut total, &mut share);
         } else {
             for (i, weight) in self.shares.iter().enumerate() {
-                let ballot = self.ballots.get(i).copied().unwrap_or(1.0);
-                let places = total.iter_mut().zip(&mut share).zip(&winner).zip(member(i));
-                for (((total, share), winner), value) in places {
-                    let counts = self.counts(*winner, *value, ballot);
-                    *total += if counts { *value } else { 0.0 };
-                    *share += if counts { *weight } else { 0.0 };
+                let (ballot, values) = (self.ballot(i), member(i));
+                for lane in 0..LANES {
+                    let counts = self.counts(winner[lane], values[lane], ballot);
+                    total[lane] += if counts { values[lane] } else { 0.0 };
+                    share[lane] += if counts { *weight } else { 0.0 };
                 }
             }
         }
         let nothing = if self.reduce == Reduce::SignedShare { 1.0 } else { 0.0 };
-        for ((out, total), share) in out.iter_mut().zip(&total).zip(&share) {
-            let scale = if *share == 0.0 { nothing } else { self.top / share };
-            *out = total * if divided { scale } else { self.top };
+        let mut out = total;
+        for lane in 0..LANES {
+            let scale = if share[lane] == 0.0 { nothing } else { self.top / share[lane] };
+            out[lane] *= if divided { scale } else { self.top };
         }
+        out
+    }
+
+    #[inline(always)]
+    fn ballot(&self, member: usize) -> f32 {
+        self.ballots.get(member).copied().unwrap_or(1.0)
     }
 
     #[inline(always)]
@@ -153,14 +174,14 @@ impl Positions {
 
     /// A number whose sign is the one that wins.
     #[inline(always)]
-    fn winner<'v>(&self, member: &impl Fn(usize) -> &'v [f32]) -> Block {
-        let (mut sum, mut heads) = ([0f32; BLOCK], [0f32; BLOCK]);
+    fn winner<'v>(&self, member: &impl Fn(usize) -> &'v Lanes) -> Lanes {
+        let (mut sum, mut heads) = ([0f32; LANES], [0f32; LANES]);
         let by_heads = matches!(self.vote, Vote::Count | Vote::CountOrPositive);
         for i in 0..self.shares.len() {
-            let ballot = self.ballots.get(i).copied().unwrap_or(1.0);
-            sum.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v * ballot);
+            let (ballot, values) = (self.ballot(i), member(i));
+            sum.iter_mut().zip(values).for_each(|(s, v)| *s += v * ballot);
             if by_heads {
-                for (heads, value) in heads.iter_mut().zip(member(i)) {
+                for (heads, value) in heads.iter_mut().zip(values) {
                     let value = value * ballot;
                     let up = if value > 0.0 { 1.0 } else { 0.0 };
                     let down = if value < 0.0 { 1.0 } else { 0.0 };
@@ -168,14 +189,16 @@ impl Positions {
                 }
             }
         }
-        let draw = if self.vote == Vote::CountOrPositive { 0.0 } else { 1.0 };
         if by_heads {
+            let draw = if self.vote == Vote::CountOrPositive { 0.0 } else { 1.0 };
             for (sum, heads) in sum.iter_mut().zip(&heads) {
                 *sum = if *heads == 0.0 { *sum * draw } else { *heads };
             }
         }
         if matches!(self.vote, Vote::MassOrPositive | Vote::CountOrPositive) {
-            sum.iter_mut().for_each(|sum| *sum = if *sum == 0.0 { 1.0 } else { *sum });
+            for sum in &mut sum {
+                *sum = if *sum == 0.0 { 1.0 } else { *sum };
+            }
         }
         sum
     }
@@ -185,26 +208,25 @@ impl Positions {
     #[inline(always)]
     fn weigh_by_square<'v>(
         &self,
-        member: &impl Fn(usize) -> &'v [f32],
-        winner: &Block,
-        total: &mut Block,
-        share: &mut Block,
+        member: &impl Fn(usize) -> &'v Lanes,
+        winner: &Lanes,
+        total: &mut Lanes,
+        share: &mut Lanes,
     ) {
-        let mut unit = [f32::MIN_POSITIVE; BLOCK];
+        let mut unit = [f32::MIN_POSITIVE; LANES];
         for (i, weight) in self.shares.iter().enumerate() {
             for (unit, value) in unit.iter_mut().zip(member(i)) {
                 *unit = unit.max(value.abs() / weight);
             }
         }
         for (i, weight) in self.shares.iter().enumerate() {
-            let ballot = self.ballots.get(i).copied().unwrap_or(1.0);
-            let places = total.iter_mut().zip(share.iter_mut()).zip(winner).zip(&unit);
-            for ((((total, share), winner), unit), value) in places.zip(member(i)) {
-                let counts = self.counts(*winner, *value, ballot);
-                let size = value / weight / unit;
+            let (ballot, values) = (self.ballot(i), member(i));
+            for lane in 0..LANES {
+                let counts = self.counts(winner[lane], values[lane], ballot);
+                let size = values[lane] / weight / unit[lane];
                 let square = if counts { size * size } else { 0.0 };
-                *total += value * square;
-                *share += weight * square;
+                total[lane] += values[lane] * square;
+                share[lane] += weight * square;
             }
         }
     }
@@ -241,15 +263,14 @@ fn take_out(rule: Selfish, level: &[f32], values: &mut [f32], aside: &mut [f32])
     }
 }
 
-/// `mix * values`, `n` positions each.
+/// `mix * values`, in place.
 #[inline(always)]
-fn mixed(mix: &[f32], values: &[f32], n: usize) -> Vec<f32> {
-    let count = values.len() / n;
-    let mut result = vec![0f32; values.len()];
-    for (result, row) in result.chunks_exact_mut(n).zip(mix.chunks_exact(count)) {
-        for (factor, values) in row.iter().zip(values.chunks_exact(n)) {
-            result.iter_mut().zip(values).for_each(|(r, v)| *r += factor * v);
+fn mixed(mix: &[f32], values: &mut [Lanes]) {
+    let old = values.to_vec();
+    for (new, row) in values.iter_mut().zip(mix.chunks_exact(old.len())) {
+        *new = [0.0; LANES];
+        for (factor, old) in row.iter().zip(&old) {
+            new.iter_mut().zip(old).for_each(|(n, o)| *n += factor * o);
         }
     }
-    result
 }

@@ -67,7 +67,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             let brackets = self.brackets(widening)?;
             let survey = self.pass(&brackets, out)?;
             if let Some(cuts) = cuts(&brackets, &survey) {
-                self.settle(&cuts, survey, out);
+                self.settle(&cuts, &survey, out);
                 break;
             }
             widening *= 8.0;
@@ -151,7 +151,7 @@ impl<'s, S: Source> Prepared<'s, S> {
     }
 
     /// Decides the positions of the survey.
-    fn settle(&self, cuts: &[Cut], survey: Survey, out: &mut [f32]) {
+    fn settle(&self, cuts: &[Cut], survey: &Survey, out: &mut [f32]) {
         let (count, n) = (cuts.len(), survey.places.len());
         let mut values = vec![0f32; count * n];
         for (member, (cut, values)) in

@@ -14,11 +14,11 @@ use crate::tile::pieces;
 use crate::{Result, scratch};
 
 /// Entries that the bracket is estimated from, at most; all of them if there are fewer.
-const SAMPLE: usize = 1 << 16;
+const SAMPLE: usize = 1 << 17;
 /// Rows of a block of the sample; each block has columns of its own.
 const BLOCK_ROWS: usize = 16;
 /// Half width of the bracket in standard deviations of the sample's quantile.
-const DEVIATIONS: f64 = 4.0;
+const DEVIATIONS: f64 = 3.0;
 /// Magnitude bits that a bin of a histogram leaves open: sixteen bins for a factor of two.
 const OPEN: u32 = 19;
 const BINS: usize = 1 << (31 - OPEN);
@@ -180,6 +180,9 @@ impl Sample {
     fn new<S: Source>(source: &S, member: usize) -> Result<Self> {
         let (rows, cols) = (source.rows(), source.cols());
         let wide = (SAMPLE / rows.max(1)).clamp(16, cols.max(16)).min(cols);
+        if rows * cols == 0 {
+            return Ok(Self { bits: Vec::new(), bins: vec![0; BINS] });
+        }
         let blocks: Vec<_> = pieces(rows, BLOCK_ROWS).collect();
         let skip = (blocks.len() * BLOCK_ROWS * wide).div_ceil(4 * SAMPLE).max(1);
         let mut values = vec![0f32; BLOCK_ROWS * wide];
@@ -187,7 +190,7 @@ impl Sample {
         for (index, block) in blocks.into_iter().enumerate().step_by(skip) {
             // A comb of columns, moved on from block to block by the golden ratio.
             let shift = (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-            let shift = (shift * cols as u64 >> 32) as usize;
+            let shift = ((shift * cols as u64) >> 32) as usize;
             let column = |k: usize| (shift + k * cols / wide) % cols;
             let columns: Vec<usize> = (0..wide).map(column).collect();
             let values = &mut values[..block.len() * wide];
@@ -195,7 +198,9 @@ impl Sample {
             bits.extend(values.iter().map(|v| magnitude(*v)));
         }
         let mut bins = vec![0; BINS];
-        bits.iter().for_each(|b| bins[(b >> OPEN) as usize] += 1);
+        for b in &bits {
+            bins[(b >> OPEN) as usize] += 1;
+        }
         Ok(Self { bits, bins })
     }
 

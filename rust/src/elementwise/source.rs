@@ -124,8 +124,12 @@ impl Source for Factored<'_, '_> {
         out: &mut [f32],
     ) -> Result<()> {
         let cols = self.group.cols();
-        let row = |row: &[f32]| columns.iter().map(|c| row[*c]).collect::<Vec<f32>>();
-        let down: Vec<f32> = self.downs[member].chunks_exact(cols).flat_map(row).collect();
+        let all = &self.downs[member];
+        let mut down = vec![0f32; all.len() / cols.max(1) * columns.len()];
+        let rows_of_down = down.chunks_exact_mut(columns.len().max(1));
+        for (down, row) in rows_of_down.zip(all.chunks_exact(cols.max(1))) {
+            down.iter_mut().zip(columns).for_each(|(d, c)| *d = row[*c]);
+        }
         self.product(member, rows, &down, out)
     }
 }

@@ -43,6 +43,9 @@ impl Survey {
     /// Looks at a tile from position `start` on, `len` entries of each member in turn; zeroes what
     /// is surely not kept, after it was collected.
     pub(super) fn of(brackets: &[Brackets], start: usize, values: &mut [f32], len: usize) -> Self {
+        if len == 0 {
+            return Self { above: vec![[0; 2]; brackets.len()], ..Self::default() };
+        }
         let mut flags = vec![0u8; len.next_multiple_of(8)];
         let mut above = Vec::with_capacity(brackets.len());
         for (bracket, values) in brackets.iter().zip(values.chunks_exact_mut(len)) {

@@ -287,13 +287,13 @@ impl RawStep {
 
     fn kept(&self, program: &RawProgram, space: Option<Space>) -> Result<Vec<Vec<f64>>, Error> {
         let groups = self.groups()?;
-        let one = |part: &Part<'_, '_>| match space {
-            Some(space) => project::kept(part, space),
-            None => {
-                check_finite(part.group)?;
-                let source = Factored::new(part.group, part.weights.clone())?;
-                Prepared::new(&part.program, &source)?.gram()
+        let one = |part: &Part<'_, '_>| {
+            if let Some(space) = space {
+                return project::kept(part, space);
             }
+            check_finite(part.group)?;
+            let source = Factored::new(part.group, part.weights.clone())?;
+            Prepared::new(&part.program, &source)?.gram()
         };
         self.parts(program, &groups)?.iter().map(one).collect()
     }

@@ -1,4 +1,4 @@
-"""The kernels for direct use."""
+"""Factored deltas."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,278 @@
+"""What becomes of one step: its parts on the device, their result, and the account of it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from loramix import _core
+from loramix.backends import torch_condense as condense
+from loramix.backends import torch_programs as programs
+from loramix.backends.base import Factored, Job, Mixed
+from loramix.backends.torch_condense import Spectrum
+from loramix.backends.torch_device import narrow, refuse, wide
+from loramix.backends.torch_factors import Bases, Stack
+from loramix.methods.base import Program
+from loramix.methods.composite import Space
+from loramix.types import F64, RawGroup, RawPart, RawStep, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a step that one program makes.
+
+    Attributes
+    ----------
+    stack : the members; their factors include the weights.
+    weights : (n,) the users'.
+    program, site : what is done; the plain sum where one adapter is alone.
+    start : first row.
+    number : of the step in its batch, for messages.
+    bases : that the program's entries are coefficients in; None for the entries of the deltas.
+    both : whether in both of them (space ``core``), or in the left one (``knots``).
+    """
+
+    stack: Stack
+    weights: F64
+    program: Program
+    site: Site
+    start: int
+    number: int
+    bases: Bases | None
+    both: bool
+
+    @property
+    def rows(self) -> slice:
+        """Of the step."""
+        return slice(self.start, self.start + self.stack.rows)
+
+    def values(self) -> torch.Tensor:
+        """What the program runs on: (n, rows, cols), (n, p, cols) or (n, p, q) f32."""
+        stack, device = self.stack, self.stack.device
+        if self.bases is None:
+            return stack.deltas()
+        found = []
+        for columns, (stored, up, down) in zip(
+            stack.columns, self.bases.coefficients(stack), strict=True
+        ):
+            if self.both:
+                pair = torch.from_numpy(up), torch.from_numpy(down)
+            else:
+                pair = torch.from_numpy(stored), stack.down[columns]
+            found.append(narrow(pair[0], device) @ narrow(pair[1], device))
+        return torch.stack(found)
+
+    def run(self, values: torch.Tensor) -> torch.Tensor:
+        """The program's result, but for its cleaning."""
+        return programs.run(values, self.weights, self.program, self.site)
+
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """The result as a pair (rows, P), (P, cols) f64, and the square of what it leaves out."""
+        if self.bases is None and not self.program.clean:
+            factors = torch.from_numpy(self.stack.column_factors).to(self.stack.up)
+            return self.stack.up * factors, self.stack.down, 0.0
+        values = self.values()
+        result = self.run(values)
+        norm = _norm_of(result, self.number)
+        clean = programs.noise(values, result) if self.program.clean else 0.0
+        if self.bases is None:
+            return _clean_pair(self.stack, result, clean, norm)
+        result = wide(programs.shrunk(result, clean))
+        down = result @ self.bases.right_vectors(self.stack) if self.both else result
+        return self.bases.left_vectors(self.stack), down, 0.0
+
+
+def parts_of(
+    step: RawStep, number: int, program: Program, space: Space, device: torch.device
+) -> list[Part]:
+    """The parts of a step, on the device.
+
+    Raises
+    ------
+    CoreError : ``shape``: parts that leave the step or overlap; else see `Stack`.
+    """
+    rows, cols, _, raw = step
+    ends = sorted((start, start + group[0]) for group, _, _, start, _ in raw)
+    apart = all(one[1] <= two[0] for one, two in pairwise(ends))
+    fits = all(group[1] == cols for group, *_ in raw) and (not raw or ends[-1][1] <= rows)
+    if not (raw and apart and fits):
+        text = (
+            f"parts: expected parts within {rows} x {cols} that do not overlap, "
+            f"got {len(raw)} parts"
+        )
+        refuse("shape", text, number)
+    found: list[Part] = []
+    before = 0
+    for one in raw:
+        found.append(_part(one, number, before, program, space, device))
+        before += len(found[-1].weights)
+    return found
+
+
+def _part(
+    raw: RawPart, number: int, before: int, program: Program, space: Space, device: torch.device
+) -> Part:
+    group, weights, site, start, alone = raw
+    if alone:
+        program, site = Program(), replace(site, norm=None, mix=())
+    stack = Stack(group, device, number, before)
+    if len(weights) != len(stack.columns):
+        text = f"weights: expected {len(stack.columns)}, got {len(weights)}"
+        refuse("shape", text, number)
+    check_program(program, site, len(weights))
+    own = np.asarray(weights, dtype=np.float64)
+    bases = None if alone or space == "weight" else Bases(stack, np.ones_like(own), number)
+    return Part(stack, own, program, site, start, number, bases, space == "core")
+
+
+def check_program(program: Program, site: Site, members: int) -> None:
+    """Refuse what the kernels refuse: they run it on nothing."""
+    deltas = [("F32", np.empty(0, dtype=np.uint8))] * members
+    out = np.empty((0, 0), dtype=np.float32)
+    _core.run_program(deltas, 0, 0, [1.0] * members, program, site, out, threads=1)
+
+
+def _clean_pair(
+    stack: Stack, result: torch.Tensor, clean: float, norm: float
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """A dense result with its singular values shrunk, at the norm it had before."""
+    width = stack.rank
+    while True:
+        found = condense.spectrum_of_dense(result, stack.down, width, norm)
+        new = programs.shrinkage(found.sigmas, clean, *result.shape)
+        # All that counts is found when the smallest that is found does not, or there is no more.
+        complete = len(new) < width or len(new) == min(result.shape)
+        if complete or clean == 0 or new[-1] == 0:
+            break
+        width *= 2
+    if clean == 0 or norm == 0:
+        return found.left, found.right, found.outside
+    kept = int((new > 0).sum())
+    after = float(np.linalg.norm(new))
+    gains = new[:kept] / found.sigmas[:kept] * (norm / after if after > 0 else 1.0)
+    gains_here = torch.from_numpy(gains).to(found.right)
+    return found.left[:, :kept], found.right[:kept] * gains_here[:, None], 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A result before it is encoded.
+
+    Attributes
+    ----------
+    group : that the kernels write.
+    numbers : norm, rounding and cut as in `Factored`; None where the kernels keep the group whole
+        and say them.
+    gram, along, sketch : see `Factored`.
+    """
+
+    group: RawGroup
+    numbers: tuple[float, float, float] | None
+    gram: F64
+    along: F64
+    sketch: tuple[float, ...] = ()
+
+
+def condensed(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Made:
+    """The result of a step, cut by the rule of the job."""
+    rows, cols, key, _ = step
+    rank = sum(part.stack.rank for part in parts)
+    largest = max(min(job.rank or rank, rows, cols), 1)
+    if all(part.bases is None and not part.program.clean for part in parts):
+        spectrum, sketch = _dense(step, parts, largest, number)
+    else:
+        pairs = [part.pair() for part in parts]
+        up = pairs[0][0].new_zeros(rows, sum(p[0].shape[1] for p in pairs))
+        at = 0
+        for part, (left, _, _) in zip(parts, pairs, strict=True):
+            up[part.rows, at : at + left.shape[1]] = left
+            at += left.shape[1]
+        down = torch.cat([pair[1] for pair in pairs])
+        sketch = condense.sketch(up, down, key)
+        spectrum = condense.spectrum_of_pair(up, down, number)
+        spectrum = replace(spectrum, outside=sum(pair[2] for pair in pairs))
+    kept = spectrum.choose(job, largest, spectrum.norm)
+    left, right = spectrum.cut(kept) if kept else _zeros(parts[0].stack.up, rows, cols)
+    gram = np.zeros((0, 0))
+    for part in parts:
+        gram = _beside(gram, part.stack.inner())
+    along = [part.stack.along(left[part.rows], right) for part in parts]
+    numbers = (spectrum.norm, spectrum.norm, spectrum.loss(kept) if kept else 0.0)
+    group = condense.as_group(left, right, number)
+    return Made(group, numbers, gram, np.concatenate(along), sketch)
+
+
+def _dense(
+    step: RawStep, parts: Sequence[Part], largest: int, number: int
+) -> tuple[Spectrum, tuple[float, ...]]:
+    """The spectrum and the sketch of a dense result."""
+    rows, cols, key, _ = step
+    dense = torch.zeros(rows, cols, dtype=torch.float32, device=parts[0].stack.device)
+    for part in parts:
+        dense[part.rows] = part.run(part.values())
+    norm = _norm_of(dense, number)
+    known = torch.cat([part.stack.down for part in parts])
+    spectrum = condense.spectrum_of_dense(dense, known, largest, norm)
+    return spectrum, condense.sketch(dense, None, key)
+
+
+def _norm_of(result: torch.Tensor, number: int) -> float:
+    """Frobenius norm of what must not have left f32."""
+    norm = programs.norm_of(result)
+    if not math.isfinite(norm):
+        refuse("overflow", "a result too large for F32", number)
+    return norm
+
+
+def _zeros(like: torch.Tensor, rows: int, cols: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A delta of zero still needs a pair that every reader accepts: rank one."""
+    return like.new_zeros(rows, 1), like.new_zeros(1, cols)
+
+
+def _beside(one: F64, two: F64) -> F64:
+    """Block diagonal: members of different rows have nothing in common."""
+    n, m = len(one), len(two)
+    return np.block([[one, np.zeros((n, m))], [np.zeros((m, n)), two]])
+
+
+def recompressed(group: RawGroup, stack: Stack, mixed: Mixed | None, job: Job, number: int) -> Made:
+    """The sum of a group, mixed or not, cut by the rule of the job."""
+    inner, rank = stack.inner(), stack.rank
+    rule = job.energy is not None or job.max_error is not None
+    if mixed is None and not rule and min(job.rank or rank, stack.rows, stack.cols) >= rank:
+        return Made(group, None, inner, inner @ stack.factors)
+    up = stack.up * torch.from_numpy(stack.column_factors).to(stack.up)
+    down = stack.down
+    rounding = math.sqrt(float(np.diag(inner) @ stack.factors**2))
+    sketch: tuple[float, ...] = ()
+    if mixed is not None:
+        sides = (mixed.left, mixed.right)
+        a, b = (np.ascontiguousarray(side, dtype=np.float64) for side in sides)
+        if a.shape != b.T.shape or len(a) != rank:
+            text = f"mixers: expected {rank} x p and p x {rank}, got {a.shape} and {b.shape}"
+            refuse("shape", text, number)
+        sizes = [(side**2).sum(axis).cpu().numpy() for side, axis in ((up, 0), (down, 1))]
+        rounding = math.sqrt(float(sizes[0] @ (a @ b) ** 2 @ sizes[1]))
+        up, down = up @ torch.from_numpy(a).to(up), torch.from_numpy(b).to(up) @ down
+        sketch = condense.sketch(up, down, mixed.key)
+    spectrum = condense.spectrum_of_pair(up, down, number)
+    largest = min(job.rank or up.shape[1], *up.shape, stack.cols)
+    kept = spectrum.choose(job, largest, rounding)
+    left, right = spectrum.cut(kept) if kept else _zeros(stack.up, stack.rows, stack.cols)
+    numbers = (spectrum.norm if kept else 0.0, rounding, spectrum.loss(kept) if kept else 0.0)
+    group = condense.as_group(left, right, number)
+    return Made(group, numbers, inner, stack.along(left, right), sketch)
+
+
+def written(made: Sequence[Made], job: Job) -> list[Factored]:
+    """Encode results into the arena."""
+    found = []
+    for one, row in zip(made, condense.encode([m.group for m in made], job), strict=True):
+        norm, rounding, cut = one.numbers or row[1:]
+        if one.numbers and norm > 0:
+            cut = math.hypot(cut, row[3] * row[1] / norm)
+        found.append(Factored(row[0], norm, rounding, cut, one.gram, one.along, one.sketch))
+    return found

@@ -1,0 +1,165 @@
+"""What the verbs share: checks of arguments, shapes for the kernels, the way back."""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from loramix import _core, arrays
+from loramix.errors import FormatError, OutputError, ParamError
+from loramix.methods.base import Program
+from loramix.refusals import with_names
+from loramix.types import F64, Site
+
+_T = TypeVar("_T")
+
+_WIDTHS = range(1 << 8, (1 << 16) + 1)
+"""Columns with which the kernels cut a matrix into tiles of the size that they like."""
+
+
+def check(deltas: Sequence[Any], threads: int | None) -> None:
+    """Refuse what is no stack of arrays of one shape and type.
+
+    Raises
+    ------
+    FormatError : something else than an array.  ShapeError : they differ.  ParamError : there are
+    none; bad ``threads``.
+    """
+    if len(deltas) == 0:
+        message = "no deltas: at least one is needed"
+        raise ParamError(message)
+    for index, delta in enumerate(deltas):
+        if not (isinstance(delta, np.ndarray) or arrays.is_torch(delta)):
+            message = f"delta {index} is a {type(delta).__name__}: give NumPy arrays or tensors"
+            raise FormatError(message)
+    arrays.check_alike(deltas)
+    if threads is not None and threads < 1:
+        message = f"threads = {threads}: at least 1, or None for all cores"
+        raise ParamError(message)
+
+
+def sizes_of(weights: Sequence[float] | None, count: int) -> F64:
+    """Weights of deltas, 1 by default.
+
+    Raises
+    ------
+    ParamError : not one number for each that f32 holds.
+    """
+    if weights is None:
+        return np.ones(count)
+    try:
+        sizes = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        sizes = np.empty(0)
+    if sizes.shape != (count,) or not (np.abs(sizes) <= np.finfo(np.float32).max).all():
+        message = (
+            f"weights {weights}: one finite number, at most 3.4e38, for each of {count} deltas"
+        )
+        raise ParamError(message)
+    return sizes
+
+
+def word(name: str, value: int) -> int:
+    """A number of 64 bits.
+
+    Raises
+    ------
+    ParamError : it is none.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        message = f"{name} = {value}: allowed is an integer from 0 to 2^64 - 1"
+        raise ParamError(message)
+    return number
+
+
+def call(work: Callable[[], _T]) -> _T:
+    """Call a kernel; its refusals say which delta."""
+
+    def named() -> _T:
+        try:
+            return work()
+        except _core.CoreError as error:
+            kind, _, _, member, _ = error.args
+            if kind != "non_finite":
+                raise
+            message = f"delta {member} holds NaN or infinity"
+            raise FormatError(message) from error
+
+    return with_names([], named)
+
+
+def flat_shape(size: int) -> tuple[int, int]:
+    """Rows and columns for a program that looks at entries only, so that tiles are small.
+
+    Tiles are whole rows: a long vector as one row would be one tile, for one thread.  So it stays
+    only where the size has no divisor that would do.
+    """
+    if size <= _WIDTHS[-1]:
+        return 1, size
+    width = next((width for width in _WIDTHS if size % width == 0), size)
+    return size // width, width
+
+
+def run(
+    deltas: Sequence[Any],
+    sizes: F64,
+    program: Program,
+    site: Site,
+    threads: int | None,
+    *,
+    by_rows: bool = False,
+) -> npt.NDArray[np.float32]:
+    """The result of a program on weighted deltas, as a matrix of some shape.
+
+    Parameters
+    ----------
+    by_rows : whether the program looks at rows, and not only at entries.
+
+    Raises
+    ------
+    OutputError : a result beyond the range of f32.
+    """
+    first = deltas[0]
+    shape = arrays.matrix_shape(first) if by_rows else flat_shape(math.prod(first.shape))
+    views = [arrays.bytes_of(delta) for delta in deltas]
+    out = np.empty(shape, dtype=np.float32)
+
+    def work() -> None:
+        _core.run_program(views, *shape, sizes.tolist(), program, site, out, threads=threads)
+
+    call(work)
+    _check_fits(out, out, "float32, in which entries are decided")
+    return out
+
+
+def back(values: npt.NDArray[np.float32], delta: Any) -> Any:  # noqa: ANN401 - numpy or torch
+    """Finite values in the shape, kind, type and place of a delta.
+
+    Raises
+    ------
+    OutputError : the type cannot hold one of them.
+    """
+    shaped = values.reshape(tuple(delta.shape))
+    if shaped.dtype == delta.dtype:
+        return shaped
+    if delta.dtype.itemsize < values.itemsize:
+        _check_fits(values, delta, str(delta.dtype))
+    return arrays.cast_like(arrays.from_f32(shaped, delta), delta)
+
+
+def _check_fits(values: npt.NDArray[np.float32], delta: Any, where: str) -> None:  # noqa: ANN401
+    """Refuse values that the type of a delta turns to NaN or infinity; two reads of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = np.array([values.min(initial=0), values.max(initial=0)], dtype=np.float32)
+        cast = arrays.cast_like(arrays.from_f32(ends, delta), delta)
+        fits = bool((cast - cast == 0).all())
+    if not fits:
+        message = f"a result too large for {where}"
+        raise OutputError(message)
