@@ -195,8 +195,7 @@ def expected_conflict(deltas: Sequence[F64], weights: Sequence[float]) -> float:
     """Share of positions where jointly normal entries of the same cosines disagree in sign.
 
     Two: ``angle / pi``; three: half the sum of that over the pairs, from the orthant probability
-    (David 1953); more: each next one agrees with those before as with one of them, by the mean
-    over the pairs.
+    (David 1953); more: the share among many normal draws.
     """
     points = []
     for weight, delta in zip(weights, deltas, strict=True):
@@ -215,7 +214,9 @@ def expected_conflict(deltas: Sequence[F64], weights: Sequence[float]) -> float:
         return angles[0]
     if n == 3:
         return min(sum(angles) / 2, 1.0)
-    return 1 - (1 - sum(angles) / len(angles)) ** (n - 1)
+    cosines = np.array([[x @ y for x in points] for y in points])
+    draws = np.random.default_rng(n).multivariate_normal(np.zeros(n), cosines, size=400_000)
+    return 1 - float(((draws > 0).all(axis=1) | (draws < 0).all(axis=1)).mean())
 
 
 # Refinement.

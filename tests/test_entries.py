@@ -388,28 +388,21 @@ def test_homogeneous(case: Case, count: int) -> None:
                 assert np.array_equal(other, np.float32(factor) * plain)
 
 
-FAR = pytest.mark.xfail(
-    strict=True,
-    reason="dots.rs adds f32 squares: below 1e-19 they vanish, above 1e19 they overflow",
-)
-
-
-@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize(
     ("name", "options", "factor"),
     [
-        pytest.param(name, options, factor, marks=FAR if far and needs else ())
-        for name, options, needs in [
-            ("della", {}, False),
-            ("tall", {}, False),
-            ("consensus:clean=false", {}, False),
-            ("ties:density=auto", {}, False),
-            ("dare:only=conflicts", {}, False),
-            ("consensus", {}, True),
-            ("average", {"refine": "refine"}, True),
-            ("slerp", {"sparsify": "dare"}, True),
+        (name, options, factor)
+        for name, options in [
+            ("della", {}),
+            ("tall", {}),
+            ("consensus:clean=false", {}),
+            ("ties:density=auto", {}),
+            ("dare:only=conflicts", {}),
+            ("consensus", {}),
+            ("average", {"refine": "refine"}),
+            ("slerp", {"sparsify": "dare"}),
         ]
-        for factor, far in [(1e-12, False), (1e12, False), (1e-24, True), (1e24, True)]
+        for factor in [1e-12, 1e12, 1e-24, 1e24]
     ],
 )
 def test_homogeneous_far_from_one(name: str, options: dict[str, Any], factor: float) -> None:
@@ -680,7 +673,10 @@ def test_the_calibrated_guard_leaves_two_hundredths(count: int, above: bool) -> 
 
 
 @pytest.mark.parametrize("kinship", [0.0, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize("weights", [[1.0, 0.5], [1.0, -0.5], [1.0, 1.0, 2.0], [1.0, -0.5, 2.0]])
+@pytest.mark.parametrize(
+    "weights",
+    [[1.0, 0.5], [1.0, -0.5], [1.0, 1.0, 2.0], [1.0, -0.5, 2.0], MIXED[:4], MIXED[:6], [1.0] * 5],
+)
 def test_expected_conflict_is_that_of_normal_entries(kinship: float, weights: list[float]) -> None:
     rng = np.random.default_rng(39)
     common, n = rng.normal(size=200_000), len(weights)
@@ -688,22 +684,16 @@ def test_expected_conflict_is_that_of_normal_entries(kinship: float, weights: li
     found = float(np.mean(conflicts(weighted(deltas, weights))))
     gram = np.array([[a @ b for a in deltas] for b in deltas])
     expected = package.expected_conflict(gram, np.array(weights))
-    assert abs(found - expected) < 5 * 0.5 / math.sqrt(200_000)
-    assert expected == pytest.approx(expected_conflict(deltas, weights), abs=1e-9)
+    draws = 200_000 if n < 4 else 16_384  # for more than three it is itself a sample
+    assert abs(found - expected) < 5 * 0.5 / math.sqrt(draws)
+    if n < 4:
+        assert expected == pytest.approx(expected_conflict(deltas, weights), abs=1e-9)
 
 
 @pytest.mark.parametrize("count", [4, 5, 6])
-def test_expected_conflict_of_many(count: int) -> None:
+def test_equal_adapters_have_no_conflict(count: int) -> None:
     ones = np.ones(count)
-    independent = package.expected_conflict(np.eye(count), ones)
-    assert independent == pytest.approx(1 - 2.0 ** (1 - count))
-    assert package.expected_conflict(np.outer(ones, ones), ones) == pytest.approx(0, abs=1e-12)
-    deltas = draw(40, count, kinship=0.8)
-    gram = np.array([[np.vdot(a, b) for a in deltas] for b in deltas])
-    weights = MIXED[:count]
-    got = package.expected_conflict(gram, np.array(weights))
-    assert got == pytest.approx(expected_conflict(deltas, weights), abs=1e-9)
-    assert 0 < got < 1
+    assert package.expected_conflict(np.outer(ones, ones), ones) == 0
 
 
 # Votes.

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
 from loramix import _core, kernels
 from loramix.backends import torch_device, torch_draws, torch_factors
-from loramix.backends.base import Cores, Factored, Job
+from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.backends.torch import TorchBackend
 from loramix.errors import FormatError, OutputError, ParamError, ShapeError
 from loramix.methods.base import Keep, Program, Selfish
@@ -656,7 +656,7 @@ def test_mixed_sums(rank: int | None) -> None:
     up = np.concatenate([0.5 * pairs[0][0], -2.0 * pairs[1][0]], axis=1).astype(np.float64)
     dense = up @ a @ b @ np.concatenate([p[1] for p in pairs]).astype(np.float64)
     job = job_of([(30, 40, 5)], rank=rank)
-    (made,) = BACKEND.recompress([group], job, [(a, b)])
+    (made,) = BACKEND.recompress([group], job, [Mixed(a, b, 0)])
     assert made.rank == (rank or 5)
     written = read(job, 0, 30, 40, made)
     error = np.linalg.norm(written - dense) / np.linalg.norm(dense)
@@ -671,7 +671,7 @@ def test_cores_and_mixers_belong_together() -> None:
     group = group_of(pairs, [0.5, -2.0, 0.0], 30, 40)
     (found,) = BACKEND.cores([group], [np.array([1.0, 2.0, 1.0])], threads=None)
     job = job_of([(30, 40, 12)])
-    mixer = (found.left @ sum(found.cores), found.right.T)
+    mixer = Mixed(found.left @ sum(found.cores), found.right.T, 0)
     (made,) = BACKEND.recompress([group], job, [mixer])
     dense = sum(delta_of(group))
     assert np.linalg.norm(read(job, 0, 30, 40, made) - dense) < 1e-6 * np.linalg.norm(dense)
@@ -768,7 +768,7 @@ def test_other_refusals() -> None:
     half = job_of([(4, 3, 3)], "F16")
     large = (4, 3, [(*raw[2][0][:5], 1e12, 0, 4)])
     refused(OutputError, condense([(large, [1.0], Site(), 0, False)], half), "F16")
-    mixer = (np.ones((4, 2)), np.ones((3, 4)))
+    mixer = Mixed(np.ones((4, 2)), np.ones((3, 4)), 0)
     refused(ShapeError, lambda: BACKEND.recompress([raw], job, [mixer]), "mixers")
     short = (4, 3, [(*raw[2][0][:4], 3, 1.0, 0, 4)])
     refused(ShapeError, lambda: BACKEND.gram([short], threads=None), "4 x 3 elements of F32")
@@ -906,7 +906,7 @@ def test_every_verb_on_a_pretended_device(
         for rank in (None, 4):
             job = job_of([(*shape, 9)], rank=rank)
             check(lambda b: b.recompress([group], job))  # noqa: B023
-            mixer = (np.eye(9, 6), np.eye(6, 9))
+            mixer = Mixed(np.eye(9, 6), np.eye(6, 9), 0)
             check(lambda b: b.recompress([group], job, [mixer]))  # noqa: B023
         zero = (*shape, [(*m[:5], 0.0, *m[6:]) for m in group[2]])
         step = (*shape, 1, [(zero, WEIGHTS[:3], HERE, 0, False)])
