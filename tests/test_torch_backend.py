@@ -15,12 +15,13 @@ from oracles import philox, ties
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
-from loramix import _core, kernels
+from loramix import _core
 from loramix.backends import torch_device, torch_draws, torch_factors
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.backends.torch import TorchBackend
 from loramix.errors import FormatError, OutputError, ParamError, ShapeError
 from loramix.methods.base import Keep, Program, Selfish
+from loramix.refusals import with_names
 from loramix.types import Factors, Group, RawGroup, RawStep, Site, Target, Tensor
 
 CPU = torch.device("cpu")
@@ -723,14 +724,14 @@ def test_what_is_not_a_number_is_named(value: float) -> None:
     ]
     for call in calls:
         with pytest.raises(FormatError, match=r"b\.st: d1 holds NaN or infinity; the file is"):
-            kernels.with_names([group], call)
+            with_names([group], call)
     first, second = np.ones((2, 3), dtype=np.float32), values.astype(np.float32)
     for call in (
         lambda: BACKEND.run([first, second], [1.0, 1.0], TIES, Site(), threads=None),
         lambda: from_rust([first, second], [1.0, 1.0], TIES, Site()),
     ):
         with pytest.raises(FormatError, match="NaN or infinity in the dense factor of member 1"):
-            kernels.with_names([], call)
+            with_names([], call)
 
 
 def test_members_are_counted_across_parts() -> None:
@@ -751,7 +752,7 @@ def test_other_refusals() -> None:
 
     def refused(kind: type[Exception], call: Any, match: str) -> None:
         with pytest.raises(kind, match=match):
-            kernels.with_names([group], call)
+            with_names([group], call)
 
     def condense(parts: Any, rule: Job = job, program: Program = TIES) -> Any:
         return lambda: BACKEND.condense([(4, 3, 0, parts)], program, "weight", rule)
