@@ -25,7 +25,7 @@ from typing import Any
 from stacks import Stack, make, modules_of
 
 HERE = Path(__file__).parent
-PEER_MODULES = 14
+PEER_MODULES = 28
 WEIGHTS = [0.8, 1.0, 0.6]
 
 
@@ -43,12 +43,13 @@ def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
     del out
     from loramix import groups
     from loramix.analysis import analyze
+    from loramix.backends.rust import RustBackend
     from loramix.merging import open_all
 
     stack = open_all(paths)
     aligned = groups.align(stack, split=False)
     start = time.perf_counter()
-    analyze(aligned, stack)
+    analyze(aligned, stack, RustBackend())
     seconds = time.perf_counter() - start
     flops = 0
     for group in aligned:
@@ -129,6 +130,8 @@ def peft(kind: str) -> Callable[[list[Path], Path], dict[str, Any]]:
                 layer.lora_B[name].weight.data = tensors[f"{stem}.lora_up.weight"].float()
         start = time.perf_counter()
         rank = {} if kind == "cat" else {"svd_rank": 96}
+        if kind == "ties_svd":
+            rank["density"] = 0.2
         wrapped.add_weighted_adapter(names, WEIGHTS, "merged", combination_type=kind, **rank)
         seconds = time.perf_counter() - start
         share = sum(r * c for _, r, c in chosen) / sum(r * c for _, r, c in modules)
@@ -152,12 +155,21 @@ ROWS: Mapping[str, tuple[Stack | None, Callable[[list[Path], Path], dict[str, An
     "sdxl: linear to rank 32": (Stack("sdxl"), merger("linear", 32)),
     "sdxl: slerp to rank 32": (Stack("sdxl"), merger("slerp", 32)),
     "sdxl: ties to rank 96": (Stack("sdxl"), merger("ties", 96)),
+    "sdxl: ties to rank 32": (Stack("sdxl"), merger("ties", 32)),
+    "sdxl: dare-ties to rank 96": (Stack("sdxl"), merger("dare-ties", 96)),
+    "sdxl: della-ties to rank 96": (Stack("sdxl"), merger("della-ties", 96)),
+    "sdxl: knots(ties), exact": (Stack("sdxl"), merger("knots(ties)", None)),
+    "sdxl: core(ties), exact": (Stack("sdxl"), merger("core(ties)", None)),
+    "sdxl: iso-c, exact": (Stack("sdxl"), merger("iso-c", None)),
     "sdxl: PEFT cat, scaled": (Stack("sdxl"), peft("cat")),
     "sdxl: PEFT svd to rank 96, scaled": (Stack("sdxl"), peft("svd")),
+    "sdxl: PEFT ties_svd to rank 96, scaled": (Stack("sdxl"), peft("ties_svd")),
     "flux1: copy of the inputs, synced": (Stack("flux1"), copy),
     "flux1: Gram of all groups": (Stack("flux1"), run_gram),
     "flux1: linear, exact (rank 96)": (Stack("flux1"), merger("linear", None)),
     "flux1: linear to rank 32": (Stack("flux1"), merger("linear", 32)),
+    "flux1: core(ties), exact": (Stack("flux1"), merger("core(ties)", None)),
+    "flux1: ties to rank 96": (Stack("flux1"), merger("ties", 96)),
 }
 
 
@@ -175,7 +187,8 @@ def work(name: str, folder: Path, out: Path) -> None:
 
 def measure(name: str, folder: Path, runs: int) -> dict[str, Any]:
     """Median of several runs, each in a process of its own."""
-    runs = 1 if "PEFT svd" in name or "ties" in name else runs  # minutes
+    slow = "_svd" in name or "PEFT svd" in name or "ties to" in name or name == "flux1: core(ties)"
+    runs = 1 if slow else runs  # minutes
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for index in range(runs + (runs > 1)):

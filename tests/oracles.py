@@ -285,7 +285,10 @@ def is_determined(deltas: Sequence[F64], weights: Sequence[float]) -> bool:
     if not points:
         return True
     worst = min(float(x @ y) for x in points for y in points)
-    centre = _unit(_mean(points, [min(1.0, share / 0.05) for share in shares]))
+    middle = _mean(points, [min(1.0, share / 0.05) for share in shares])
+    if not middle.any():
+        return False
+    centre = _unit(middle)
     apart = min(float(x @ centre) for x in points)
     return worst > -0.98 and apart > 0.1 and float(np.linalg.norm(_mean(points, shares))) > 0.1
 

@@ -660,7 +660,8 @@ def test_seed_and_parameters_are_in_the_file(three: Stack) -> None:
     text = json.dumps(read_safetensors(path)[1])
     found = merged.plan.provenance(["0"] * 3)
     assert found["seed"] == 2**64 - 1
-    assert found["method"] == {"name": "dare", "density": 0.3, "dampening": 0.25}
+    limit = {"only": "all", "guard": "calibrated", "fallback": "everywhere"}
+    assert found["method"] == {"name": "dare", "density": 0.3, "dampening": 0.25, **limit}
     assert all(word in text for word in ("18446744073709551615", "dampening", "0.25", "0.3"))
 
 

@@ -3,21 +3,25 @@
 The suite runs over the whole table: whoever adds a method gets all of it.  A law that a method
 names in ``breaks`` is not skipped, it must really be broken, or the claim has rotted.
 
-Methods that decide entry by entry work in f32 and leave the span of the deltas; what holds only
-for coefficients runs over those, what holds for entries is in ``test_elementwise``.
+Methods that decide entry by entry or in joint bases work in f32; what holds only for coefficients
+runs over those, what holds for entries is in ``test_elementwise``.  Arrays of every type and size
+are in ``test_combine``, joint bases in ``test_spaces``, files in ``test_files``.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import MODULES, Pair, Stack, delta_of, pair, relative, scaled
+from helpers import MODULES, Pair, Stack, delta_of, pair, scaled
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracles import F64, ORACLES, is_determined
+from oracles import F64, is_determined
+from oracles_suite import ORACLES
 
-from loramix import METHODS, LoramixError, Output, combine, merge
+from loramix import METHODS, LoramixError, combine, merge
+from loramix.methods.base import Law
 
 SHAPE = (7, 6)
 ALL = sorted(METHODS)
@@ -57,7 +61,26 @@ def gap(left: F64, right: F64, size: float) -> float:
 
 def exact(name: str, bound: float = 1e-9) -> float:
     """The bound for arithmetic in f64, or that of f32."""
-    return bound if name in SUMS else max(bound, 2e-6)
+    if name in SUMS:
+        return bound
+    # The noise that `consensus` cleans away is itself a small difference.
+    return max(bound, 2e-5 if name == "consensus" else 2e-6)
+
+
+def keeping(law: Law) -> list[str]:
+    """Methods that say they keep a law."""
+    return [name for name in ALL if law not in METHODS[name].breaks]
+
+
+def breaking(law: Law) -> list[str]:
+    """Methods that say they break a law."""
+    return [name for name in ALL if law in METHODS[name].breaks]
+
+
+def is_tame(name: str, weights: Sequence[float]) -> bool:
+    """Whether no weights of opposite signs cancel where their signed sum is divided by."""
+    sums = [sum(few) for k in range(len(weights)) for few in combinations(weights, k + 1)]
+    return name != "ties-mergekit" or min(map(abs, sums)) > 0.05
 
 
 def at_angle(cosine: float, norms: tuple[float, float] = (1.0, 1.0)) -> list[F64]:
@@ -66,6 +89,13 @@ def at_angle(cosine: float, norms: tuple[float, float] = (1.0, 1.0)) -> list[F64
     basis = np.linalg.qr(rng.normal(size=(SHAPE[0] * SHAPE[1], 2)))[0].T
     second = cosine * basis[0] + np.sqrt(max(1 - cosine**2, 0.0)) * basis[1]
     return [norms[0] * basis[0].reshape(SHAPE), norms[1] * second.reshape(SHAPE)]
+
+
+def diagonal(*values: float) -> F64:
+    """A delta with these entries on the diagonal."""
+    result = np.zeros(SHAPE)
+    np.fill_diagonal(result[: len(values), : len(values)], values)
+    return result
 
 
 def triple() -> list[F64]:
@@ -86,25 +116,9 @@ def test_dense_deltas_equal_the_oracle(
     name: str, seed: int, weights: list[float], kinship: float
 ) -> None:
     deltas = draw(seed, len(weights), kinship)
-    assume(is_determined(deltas, weights))
+    assume(is_determined(deltas, weights) and is_tame(name, weights))
     got = combine(deltas, name, weights=weights)
     assert gap(got, ORACLES[name](deltas, weights), size_of(deltas, weights)) < exact(name)
-
-
-@pytest.mark.parametrize("weights", [[1.0], [0.8, 0.6], [1.2, -0.5], [0.5, 0.9, 0.4, 1.0, 0.2]])
-@pytest.mark.parametrize("name", SUMS)
-def test_files_equal_the_oracle(name: str, weights: list[float], tmp_path: Path) -> None:
-    stack = Stack(tmp_path)
-    for index in range(len(weights)):
-        stack.add(kin(index, rank=2 + index))
-    stack_result = merge(stack.paths, name, weights=weights, output=Output(dtype="f32"))
-    written = delta_of(stack_result.adapter)
-    for key in MODULES:
-        deltas = [one[key] for one in stack.deltas]
-        assert is_determined(deltas, weights)
-        expected = ORACLES[name](deltas, weights)
-        # The Gram matrix of factors is made of f32 products.
-        assert gap(written[key], expected, size_of(deltas, weights)) < 1e-5
 
 
 def kin(seed: int, rank: int) -> dict[str, Pair]:
@@ -119,19 +133,33 @@ def kin(seed: int, rank: int) -> dict[str, Pair]:
     return members
 
 
+@pytest.mark.parametrize("name", keeping("homogeneous"))
+@steady
+@given(seed=seeds, weights=weights_of, factor=st.sampled_from([1e-3, 0.3, 7.0, 1e3]))
+def test_homogeneous_in_weights(name: str, seed: int, weights: list[float], factor: float) -> None:
+    deltas = draw(seed, len(weights))
+    plain = combine(deltas, name, weights=weights)
+    heavier = combine(deltas, name, weights=[factor * weight for weight in weights])
+    assert gap(heavier / factor, plain, size_of(deltas, weights)) < exact(name)
+
+
+@pytest.mark.parametrize("name", breaking("homogeneous"))
+def test_twice_the_weights_are_not_twice_the_result_where_the_method_says_so(name: str) -> None:
+    deltas, weights = draw(7, 3), [1.0, 0.7, 0.4]
+    plain = combine(deltas, name, weights=weights)
+    heavier = combine(deltas, name, weights=[2 * weight for weight in weights])
+    assert gap(heavier / 2, plain, size_of(deltas, weights)) > 1e-2
+
+
 @pytest.mark.parametrize("name", ALL)
 @steady
 @given(seed=seeds, weights=weights_of, factor=st.sampled_from([1e-3, 0.3, 7.0, 1e3]))
-def test_homogeneous_in_weights_and_in_deltas(
-    name: str, seed: int, weights: list[float], factor: float
-) -> None:
+def test_homogeneous_in_deltas(name: str, seed: int, weights: list[float], factor: float) -> None:
+    assume(is_tame(name, weights))
     deltas = draw(seed, len(weights))
     plain = combine(deltas, name, weights=weights)
-    size = size_of(deltas, weights)
-    heavier = combine(deltas, name, weights=[factor * weight for weight in weights])
     larger = combine([factor * delta for delta in deltas], name, weights=weights)
-    assert gap(heavier / factor, plain, size) < exact(name)
-    assert gap(larger / factor, plain, size) < exact(name)
+    assert gap(larger / factor, plain, size_of(deltas, weights)) < exact(name)
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
@@ -143,7 +171,7 @@ def test_homogeneous_far_from_one(name: str, factor: float) -> None:
     assert gap(larger / factor, plain, size_of(deltas, weights)) < exact(name)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", keeping("odd"))
 @steady
 @given(seed=seeds, weights=weights_of)
 def test_odd_in_weights_and_in_deltas(name: str, seed: int, weights: list[float]) -> None:
@@ -156,10 +184,19 @@ def test_odd_in_weights_and_in_deltas(name: str, seed: int, weights: list[float]
     assert gap(turned, plain, size) < 1e-12
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if "permutation" not in METHODS[n].breaks])
+@pytest.mark.parametrize("name", breaking("odd"))
+def test_a_draw_is_positive_whatever_is_negated_where_the_method_says_so(name: str) -> None:
+    (delta,) = draw(7, 1)
+    plain = combine([delta, -delta], name)
+    turned = combine([-delta, delta], name)
+    assert gap(turned, -plain, size_of([delta, delta], [1.0, 1.0])) > 1e-2
+
+
+@pytest.mark.parametrize("name", keeping("permutation"))
 @steady
 @given(seed=seeds, weights=weights_of)
 def test_the_order_of_adapters_does_not_matter(name: str, seed: int, weights: list[float]) -> None:
+    assume(is_tame(name, weights))
     deltas = draw(seed, len(weights))
     places = np.random.default_rng(seed).permutation(len(weights))
     plain = combine(deltas, name, weights=weights)
@@ -183,7 +220,7 @@ def test_identical_adapters(name: str, count: int, weight: float) -> None:
     method = METHODS[name]
     got = combine([delta] * count, name, weights=[weight] * count)
     expected = weight * delta if method.mean else count * weight * delta
-    kept = gap(got, expected, float(np.linalg.norm(expected))) < 1e-7
+    kept = gap(got, expected, float(np.linalg.norm(expected))) < exact(name, 1e-7)
     assert kept == ("identical" not in method.breaks)
 
 
@@ -191,7 +228,7 @@ def test_identical_adapters(name: str, count: int, weight: float) -> None:
 def test_identical_adapters_of_different_weights_add_up(name: str) -> None:
     (delta,) = draw(5, 1)
     got = combine([delta] * 3, name, weights=[1.0, 0.25, 0.5])
-    kept = gap(got, 1.75 * delta, float(np.linalg.norm(delta))) < 1e-7
+    kept = gap(got, 1.75 * delta, float(np.linalg.norm(delta))) < exact(name, 1e-7)
     assert kept == ("identical" not in METHODS[name].breaks)
 
 
@@ -230,6 +267,10 @@ POINTS: dict[str, tuple[list[F64], list[float]]] = {
     "opposed, light": (at_angle(-1.0, (1.0, 10.0)), [0.98, 0.02]),
     "almost opposed, light": (at_angle(-1 + 1e-13, (1.0, 10.0)), [0.98, 0.02]),
     "opposed by sign": (at_angle(1.0), [1.0, -0.6]),
+    "an entry of its own appears": ([diagonal(1.0), diagonal(0.0, 1.0)], [1.0, 0.0]),
+    "three times larger": ([diagonal(3.0, 1.0), diagonal(1.0, 1.0)], [1.0, 1.0]),
+    "equal singular values, one shared": ([diagonal(1.0, 2.0), diagonal(1.0)], [1.0, 1.0]),
+    "equal directions apart": ([diagonal(1.0), diagonal(0.0, 1.0)], [1.0, 1.0]),
     **{
         f"cos {cosine}": (at_angle(cosine, (1.0, 2.0)), [1.0, 0.8])
         for cosine in (-1.0, -0.99999, -0.9999, -0.999, -0.99, -0.97, -0.95, -0.9)
@@ -265,12 +306,12 @@ def _signs(rng: np.random.Generator, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("name", [n for n in ALL if "continuity" not in METHODS[n].breaks])
+@pytest.mark.parametrize("name", keeping("continuity"))
 def test_a_small_change_changes_little(name: str, point: str) -> None:
     assert jump(name, *POINTS[point]) < SOFT
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if "continuity" not in METHODS[n].breaks])
+@pytest.mark.parametrize("name", keeping("continuity"))
 @settings(steady, max_examples=60)
 @given(
     cosine=st.sampled_from([-1.0, -1 + 1e-12, -1 + 1e-8]) | st.floats(-1.0, -0.9),
@@ -283,7 +324,7 @@ def test_a_small_change_changes_little_anywhere_near_opposition(
     assert jump(name, at_angle(cosine, (1.0, norm)), [1 - share, share]) < SOFT
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if "permutation" in METHODS[n].breaks])
+@pytest.mark.parametrize("name", breaking("permutation"))
 def test_order_really_matters_where_the_method_says_so(name: str) -> None:
     deltas, weights = draw(7, 3), [1.0, 0.7, 0.4]
     plain = combine(deltas, name, weights=weights)
@@ -291,7 +332,7 @@ def test_order_really_matters_where_the_method_says_so(name: str) -> None:
     assert gap(other, plain, size_of(deltas, weights)) > 1e-2
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if "continuity" in METHODS[n].breaks])
+@pytest.mark.parametrize("name", breaking("continuity"))
 def test_results_really_jump_where_the_method_says_so(name: str) -> None:
     assert max(jump(name, *at) for at in POINTS.values()) > 1e-2
 
@@ -348,29 +389,3 @@ def test_nothing_at_all_gives_zero(name: str) -> None:
     (delta,) = draw(10, 1)
     assert not combine([zero, zero], name).any()
     assert not combine([delta, delta], name, weights=[0.0, 0.0]).any()
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
-@pytest.mark.parametrize("name", ALL)
-def test_arrays_of_every_type_and_layout(name: str, dtype: str) -> None:
-    deltas = [np.asarray(delta, dtype=dtype) for delta in draw(12, 2)]
-    weights = [0.5, 0.25]
-    got = combine(deltas, name, weights=weights)
-    wide = [delta.astype(np.float64) for delta in deltas]
-    bound = {"float64": 1e-12, "float32": 1e-6, "float16": 1e-3}[dtype]
-    bound = exact(name, bound)
-    assert got.dtype == deltas[0].dtype
-    assert got.shape == SHAPE
-    assert relative(got.astype(np.float64), ORACLES[name](wide, weights)) < bound
-    crossed = [np.asfortranarray(delta) for delta in deltas]
-    assert np.array_equal(combine(crossed, name, weights=weights), got)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_bits_do_not_depend_on_threads(name: str) -> None:
-    rng = np.random.default_rng(14)
-    deltas = [rng.normal(size=(150, 300)).astype(np.float32) for _ in range(3)]
-    first, *others = (
-        combine(deltas, name, weights=[1.0, 0.5, -0.2], threads=threads) for threads in (1, 2, 7)
-    )
-    assert all(np.array_equal(first, other) for other in others)

@@ -200,6 +200,8 @@ def _jointly(
     threads: int | None,
 ) -> Any:  # noqa: ANN401 - likewise
     rows, cols = step.target.shape
+    if rows == 0 or cols == 0:
+        return arrays.from_f32(np.zeros(tuple(delta.shape), dtype=np.float32), delta)
     room = (rows + cols) * min(rows, cols)
     arena = np.empty(4 * room, dtype=np.uint8)
     job = Job(arena, [0, len(arena)], "F32", rank=max(min(rows, cols), 1), threads=threads)
@@ -212,10 +214,9 @@ def _jointly(
 
 def _checked(values: Any, delta: Any) -> object:  # noqa: ANN401 - likewise
     """Values in the type of the deltas, if they fit."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         result = arrays.cast_like(values, delta)
     if not (arrays.is_finite(values) and arrays.is_finite(result)):
         message = f"a result too large for {delta.dtype} (this method works in f32)"
         raise OutputError(message)
     return result
-

@@ -19,13 +19,13 @@ _CLASSES: dict[str, type[LoramixError]] = {
 
 
 def with_names(groups: Sequence[Group], call: Callable[[], _T]) -> _T:
-    """Call a kernel; its refusals get the names of file, tensor and target."""
+    """Call a kernel; its refusals get the names of file, tensor and target, where there are any."""
     try:
         return call()
     except _core.CoreError as error:
         kind, text, number, member, side = error.args
         where = ""
-        if number is not None:
+        if number is not None and groups:
             group = groups[number]
             where = f"{group.target.key}: "
             if member is not None:

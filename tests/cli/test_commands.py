@@ -13,7 +13,8 @@ Run = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("folder")
 
 REPORT = {
-    "version", "inputs", "method", "auto_strength", "output", "groups", "error", "seconds", "rows",
+    "version", "inputs", "method", "auto_strength", "output", "groups", "error", "adapters",
+    "seconds", "rows",
 }  # fmt: skip
 INPUT = {
     "name", "path", "size", "weight", "architecture", "candidates", "match", "dialect", "targets",
@@ -57,6 +58,26 @@ def test_merge_json(run: Run) -> None:
     assert set(report["rows"][0]) >= {"target", "members", "rank", "norm", "cut", "error"}
     assert report["error"]["worst"] == max(row["error"] for row in report["rows"])
     assert 0 < report["error"]["relative"] <= report["error"]["worst"]
+
+
+@pytest.mark.parametrize("method", ["linear", "core(ties)", "tsv", "dare"])
+def test_merge_json_says_what_became_of_every_adapter(run: Run, method: str) -> None:
+    done = run(
+        "merge", "a.safetensors:0.8", "b.safetensors:-0.5", "-o", "ab.safetensors", "--json",
+        "--method", method,
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    report = json.loads(done.out)
+    merged = loramix.merge(["a.safetensors", "b.safetensors"], method, weights=[0.8, -0.5])
+    rows = {row.target: row.shares for row in merged.log}
+    found = [(report["adapters"], merged.shares)]
+    found += [(row["adapters"], rows[row["target"]]) for row in report["rows"]]
+    for told, shares in found:
+        assert [one["adapter"] for one in told] == ["a", "b"]
+        for one, share in zip(told, shares, strict=True):
+            assert one["retention"] == pytest.approx(share.retention, rel=1e-9)
+            assert one["cosine"] == pytest.approx(share.cosine, rel=1e-9)
+            assert one["interference"] == pytest.approx(share.interference, rel=1e-9, abs=1e-12)
 
 
 def test_merge_into_other_dialects(run: Run) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from loramix import METHODS, FormatError, ShapeError, combine, memory
+from loramix import METHODS, FormatError, ShapeError, arrays, combine
 
 
 def deltas(dtype: torch.dtype, count: int = 3) -> list[torch.Tensor]:
@@ -26,7 +26,7 @@ def test_torch_equals_numpy(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_contiguous_tensors_are_used_in_place(dtype: torch.dtype) -> None:
     (tensor,) = deltas(dtype, 1)
-    code, view = memory._bytes(tensor)
+    code, view = arrays.bytes_of(tensor)
     assert code == {torch.float32: "F32", torch.bfloat16: "BF16"}[dtype]
     assert view.ctypes.data == tensor.data_ptr()
     assert view.nbytes == tensor.nbytes

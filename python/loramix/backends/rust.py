@@ -42,10 +42,9 @@ class RustBackend:
         for (p, q), rank, start, group in zip(sizes, ranks, offsets[:-1], groups, strict=True):
             own = out[start:]
             left, right = own[: rank * p], own[rank * p : rank * (p + q)]
-            cores = own[rank * (p + q) :][: len(group[2]) * p * q]
-            found.append(
-                Cores(left.reshape(rank, p), right.reshape(rank, q), cores.reshape(-1, p, q))
-            )
+            n = len(group[2])
+            cores = own[rank * (p + q) :][: n * p * q].reshape(n, p, q)  # p may be 0
+            found.append(Cores(left.reshape(rank, p), right.reshape(rank, q), cores))
         return found
 
     def kept(

@@ -92,8 +92,14 @@ class Composite:
 
     @property
     def breaks(self) -> frozenset[Law]:
-        """The inner method's, and what dropping entries breaks."""
+        """The inner method's, and what dropping entries breaks.
+
+        Joint bases have no signs of their own: what is not odd in their entries depends on how
+        the adapters were scaled and ordered.
+        """
         more: set[Law] = {"continuity"}
+        if self.where != "weight" and "odd" in self.inner.breaks:
+            more |= {"homogeneous", "permutation"}
         if self.sparsify is not None:
             more |= self.sparsify.breaks
         return frozenset(self.inner.breaks | more)
