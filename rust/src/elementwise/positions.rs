@@ -135,7 +135,9 @@ impl Positions {
             for i in 1..self.shares.len() {
                 sum.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v);
             }
-            sum.iter_mut().for_each(|s| *s *= self.top);
+            for s in &mut sum {
+                *s *= self.top;
+            }
             return sum;
         }
         let winner = self.winner(&member);

@@ -118,6 +118,13 @@ pub(super) struct Brackets {
     pub(super) low: Bracket,
 }
 
+impl Brackets {
+    /// True if there is nothing to drop.
+    pub(super) fn keeps_all(&self) -> bool {
+        self.high.known == Some(Edge::FIRST) && self.low.known == Some(Edge::LAST)
+    }
+}
+
 /// Brackets for a rule that keeps by magnitude; `widening` is 1, and more after a miss.
 pub(super) fn brackets<S: Source>(
     source: &S,

@@ -43,7 +43,7 @@ impl Survey {
     /// Looks at a tile from position `start` on, `len` entries of each member in turn; zeroes what
     /// is surely not kept, after it was collected.
     pub(super) fn of(brackets: &[Brackets], start: usize, values: &mut [f32], len: usize) -> Self {
-        if len == 0 {
+        if len == 0 || brackets.iter().all(Brackets::keeps_all) {
             return Self { above: vec![[0; 2]; brackets.len()], ..Self::default() };
         }
         let mut flags = vec![0u8; len.next_multiple_of(8)];
