@@ -260,6 +260,27 @@ fn programs(c: &mut Criterion) {
             )
         });
     });
+    bench.finish();
+}
+
+/// The factors of a dense result.
+fn factorings(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    let bytes = factors(32);
+    let group = group(&bytes, 32);
+    let weights = vec![1.0; COUNT];
+    let source = Factored::new(&group, weights.clone()).expect("sizes");
+    let program = Program {
+        keep: Keep::Largest {
+            density: 0.2,
+            skip: 0.0,
+        },
+        vote: Vote::Mass,
+        reduce: Reduce::Mean,
+        ..Program::default()
+    };
+    let (mut out, mut factors) = (vec![0f32; SIDE * SIDE], vec![0; 2 * SIDE * 96 * 2]);
     // Flops of the two products over the dense result, to compare with sgemm.
     Prepared::new(&program, &source)
         .and_then(|p| p.run(&mut out))
@@ -303,6 +324,7 @@ fn single(c: &mut Criterion) {
     algebra(c);
     passes(c);
     programs(c);
+    factorings(c);
 }
 
 criterion_group!(benches, single);

@@ -54,7 +54,7 @@ fn matrix(data: &[u8], rows: usize, cols: usize) -> Matrix<'_> {
 
 /// Runs a program on dense deltas.
 fn run(
-    program: Program,
+    program: &Program,
     deltas: &[Vec<f32>],
     weights: &[f64],
     rows: usize,
@@ -64,7 +64,7 @@ fn run(
     let views = data.iter().map(|d| matrix(d, rows, cols)).collect();
     let source = Dense::new(views, weights.to_vec())?;
     let mut out = vec![f32::NAN; deltas[0].len()];
-    Prepared::new(&program, &source)?.run(&mut out)?;
+    Prepared::new(program, &source)?.run(&mut out)?;
     Ok(out)
 }
 
@@ -93,7 +93,7 @@ fn sorted(values: &[f32], density: f64, skip: f64) -> Vec<f32> {
 
 fn selected(values: &[f32], rows: usize, density: f64, skip: f64) -> Vec<f32> {
     let program = Program { keep: largest(density, skip), ..SUM };
-    run(program, &[values.to_vec()], &[1.0], rows).unwrap()
+    run(&program, &[values.to_vec()], &[1.0], rows).unwrap()
 }
 
 const SHARES: [(f64, f64); 8] = [
@@ -147,7 +147,7 @@ fn selection_of_equal_or_no_entries() {
             check_selection(&vec![value; count], count);
         }
     }
-    let nothing = run(Program { keep: largest(0.5, 0.1), ..SUM }, &[vec![]], &[1.0], 0).unwrap();
+    let nothing = run(&Program { keep: largest(0.5, 0.1), ..SUM }, &[vec![]], &[1.0], 0).unwrap();
     assert!(nothing.is_empty());
 }
 
@@ -277,7 +277,6 @@ fn naive(program: &Program, deltas: &[Vec<f32>], weights: &[f64]) -> Vec<f64> {
         let heads = sign(column.iter().map(|v| sign(*v)).sum());
         let winner = match program.vote {
             Vote::None => 0.0,
-            Vote::Mass => mass,
             Vote::Count if heads != 0.0 => heads,
             _ => mass,
         };
@@ -303,7 +302,7 @@ fn programs_are_what_they_say() {
         let deltas: Vec<_> = (0..4).map(|seed| random(rows * cols, seed)).collect();
         let weights = [1.0, -0.5, 2.0, 0.7];
         for program in programs() {
-            let got = run(program.clone(), &deltas, &weights, rows).unwrap();
+            let got = run(&program, &deltas, &weights, rows).unwrap();
             let expected = naive(&program, &deltas, &weights);
             let worst = got
                 .iter()
@@ -337,7 +336,7 @@ fn dense_and_factored_sources_agree() {
     for program in programs() {
         let mut got = vec![0.0; rows * cols];
         Prepared::new(&program, &source).unwrap().run(&mut got).unwrap();
-        assert_eq!(got, run(program.clone(), &deltas, &weights, rows).unwrap(), "{program:?}");
+        assert_eq!(got, run(&program, &deltas, &weights, rows).unwrap(), "{program:?}");
     }
 }
 
@@ -346,7 +345,7 @@ fn bits_do_not_depend_on_threads() {
     let deltas: Vec<_> = (0..3).map(|seed| random(700 * 130, seed)).collect();
     for program in programs() {
         let of = |threads| {
-            on_threads(threads, || run(program.clone(), &deltas, &[1.0, 0.3, -2.0], 700).unwrap())
+            on_threads(threads, || run(&program, &deltas, &[1.0, 0.3, -2.0], 700).unwrap())
         };
         let (one, two, seven) = (of(1), of(2), of(7));
         assert!(one == two && one == seven, "{program:?}");
@@ -395,7 +394,7 @@ fn condensed(
     Ok((done, got, meant.iter().map(|v| f64::from(*v)).collect()))
 }
 
-fn certify(program: Program, pairs: &[Pair], rows: usize, cols: usize, rule: &Rule, floor: f64) {
+fn certify(program: &Program, pairs: &[Pair], rows: usize, cols: usize, rule: &Rule, floor: f64) {
     let weights: Vec<f64> = [1.0, -0.7, 0.5].into_iter().take(pairs.len()).collect();
     let (done, got, meant) = condensed(program.clone(), pairs, &weights, rows, cols, rule).unwrap();
     let size = norm(meant.iter().copied());
@@ -416,7 +415,7 @@ fn the_error_of_condense_is_the_true_one() {
         for program in programs() {
             for rank in [1, 5, 12, 20] {
                 let rule = Rule { rank: Some(rank), ..Rule::default() };
-                certify(program.clone(), &pairs, rows, cols, &rule, 4e-4);
+                certify(&program, &pairs, rows, cols, &rule, 4e-4);
             }
         }
     }
@@ -427,7 +426,7 @@ fn the_error_of_condense_is_true_where_nothing_is_cut() {
     for rank in [8, 12, 30, 44] {
         let pairs: Vec<_> = (0..2).map(|seed| Pair::new(60, 44, 4, seed)).collect();
         let rule = Rule { rank: Some(rank), ..Rule::default() };
-        certify(SUM, &pairs, 60, 44, &rule, 1e-5);
+        certify(&SUM, &pairs, 60, 44, &rule, 1e-5);
     }
 }
 
@@ -437,7 +436,7 @@ fn the_error_of_condense_is_true_for_decaying_factors() {
         let pairs: Vec<_> = (0..2).map(|seed| Pair::decaying(60, 44, 6, seed, decay)).collect();
         for rank in [6, 12, 30, 44] {
             let rule = Rule { rank: Some(rank), ..Rule::default() };
-            certify(SUM, &pairs, 60, 44, &rule, 1e-5);
+            certify(&SUM, &pairs, 60, 44, &rule, 1e-5);
         }
     }
 }
@@ -449,7 +448,7 @@ fn condense_holds_on_degenerate_shapes() {
         for program in programs() {
             for rank in [None, Some(1), Some(2), Some(40)] {
                 let rule = Rule { rank, ..Rule::default() };
-                certify(program.clone(), &pairs, rows, cols, &rule, 4e-4);
+                certify(&program, &pairs, rows, cols, &rule, 4e-4);
             }
         }
     }
@@ -490,7 +489,7 @@ fn condense_is_near_the_optimum_where_the_start_is_cut_or_filled() {
         let slacks = if shared { [1.01, 1.02, 1.14, 1.2] } else { [1.01, 1.02, 1.08, 1.12] };
         for (rank, slack) in [8, 24, 72, 100].into_iter().zip(slacks) {
             let rule = Rule { rank: Some(rank), ..Rule::default() };
-            certify(ties(), &pairs, rows, cols, &rule, 1e-5);
+            certify(&ties(), &pairs, rows, cols, &rule, 1e-5);
             let (done, ..) = condensed(ties(), &pairs, &weights, rows, cols, &rule).unwrap();
             let optimum = norm(values[rank..].iter().copied()) / norm(values.iter().copied());
             assert_eq!(done.rank, rank);
@@ -531,7 +530,7 @@ fn condense_holds_for_extreme_sizes() {
                 *side = bytes(&floats(side).iter().map(|v| v * size).collect::<Vec<_>>());
             }
         }
-        certify(ties(), &pairs, rows, cols, &rule, 1e-5);
+        certify(&ties(), &pairs, rows, cols, &rule, 1e-5);
     }
 }
 
@@ -614,13 +613,13 @@ fn shares_out_of_range_are_refused() {
             (random(bad, 0.5), "density"),
             (random(0.5, bad), "divisor"),
         ] {
-            let error = run(Program { keep, ..SUM }, &deltas, &[1.0, 1.0], 2).unwrap_err();
+            let error = run(&Program { keep, ..SUM }, &deltas, &[1.0, 1.0], 2).unwrap_err();
             assert!(matches!(error, Error::Param { name, .. } if name == word), "{error:?}");
         }
     }
     for bad in [-0.1, 1.0, f64::NAN] {
         let program = Program { keep: largest(0.5, bad), ..SUM };
-        let error = run(program.clone(), &deltas, &[1.0, 1.0], 2).unwrap_err();
+        let error = run(&program, &deltas, &[1.0, 1.0], 2).unwrap_err();
         assert!(matches!(error, Error::Param { name: "outliers", .. }), "{error:?}");
     }
 }
