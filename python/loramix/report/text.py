@@ -53,8 +53,8 @@ def _became(report: Report, width: int) -> list[str]:
         (
             one["adapter"],
             f"{100 * one['retention']:.0f} %",
-            f"{one['cosine'] + 0.0:.2f}",
-            f"{100 * one['interference']:+.0f} %",
+            f"{round(one['cosine'], 2) + 0.0:.2f}",
+            f"{round(100 * one['interference']):+d} %",
         )
         for one in report["adapters"]
     ]
