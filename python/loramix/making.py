@@ -1,7 +1,6 @@
 """The arithmetic of a batch of steps: which verbs of a backend a method needs, in which order."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -60,8 +59,8 @@ def _in_joint_bases(
             return sizes[0] * unit, unit
         return cores.left, method.merge(cores.cores, sizes) @ cores.right.T
 
-    with ThreadPoolExecutor(job.threads) as pool:  # LAPACK lets others run
-        pairs = iter(list(pool.map(mixers, parts, found)))
+    # One after the other: LAPACK has threads of its own, and they get into each other's way.
+    pairs = map(mixers, parts, found)
     blocks = [[next(pairs) for _ in one.parts] for one in batch]
     mixed = [
         Mixed(_diagonal([a for a, _ in own]), _diagonal([b for _, b in own]), one.target.key_hash)
