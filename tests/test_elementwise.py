@@ -433,7 +433,7 @@ def test_parameters_in_any_order(method: str) -> None:
 def test_what_is_not_a_number_is_refused(name: str, dtype: str, value: float) -> None:
     deltas = as_type(draw(17, 3, (9, 8)), dtype)
     deltas[2][4, 5] = value
-    with pytest.raises(FormatError, match="member 2"):
+    with pytest.raises(FormatError, match="delta 2 holds"):
         combine(deltas, name)
 
 
@@ -441,7 +441,7 @@ def test_what_is_not_a_number_is_refused(name: str, dtype: str, value: float) ->
 def test_refusals_count_members_of_weight_zero_too(name: str) -> None:
     deltas = as_type(draw(17, 3, (9, 8)))
     deltas[2][4, 5] = np.nan
-    with pytest.raises(FormatError, match="member 2"):
+    with pytest.raises(FormatError, match="delta 2 holds"):
         combine(deltas, name, weights=[0.0, 1.0, 1.0])
 
 

@@ -979,7 +979,7 @@ def test_what_is_not_a_number_is_refused_by_name(
 ) -> None:
     deltas = as_type(draw(54, 3))
     deltas[2][4, 5] = value
-    with pytest.raises(FormatError, match="member 2"):
+    with pytest.raises(FormatError, match="delta 2 holds"):
         case(deltas, weights)
 
 

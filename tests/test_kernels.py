@@ -499,7 +499,7 @@ def test_what_is_not_finite_is_refused(verb: str, kind: str, bad: float) -> None
     values[at][7, 3] = bad
     with pytest.raises(FormatError, match=r"NaN or infinity") as caught:
         call(verb, [made(v, kind) for v in values])
-    assert f"delta {at}" in str(caught.value) or f"member {at}" in str(caught.value)
+    assert f"delta {at}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

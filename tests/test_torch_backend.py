@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from oracles import philox, ties
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
-from loramix import _core
+from loramix import METHODS, _core, combine
 from loramix.backends import torch_device, torch_draws, torch_factors
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.backends.torch import TorchBackend
@@ -105,6 +105,8 @@ KEEPS = [
     Keep("energy", 1.0),
     Keep("random", 0.4, divisor=0.7),
     Keep("random", 0.4, divisor=0.4, conflicts=True),
+    Keep("truncated", 0.29, least=0),
+    Keep("truncated", 0.001),
     Keep("random", 0.4, divisor=0.4, conflicts=True, fallback="nowhere"),
     Keep("ranked", 0.5, spread=0.3),
     Keep("ranked", 0.7, spread=0.6, conflicts=True),
@@ -112,7 +114,32 @@ KEEPS = [
 SELFISH = [None, Selfish(3.0), Selfish(1.0, published=True), Selfish(1.5, level=True)]
 VOTES = ["none", "mass", "count", "mass-or-positive", "count-or-positive"]
 BALLOTS = ["weighted", "signed", "plain"]
-REDUCES = ["sum", "average", "mean", "count", "share", "importance"]
+REDUCES = ["sum", "average", "mean", "count", "signed-share", "importance"]
+
+
+def test_every_word_of_a_program_is_tried() -> None:
+    """A rule that only the kernels know would be carried out as another one."""
+    words = get_type_hints(Program)
+    for name, tried in (("vote", VOTES), ("ballot", BALLOTS), ("reduce", REDUCES)):
+        assert set(get_args(words[name])) == set(tried)
+    assert set(get_args(get_type_hints(Keep)["rule"])) == {keep.rule for keep in KEEPS}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"refine": "refine"}, {"sparsify": "della:only=conflicts"}], ids=str
+)
+@pytest.mark.parametrize(
+    "name", sorted(name for name, method in METHODS.items() if hasattr(method, "program"))
+)
+def test_every_method_of_entries(name: str, options: dict[str, Any]) -> None:
+    deltas, weights = draw(21, 3, (31, 23)), [0.9, -0.6, 1.3]
+    ours = combine(deltas, name, weights=weights, backend="torch:cpu", **options)
+    theirs = combine(deltas, name, weights=weights, **options)
+    scale = float(np.abs(theirs).max())
+    if name == "consensus" or options.get("refine"):  # sums of f64 decide, in other orders
+        assert np.abs(ours - theirs).max() < 1e-5 * scale
+    else:
+        assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("vote", VOTES)
@@ -138,7 +165,7 @@ def test_keeps_and_selfish_entries(keep: Keep, selfish: Selfish | None) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_every_shape_and_count(shape: tuple[int, int], count: int) -> None:
     for keep in KEEPS:
-        same_bits(Program(keep, None, "count", "weighted", "share"), draw(5, count, shape))
+        same_bits(Program(keep, None, "count", "weighted", "signed-share"), draw(5, count, shape))
     same_bits(Program(KEEPS[1], SELFISH[1]), levels(6, count, shape))
 
 
@@ -730,7 +757,7 @@ def test_what_is_not_a_number_is_named(value: float) -> None:
         lambda: BACKEND.run([first, second], [1.0, 1.0], TIES, Site(), threads=None),
         lambda: from_rust([first, second], [1.0, 1.0], TIES, Site()),
     ):
-        with pytest.raises(FormatError, match="NaN or infinity in the dense factor of member 1"):
+        with pytest.raises(FormatError, match="delta 1 holds NaN or infinity"):
             with_names([], call)
 
 

@@ -158,11 +158,8 @@ def run_program(
     out: NDArray[Any],
     *,
     threads: int | None = None,
-) -> float:
-    """Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32).
-
-    Returns the mean square per entry outside the span of the deltas, for programs that clean.
-    """
+) -> None:
+    """Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32)."""
 
 def program_gram(
     deltas: Sequence[tuple[str, NDArray[Any]]],

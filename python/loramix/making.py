@@ -52,7 +52,7 @@ def _in_joint_bases(
     found = iter(backend.cores(raw, weights, threads=job.threads))
 
     def mixers(part: Part, cores: Cores) -> tuple[F64, F64]:
-        """Of the stored factors: left and right of the result."""
+        """What is left and right of the stacks in the result."""
         sizes = np.array(part.weights)
         if len(sizes) == 1:
             unit = np.eye(part.group.members[0].rank)

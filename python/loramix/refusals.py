@@ -19,21 +19,30 @@ _CLASSES: dict[str, type[LoramixError]] = {
 
 
 def with_names(groups: Sequence[Group], call: Callable[[], _T]) -> _T:
-    """Call a kernel; its refusals get the names of file, tensor and target, where there are any."""
+    """Call a kernel; its refusals get the names of file, tensor and target.
+
+    Parameters
+    ----------
+    groups : what was given to the kernel; empty for arrays, which are numbered.
+    """
     try:
         return call()
     except _core.CoreError as error:
         kind, text, number, member, side = error.args
-        where = ""
         if number is not None and groups:
-            group = groups[number]
-            where = f"{group.target.key}: "
-            if member is not None:
-                factors = group.members[member]
-                key = factors.keys[0 if side == "up" else 1]
-                where, text = f"{factors.file}: ", f"{key} holds NaN or infinity"
-        message = f"{where}{text}{_ADVICE.get(kind, '')}"
-        raise _CLASSES[kind](message) from error
+            text = _of_file(kind, text, groups[number], member, side)
+        elif member is not None:
+            text = f"delta {member} holds NaN or infinity"
+        raise _CLASSES[kind](text) from error
+
+
+def _of_file(kind: str, text: str, group: Group, member: int | None, side: str | None) -> str:
+    where = f"{group.target.key}: "
+    if member is not None:
+        factors = group.members[member]
+        key = factors.keys[0 if side == "up" else 1]
+        where, text = f"{factors.file}: ", f"{key} holds NaN or infinity"
+    return f"{where}{text}{_ADVICE.get(kind, '')}"
 
 
 _ADVICE = {

@@ -69,8 +69,8 @@ class Factored:
 class Cores:
     """A group in the joint orthonormal bases of its deltas.
 
-    ``delta_i = (up_stack @ left) @ cores[i] @ (right.T @ down_stack)`` for the stacks of the
-    stored factors.
+    ``delta_i = (up_stack @ left) @ cores[i] @ (right.T @ down_stack)``, the members' factors
+    being in the stack of the ups.
 
     Attributes
     ----------

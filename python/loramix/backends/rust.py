@@ -11,7 +11,6 @@ from loramix.arrays import bytes_of, from_f32, matrix_shape
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.methods.consensus import shrunk
 from loramix.types import F64, RawGroup, RawStep, Site
 
 
@@ -94,14 +93,12 @@ class RustBackend:
         views = [bytes_of(delta) for delta in deltas]
         rows, cols = matrix_shape(deltas[0])
         sizes = [float(w) for w in weights]
-        if mix is not None and rows * cols > 0:
+        if mix is not None:
             flat = _core.program_gram(views, rows, cols, sizes, program, site, threads=threads)
             turn = mix(_square(flat), np.array(sizes))
             site = replace(site, mix=turn.ravel().tolist())
         out = np.empty((rows, cols), dtype=np.float32)
-        noise = _core.run_program(views, rows, cols, sizes, program, site, out, threads=threads)
-        if program.clean:
-            out = shrunk(out, noise)
+        _core.run_program(views, rows, cols, sizes, program, site, out, threads=threads)
         return from_f32(out.reshape(tuple(deltas[0].shape)), deltas[0])
 
 

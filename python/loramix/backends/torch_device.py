@@ -49,7 +49,7 @@ def refuse(
     member: int | None = None,
     side: str | None = None,
 ) -> NoReturn:
-    """Raise what the Rust kernels raise: `CoreError` with these five, see `kernels.with_names`.
+    """Raise what the Rust kernels raise: `CoreError` with these five, see `refusals.with_names`.
 
     Parameters
     ----------

@@ -33,8 +33,8 @@ def keep(values: torch.Tensor, rule: Keep, site: Site) -> torch.Tensor:
         return values
     if rule.rule in ("random", "ranked"):
         return _at_random(values, rule, site)
-    found = [value.flatten() for value in values]
-    masks = [_largest(v, rule) if rule.rule == "largest" else _energy(v, rule) for v in found]
+    of = {"largest": _largest, "truncated": _truncated, "energy": _energy}[rule.rule]
+    masks = [of(value.flatten(), rule) for value in values]
     return torch.where(torch.stack(masks).reshape(values.shape), values, 0.0)
 
 
@@ -49,7 +49,7 @@ def _at_random(values: torch.Tensor, rule: Keep, site: Site) -> torch.Tensor:
 
 
 def _drop(value: torch.Tensor, rule: Keep, site: Site, place: int) -> torch.Tensor:
-    """Entries of one delta times 0, or the inverse of the probability that it is not 0."""
+    """The entries of one delta that survive, over the probability that they do."""
     words = draws.words(site.seed, site.key, place, value.numel(), value.device)
     draw = draws.uniform(words).reshape(value.shape)
     chances, scales = _chances(rule, value.shape[1])
@@ -58,8 +58,7 @@ def _drop(value: torch.Tensor, rule: Keep, site: Site, place: int) -> torch.Tens
         order = torch.sort(value.abs(), dim=1, descending=True, stable=True).indices
         chance = torch.empty_like(value).scatter_(1, order, chance.expand_as(value))
         scale = torch.empty_like(value).scatter_(1, order, scale.expand_as(value))
-    # Times zero, and not zero: the kernels do so, too, and zeros have signs.
-    return value * torch.where(draw < chance, scale, 0.0)
+    return torch.where(draw < chance, value * scale, 0.0)
 
 
 def _chances(rule: Keep, cols: int) -> tuple[F64, F64]:
@@ -83,6 +82,11 @@ def _largest(value: torch.Tensor, rule: Keep) -> torch.Tensor:
     size = value.abs()
     low = _first(size, dropped + kept)
     return low & ~_first(size, dropped) if dropped else low
+
+
+def _truncated(value: torch.Tensor, rule: Keep) -> torch.Tensor:
+    n = int(value.numel())
+    return _first(value.abs(), min(max(int(rule.density * n), rule.least), n))
 
 
 def _energy(value: torch.Tensor, rule: Keep) -> torch.Tensor:
@@ -114,8 +118,8 @@ def _count_holding(ordered: torch.Tensor, share: float) -> int:
 
 def _first(size: torch.Tensor, count: int) -> torch.Tensor:
     """A mask of the first entries by falling magnitude, then rising index."""
-    if count >= size.numel():
-        return torch.ones_like(size, dtype=torch.bool)
+    if count == 0 or count >= size.numel():
+        return torch.full_like(size, count > 0, dtype=torch.bool)
     edge = torch.topk(size, count, sorted=False).values.min()
     mask = size > edge
     equal = (size == edge).nonzero().flatten()

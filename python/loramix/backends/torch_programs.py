@@ -18,8 +18,8 @@ _CHUNK = 1 << 22
 """Entries of a delta that are in f64 at a time."""
 _DEPENDENT = 1e-12
 """Relative square below which a direction of the span is rounding noise."""
-_ROUNDING = 1e-6
-"""Share of a square that the kernels' f32 products leave as rounding noise."""
+_ROUNDING = 1e-12
+"""Share of a square that is rounding noise of an f32 result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def _numbers(program: Program, weights: F64, site: Site, device: torch.device) -
     total = np.add.accumulate(sizes)[-1]
     level = program.selfish is not None and program.selfish.level
     ballots = {"weighted": ones, "signed": _over(ones, sizes), "plain": _over(ones, weights)}
-    shares = sizes if program.reduce in ("mean", "importance", "share") else ones
+    shares = {"mean": sizes, "importance": sizes, "signed-share": weights}
     top = {"average": _over(largest, total), "mean": largest, "importance": largest}
 
     def floats(values: object) -> torch.Tensor:
@@ -56,7 +56,7 @@ def _numbers(program: Program, weights: F64, site: Site, device: torch.device) -
 
     return _Numbers(
         floats(ballots[program.ballot]),
-        floats(shares),
+        floats(shares.get(program.reduce, ones)),
         floats(float(top.get(program.reduce, 1.0))),
         floats(_over(largest, sizes) if level else ones),
         floats(np.reshape(site.mix, (-1, len(weights)))),
@@ -174,7 +174,8 @@ def _reduced(values: torch.Tensor, program: Program, numbers: _Numbers) -> torch
             share = share + torch.where(count, weight, 0.0)
     if not divided:
         return total * numbers.top
-    return total * torch.where(share > 0, numbers.top / share, 0.0)
+    nothing = 1.0 if program.reduce == "signed-share" else 0.0
+    return total * torch.where(share == 0, nothing, numbers.top / share)
 
 
 def _counting(values: torch.Tensor, program: Program, ballots: torch.Tensor) -> list[torch.Tensor]:
@@ -257,6 +258,8 @@ def shrinkage(sigmas: F64, mean_square: float, rows: int, cols: int) -> F64:
     above = sigmas >= unit * (1 + math.sqrt(ratio))
     y = np.where(above, sigmas / unit, 1 + math.sqrt(ratio))
     inner = np.maximum((y**2 - ratio - 1) ** 2 - 4 * ratio, 0)
+    if not above.any():
+        return sigmas  # nothing but noise: no part of it is better than another
     return np.where(above, unit * np.sqrt(inner) / y, 0.0)
 
 

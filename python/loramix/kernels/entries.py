@@ -2,8 +2,8 @@
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,6 @@ from loramix.errors import FormatError, OutputError, ParamError
 from loramix.methods.base import Program
 from loramix.refusals import with_names
 from loramix.types import F64, Site
-
-_T = TypeVar("_T")
 
 _WIDTHS = range(1 << 8, (1 << 16) + 1)
 """Columns with which the kernels cut a matrix into tiles of the size that they like."""
@@ -79,22 +77,6 @@ def word(name: str, value: int) -> int:
     return number
 
 
-def call(work: Callable[[], _T]) -> _T:
-    """Call a kernel; its refusals say which delta."""
-
-    def named() -> _T:
-        try:
-            return work()
-        except _core.CoreError as error:
-            kind, _, _, member, _ = error.args
-            if kind != "non_finite":
-                raise
-            message = f"delta {member} holds NaN or infinity"
-            raise FormatError(message) from error
-
-    return with_names([], named)
-
-
 def flat_shape(size: int) -> tuple[int, int]:
     """Rows and columns for a program that looks at entries only, so that tiles are small.
 
@@ -134,7 +116,7 @@ def run(
     def work() -> None:
         _core.run_program(views, *shape, sizes.tolist(), program, site, out, threads=threads)
 
-    call(work)
+    with_names([], work)
     _check_fits(out, out, "float32, in which entries are decided")
     return out
 

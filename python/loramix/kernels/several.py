@@ -7,10 +7,11 @@ import numpy as np
 
 from loramix import _core, arrays
 from loramix.errors import ParamError
-from loramix.kernels.entries import back, call, check, run, sizes_of
+from loramix.kernels.entries import back, check, run, sizes_of
 from loramix.memory import Array
 from loramix.methods.base import Program
 from loramix.methods.tall import Tall
+from loramix.refusals import with_names
 from loramix.types import F64, Site
 
 
@@ -46,7 +47,7 @@ def gram(deltas: Sequence[Array], *, threads: int | None = None) -> F64:
     """
     check(deltas, threads)
     views = [arrays.bytes_of(delta) for delta in deltas]
-    flat = call(lambda: _core.dense_gram(views, threads=threads))
+    flat = with_names([], lambda: _core.dense_gram(views, threads=threads))
     found = np.array(flat).reshape(len(deltas), -1)
     for index, square in enumerate(np.diag(found)):
         if not np.isfinite(square):
@@ -89,7 +90,7 @@ def sign_conflict(deltas: Sequence[Array], *, threads: int | None = None) -> F64
     """
     check(deltas, threads)
     views = [arrays.bytes_of(delta) for delta in deltas]
-    counts = call(lambda: _core.disagreement(views, threads=threads))
+    counts = with_names([], lambda: _core.disagreement(views, threads=threads))
     conflicts, overlaps = (np.array(c, dtype=np.float64).reshape(len(deltas), -1) for c in counts)
     return np.asarray(conflicts / np.maximum(overlaps, 1))
 
@@ -204,5 +205,5 @@ def tall_masks(
     views = [arrays.bytes_of(delta) for delta in deltas]
     masks = np.empty((len(deltas), *deltas[0].shape), dtype=np.bool_)
     raw = masks.reshape(-1).view(np.uint8)
-    call(lambda: _core.owners(views, sizes.tolist(), rule.lambda_, raw, threads=threads))
+    with_names([], lambda: _core.owners(views, sizes.tolist(), rule.lambda_, raw, threads=threads))
     return cast("Array", arrays.from_f32(cast("Any", masks), deltas[0]))  # any type will do

@@ -1,6 +1,7 @@
 """The table of methods: one line each.
 
-To add one: a file beside this one, a line here, an oracle in ``tests/oracles.py``.
+To add one: a file beside this one, a line here, its oracle in the table of
+``tests/oracles_suite.py``.
 """
 
 import dataclasses

@@ -110,8 +110,8 @@ class Program:
         without the weight (``plain``).
     reduce : ``sum`` of those that count; the same over the weights of all times the largest
         weight (``average``); their ``mean`` by weight times the largest weight; their sum over
-        their ``count``; over the sum of their weights (``share``, or with signs and 1 for 0:
-        ``signed-share``); their mean by weight and
+        their ``count``; over the sum of their weights, signs included and 1 for 0
+        (``signed-share``); their mean by weight and
         squared delta times the largest weight (``importance``).
     calibrate : bring the result to the norm ``max|w| * sum |w_i| |delta_i| / sum |w_i|``, growing
         at most twofold.
@@ -122,9 +122,7 @@ class Program:
     selfish: Selfish | None = None
     vote: Literal["none", "mass", "count", "mass-or-positive", "count-or-positive"] = "none"
     ballot: Literal["weighted", "signed", "plain"] = "weighted"
-    reduce: Literal["sum", "average", "mean", "count", "share", "signed-share", "importance"] = (
-        "sum"
-    )
+    reduce: Literal["sum", "average", "mean", "count", "signed-share", "importance"] = "sum"
     calibrate: bool = False
     clean: bool = False
 

@@ -1,15 +1,10 @@
 """A mean in which every entry counts by its own square."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from loramix.errors import ParamError
 from loramix.methods.base import Law, Program
-from loramix.types import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +44,3 @@ class Consensus:
     def program(self) -> Program:
         """Weigh by the square, calibrate, clean."""
         return Program(reduce="importance", calibrate=True, clean=self.clean)
-
-
-def shrinkage(values: F64, noise: float, rows: int, cols: int) -> F64:
-    """Singular values without white noise: the optimum for the Frobenius norm.
-
-    ``sqrt((y^2 - b - 1)^2 - 4 b) / y`` for ``y >= 1 + sqrt(b)`` and 0 below, in units of
-    ``sigma sqrt(max(rows, cols))`` with b the ratio of the sides.
-
-    Parameters
-    ----------
-    values : singular values of a (rows, cols) matrix.
-    noise : sigma^2, mean square of the noise per entry.
-    """
-    if noise <= 0:
-        return values.copy()
-    long, short = max(rows, cols), min(rows, cols)
-    unit, ratio = math.sqrt(noise * long), short / long
-    y = values / unit
-    inside = np.maximum((y**2 - ratio - 1) ** 2 - 4 * ratio, 0)
-    above = y >= 1 + math.sqrt(ratio)
-    return np.where(above, unit * np.sqrt(inside) / np.where(above, y, 1.0), 0.0)
-
-
-def shrunk(matrix: npt.NDArray[np.float32], noise: float) -> npt.NDArray[np.float32]:
-    """A matrix with its singular values shrunk, at the norm it had.
-
-    Cost: a full singular value decomposition, O(rows * cols * min(rows, cols)).
-    """
-    if noise <= 0:
-        return matrix
-    u, values, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
-    left = shrinkage(values, noise, *matrix.shape)
-    size = float(np.linalg.norm(left))
-    if size == 0:
-        return matrix
-    scale = float(np.linalg.norm(values)) / size
-    return np.asarray((u * (left * scale)) @ vt, dtype=np.float32)

@@ -51,7 +51,9 @@ class Dare:
     fallback: Fallback = "everywhere"
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_shares(self.name, {"density": self.density})
+        check_shares(self.name, {"dampening": self.dampening}, zero=True)
+        check_limit(self.name, self.only, self.guard, self.fallback)
 
     def program(self) -> Program:
         """Drop at random, add."""
@@ -59,39 +61,18 @@ class Dare:
 
 
 @dataclass(frozen=True, slots=True)
-class DareTies:
-    """`Dare`'s random drop, then the vote and the mean of `Ties`.
-
-    Parameters
-    ----------
-    density, dampening, only, guard, fallback : see `Dare`.
-    """
+class DareTies(Dare):
+    """`Dare`'s random drop, then the vote and the mean of `Ties`; parameters as there."""
 
     name: ClassVar[str] = "dare-ties"
     mean: ClassVar[bool] = True
-    breaks: ClassVar[frozenset[Law]] = BREAKS
-
-    density: float = 0.5
-    dampening: float = 0.0
-    only: Literal["all", "conflicts"] = "all"
-    guard: Guard = "calibrated"
-    fallback: Fallback = "everywhere"
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def program(self) -> Program:
         """Drop at random, elect, average."""
         return Program(_keep(self), vote="mass", reduce="mean")
 
 
-def _check(method: Dare | DareTies) -> None:
-    check_shares(method.name, {"density": method.density})
-    check_shares(method.name, {"dampening": method.dampening}, zero=True)
-    check_limit(method.name, method.only, method.guard, method.fallback)
-
-
-def _keep(method: Dare | DareTies) -> Keep:
+def _keep(method: Dare) -> Keep:
     divisor = method.density + method.dampening * (1 - method.density)
     keep = Keep("random", method.density, divisor=divisor)
     return limited(keep, method.only, method.guard, method.fallback)

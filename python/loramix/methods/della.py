@@ -39,7 +39,9 @@ class Della:
     fallback: Fallback = "everywhere"
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_shares(self.name, {"density": self.density})
+        check_shares(self.name, {"epsilon": self.epsilon}, zero=True)
+        check_limit(self.name, self.only, self.guard, self.fallback)
 
     def program(self) -> Program:
         """Drop at random by rank, add."""
@@ -47,39 +49,18 @@ class Della:
 
 
 @dataclass(frozen=True, slots=True)
-class DellaTies:
-    """`Della`'s random drop, then the vote and the mean of `Ties`.
-
-    Parameters
-    ----------
-    density, epsilon, only, guard, fallback : see `Della`.
-    """
+class DellaTies(Della):
+    """`Della`'s random drop, then the vote and the mean of `Ties`; parameters as there."""
 
     name: ClassVar[str] = "della-ties"
     mean: ClassVar[bool] = True
-    breaks: ClassVar[frozenset[Law]] = BREAKS
-
-    density: float = 0.5
-    epsilon: float = 0.3
-    only: Literal["all", "conflicts"] = "all"
-    guard: Guard = "calibrated"
-    fallback: Fallback = "everywhere"
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def program(self) -> Program:
         """Drop at random by rank, elect, average."""
         return Program(_keep(self), vote="mass", reduce="mean")
 
 
-def _check(method: Della | DellaTies) -> None:
-    check_shares(method.name, {"density": method.density})
-    check_shares(method.name, {"epsilon": method.epsilon}, zero=True)
-    check_limit(method.name, method.only, method.guard, method.fallback)
-
-
-def _keep(method: Della | DellaTies) -> Keep:
+def _keep(method: Della) -> Keep:
     spread = min(method.epsilon, 2 * min(method.density, 1 - method.density))
     keep = Keep("ranked", method.density, spread=spread)
     return limited(keep, method.only, method.guard, method.fallback)

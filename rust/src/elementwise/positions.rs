@@ -42,7 +42,6 @@ impl Positions {
         let (shares, top) = match program.reduce {
             Reduce::Sum | Reduce::Count => (ones(), 1.0),
             Reduce::Average => (ones(), over(largest, sizes.iter().sum())),
-            Reduce::Share => (floats(&sizes), 1.0),
             Reduce::SignedShare => (floats(&weights), 1.0),
             Reduce::Mean | Reduce::Importance => (floats(&sizes), largest as f32),
         };

@@ -88,7 +88,7 @@ impl<'s, S: Source> Prepared<'s, S> {
         let found = self.tiles(count, |tile, values, len| {
             let start = tile.start * self.source.cols();
             self.keep(tile, values, len)?;
-            for (cut, values) in cuts.iter().zip(values.chunks_exact_mut(len)) {
+            for (cut, values) in cuts.iter().zip(values.chunks_exact_mut(len.max(1))) {
                 for (at, value) in values.iter_mut().enumerate() {
                     *value = if cut.keeps(*value, start + at) { *value } else { 0.0 };
                 }
@@ -147,7 +147,7 @@ impl<'s, S: Source> Prepared<'s, S> {
                 Ok(survey)
             })
         };
-        Ok(Survey::join(tiles.map(one).collect::<Result<_>>()?))
+        Ok(Survey::join(tiles.map(one).collect::<Result<_>>()?, brackets.len()))
     }
 
     /// Decides the positions of the survey.
@@ -178,7 +178,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             let surveys = self.tiles(brackets.len(), |tile, values, len| {
                 Ok(Survey::of(&brackets, tile.start * cols, values, len))
             })?;
-            if let Some(cuts) = cuts(&brackets, &Survey::join(surveys)) {
+            if let Some(cuts) = cuts(&brackets, &Survey::join(surveys, brackets.len())) {
                 return Ok(cuts);
             }
             widening *= 8.0;

@@ -113,8 +113,6 @@ pub enum Reduce {
     Mean,
     /// Their sum over their number.
     Count,
-    /// Their sum over the sum of their weights' sizes.
-    Share,
     /// Their sum over the sum of their weights, signs included; over 1 where that is 0.
     SignedShare,
     /// Their mean by weight times squared delta, times the largest weight of all.

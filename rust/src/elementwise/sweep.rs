@@ -27,10 +27,10 @@ impl Survey {
         values.zip(&self.places).map(|(value, place)| (magnitude(*value), *place))
     }
 
-    pub(super) fn join(parts: Vec<Self>) -> Self {
-        let mut all = Self::default();
+    /// What was seen of `count` members in consecutive tiles, which may be none.
+    pub(super) fn join(parts: Vec<Self>, count: usize) -> Self {
+        let mut all = Self { above: vec![[0; 2]; count], ..Self::default() };
         for part in parts {
-            all.above.resize(part.above.len(), [0; 2]);
             for (all, part) in all.above.iter_mut().zip(&part.above) {
                 *all = [all[0] + part[0], all[1] + part[1]];
             }

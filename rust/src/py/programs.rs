@@ -18,7 +18,7 @@ use crate::group::Group;
 use crate::project::{self, Space};
 use crate::recompress::Rule;
 use crate::rng::Stream;
-use crate::{Error, account, probe};
+use crate::{Error, account, probe, shrink};
 
 /// Fields of `loramix.methods.base.Program`.
 #[derive(FromPyObject)]
@@ -124,7 +124,6 @@ impl RawProgram {
                 "average" => Reduce::Average,
                 "mean" => Reduce::Mean,
                 "count" => Reduce::Count,
-                "share" => Reduce::Share,
                 "signed-share" => Reduce::SignedShare,
                 "importance" => Reduce::Importance)?,
             norm: site.norm,
@@ -136,8 +135,6 @@ impl RawProgram {
 }
 
 /// Runs a program on dense deltas (dtype, bytes) of `rows x cols` into `out` (f32).
-///
-/// Returns the mean square per entry outside the span of the deltas, for programs that clean.
 #[pyfunction]
 #[pyo3(signature = (deltas, rows, cols, weights, program, site, out, *, threads=None))]
 #[allow(clippy::too_many_arguments)] // the signature Python sees
@@ -151,7 +148,7 @@ pub(super) fn run_program(
     site: RawSite,
     mut out: PyBuffer<f32>,
     threads: Option<usize>,
-) -> PyResult<f64> {
+) -> PyResult<()> {
     enter(py, threads, || {
         let run = || {
             let out = borrow_floats(&mut out)?;
@@ -159,7 +156,11 @@ pub(super) fn run_program(
             let decided = program.view(&site)?;
             let prepared = Prepared::new(&decided, &source)?;
             prepared.run(out)?;
-            if program.clean { prepared.noise(out) } else { Ok(0.0) }
+            if program.clean {
+                let noise = prepared.noise(out)?;
+                shrink::clean(out, rows, noise)?;
+            }
+            Ok(())
         };
         run().map_err(|e| (None, e))
     })
