@@ -22,6 +22,7 @@ RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, 
 RawPart: TypeAlias = tuple["RawGroup", list[float], "Site", int, bool]
 RawStep: TypeAlias = tuple[int, int, int, list[RawPart]]
 RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
+RawFactored: TypeAlias = tuple[int, float, float, float, list[float], list[float], list[float]]
 
 ITEM_BYTES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,

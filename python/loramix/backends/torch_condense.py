@@ -9,7 +9,7 @@ factorisations instead.  Both products over M are f32, everything else is f64.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -197,10 +197,8 @@ def encode(groups: Sequence[RawGroup], job: Job) -> list[tuple[int, float, float
     -------
     (rank, norm, rounding, relative error) of each, see `_core.recompress`.
     """
-    written = _core.recompress(
-        groups, job.arena, job.offsets, dtype=job.dtype, alpha=job.alpha, threads=job.threads
-    )
-    return [row[:4] for row in written]
+    whole = replace(job, rank=None, energy=None, max_error=None)
+    return [row[:4] for row in _core.recompress(groups, whole)]
 
 
 def check_rule(job: Job) -> None:

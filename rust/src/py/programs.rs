@@ -4,10 +4,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
+use super::job::{RawJob, Written, written};
 use super::spaces::space_of;
-use super::{
-    Bytes, RawGroup, all, borrow, borrow_floats, borrow_mut, enter, split, views, written,
-};
+use super::{Bytes, RawGroup, all, borrow, borrow_floats, enter, views};
 use crate::condense::{self as calculate, Part};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{
@@ -201,39 +200,24 @@ fn matrices(
     Ok(views)
 }
 
-type Condensed = (usize, f64, f64, f64, Vec<f64>, Vec<f64>, Vec<f64>);
-
-/// Factors of an elementwise result of every step, into its range of `out`.
+/// Factors of an elementwise result of every step, into its range of the job's arena.
 ///
-/// Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.  There is one dense
-/// result per thread at a time.
+/// There is one dense result per thread at a time.
 #[pyfunction]
-#[pyo3(signature = (steps, program, out, offsets, *, dtype, rank=None, energy=None,
-                    max_error=None, alpha=None, threads=None))]
-#[allow(clippy::too_many_arguments)] // the signature Python sees
 pub(super) fn condense(
     py: Python<'_>,
     steps: Vec<RawStep>,
     program: RawProgram,
-    mut out: Bytes,
-    offsets: Vec<usize>,
-    dtype: String,
-    rank: Option<usize>,
-    energy: Option<f64>,
-    max_error: Option<f64>,
-    alpha: Option<f64>,
-    threads: Option<usize>,
-) -> PyResult<Vec<Condensed>> {
-    enter(py, threads, || {
-        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
-        let rule = Rule { rank, energy, max_error, alpha };
-        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
+    mut job: RawJob,
+) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
+        let (rule, dtype, rooms) = job.open(steps.len())?;
         // One lane per thread, each with one dense result: memory is bounded by the lanes, and a
         // thread that waits inside a step helps with tiles of the others.
         let count = rayon::current_num_threads().max(1);
         let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> =
             (0..count).map(|_| vec![]).collect();
-        for (index, (step, out)) in steps.iter().zip(outs).enumerate() {
+        for (index, (step, out)) in steps.iter().zip(rooms).enumerate() {
             lanes[index % count].push((index, step, out));
         }
         let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
@@ -274,7 +258,7 @@ impl RawStep {
         dtype: Dtype,
         scratch: &mut Vec<f32>,
         out: &mut [u8],
-    ) -> Result<Condensed, Error> {
+    ) -> Result<Written, Error> {
         let Self(rows, cols, key, _) = self;
         let groups = self.groups()?;
         let parts = self.parts(program, &groups)?;
@@ -282,8 +266,7 @@ impl RawStep {
         let sketch = calculate::sketch(scratch, *cols, &right(*key)?, &left(*key)?);
         let whole = calculate::whole(&parts, *rows)?;
         let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
-        let (rank, norm, rounding, error, gram, along) = written((done, account));
-        Ok((rank, norm, rounding, error, sketch, gram, along))
+        Ok(written((done, account), sketch))
     }
 
     fn kept(&self, program: &RawProgram, space: Option<Space>) -> Result<Vec<Vec<f64>>, Error> {
