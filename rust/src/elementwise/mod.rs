@@ -15,6 +15,7 @@ mod program;
 mod random;
 pub mod ranked;
 mod select;
+mod selfish;
 mod signs;
 pub mod source;
 mod sweep;

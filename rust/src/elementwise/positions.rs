@@ -4,6 +4,7 @@
 #![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
 
 use super::program::{Ballot, Program, Reduce, Selfish, Vote};
+use super::selfish::Owners;
 use super::source::Source;
 use crate::dispatch::{self, Kernel};
 
@@ -62,14 +63,33 @@ impl Positions {
 
     /// Zeroes selfish entries of members that are `len` long.
     pub(super) fn drop_selfish(&self, values: &mut [f32], len: usize) {
-        if let Some((selfish, level)) = &self.selfish {
-            take_out(*selfish, level, values, &mut vec![0f32; len]);
+        if let Some((rule, level)) = &self.selfish {
+            dispatch::run(TakeOut { rule: *rule, level, values, len });
         }
     }
 
     /// Reduces kept entries, one delta after the other, each `out.len()` long.
     pub(super) fn reduce(&self, values: &[f32], out: &mut [f32]) {
         dispatch::run(Tile { rule: self, values, out });
+    }
+}
+
+struct TakeOut<'t> {
+    rule: Selfish,
+    level: &'t [f32],
+    values: &'t mut [f32],
+    len: usize,
+}
+
+impl Kernel for TakeOut<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for start in (0..self.len).step_by(LANES) {
+            let aside = &mut [0f32; LANES][..LANES.min(self.len - start)];
+            take_out(self.rule, self.level, self.values, (start, self.len), aside);
+        }
     }
 }
 
@@ -115,7 +135,7 @@ impl Positions {
         changed.iter_mut().enumerate().for_each(|(i, lanes)| *lanes = *member(i));
         let mut aside = [0f32; LANES];
         if let Some((selfish, level)) = &self.selfish {
-            take_out(*selfish, level, changed.as_flattened_mut(), &mut aside);
+            take_out(*selfish, level, changed.as_flattened_mut(), (0, LANES), &mut aside);
         }
         if !self.mix.is_empty() {
             mixed(&self.mix, changed);
@@ -233,33 +253,23 @@ impl Positions {
     }
 }
 
-/// Moves entries that belong to one member into `aside`.
+/// Moves selfish entries into `aside`: those of the members begin at `start`, `stride` apart.
 #[inline(always)]
-fn take_out(rule: Selfish, level: &[f32], values: &mut [f32], aside: &mut [f32]) {
-    let (n, lambda) = (aside.len(), rule.lambda as f32);
-    for (at, aside) in aside.iter_mut().enumerate() {
-        let value = |i: usize| values[i * n + at];
-        let members = 0..level.len();
-        let owner = if rule.published {
-            let total: f32 = members.clone().map(value).sum();
-            let is_large = |i: &usize| value(*i).abs() >= lambda * (total - value(*i)).abs();
-            let mut large = members.filter(is_large);
-            large.next().filter(|_| large.next().is_none())
-        } else {
-            let (mut first, mut most, mut second) = (0, 0.0, 0.0);
-            for i in members {
-                let size = value(i).abs();
-                if size > most {
-                    (first, second, most) = (i, most, size);
-                } else if size > second {
-                    second = size;
-                }
-            }
-            (most > 0.0 && most >= lambda * second && most > second).then_some(first)
-        };
-        if let Some(i) = owner {
-            *aside = values[i * n + at] * level[i];
-            values[i * n + at] = 0.0;
+fn take_out(
+    rule: Selfish,
+    level: &[f32],
+    values: &mut [f32],
+    (start, stride): (usize, usize),
+    aside: &mut [f32],
+) {
+    let len = aside.len();
+    let place = |i: usize| i * stride + start..i * stride + start + len;
+    let owners = Owners::<LANES>::new(rule, level.len(), |i| &values[place(i)]);
+    for (i, level) in level.iter().enumerate() {
+        let entries = values[place(i)].iter_mut().zip(aside.iter_mut());
+        for ((value, aside), owned) in entries.zip(owners.owned(i)) {
+            *aside = if owned { *value * level } else { *aside };
+            *value = if owned { 0.0 } else { *value };
         }
     }
 }
