@@ -192,6 +192,20 @@ def condense(
     result per thread at a time.
     """
 
+def whole(
+    steps: Sequence[RawStep],
+    program: Program,
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    dtype: str,
+    threads: int | None = None,
+) -> list[tuple[float, list[float], list[float], list[float]]]:
+    """The elementwise result of every step, dense and row-major, into its range.
+
+    Returns (norm, sketch, gram, along) of each.  There is one f32 result per thread at a time.
+    """
+
 def kept(
     steps: Sequence[RawStep], program: Program, space: str, *, threads: int | None = None
 ) -> list[list[list[float]]]:

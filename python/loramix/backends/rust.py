@@ -63,6 +63,16 @@ class RustBackend:
             found = _core.project(steps, program, space, job.arena, job.offsets, **_rule(job))
         return [_sketched(one) for one in found]
 
+    def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
+        """One f32 result per thread; 2 rows cols (R + 8) flops for the account of it."""
+        found = _core.whole(
+            steps, program, job.arena, job.offsets, dtype=job.dtype, threads=job.threads
+        )
+        return [
+            Factored(min(one[:2]), norm, norm, 0.0, _square(gram), np.array(along), tuple(sketch))
+            for one, (norm, sketch, gram, along) in zip(steps, found, strict=True)
+        ]
+
     def recompress(
         self,
         groups: Sequence[RawGroup],

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::spaces::space_of;
 use super::{
-    Bytes, RawGroup, all, borrow, borrow_floats, borrow_mut, enter, split, views, written,
+    Bytes, Outcome, RawGroup, all, borrow, borrow_floats, borrow_mut, enter, same, split, views,
+    written,
 };
 use crate::condense::{self as calculate, Part};
 use crate::dtype::{Dtype, Matrix};
@@ -18,6 +19,7 @@ use crate::group::Group;
 use crate::project::{self, Space};
 use crate::recompress::Rule;
 use crate::rng::Stream;
+use crate::whole::{self, Whole};
 use crate::{Error, account, probe, shrink};
 
 /// Fields of `loramix.methods.base.Program`.
@@ -202,6 +204,7 @@ fn matrices(
 }
 
 type Condensed = (usize, f64, f64, f64, Vec<f64>, Vec<f64>, Vec<f64>);
+type Uncut = (f64, Vec<f64>, Vec<f64>, Vec<f64>);
 
 /// Factors of an elementwise result of every step, into its range of `out`.
 ///
@@ -228,25 +231,58 @@ pub(super) fn condense(
         let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
         let rule = Rule { rank, energy, max_error, alpha };
         let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
-        // One lane per thread, each with one dense result: memory is bounded by the lanes, and a
-        // thread that waits inside a step helps with tiles of the others.
-        let count = rayon::current_num_threads().max(1);
-        let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> =
-            (0..count).map(|_| vec![]).collect();
-        for (index, (step, out)) in steps.iter().zip(outs).enumerate() {
-            lanes[index % count].push((index, step, out));
-        }
-        let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
-            let mut scratch = Vec::new();
-            let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
-                (index, step.condense(&program, &rule, dtype, &mut scratch, out))
-            };
-            items.into_iter().map(one).collect::<Vec<_>>()
-        };
-        let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
-        done.sort_by_key(|(index, _)| *index);
-        all(done.into_iter().map(|(_, result)| result).collect())
+        in_lanes(&steps, outs, |step, scratch, out| {
+            step.condense(&program, &rule, dtype, scratch, out)
+        })
     })
+}
+
+/// The elementwise result of every step, dense and row-major, into its range of `out`.
+///
+/// Returns (norm, sketch, gram, along) of each.  There is one f32 result per thread at a time.
+#[pyfunction]
+#[pyo3(name = "whole", signature = (steps, program, out, offsets, *, dtype, threads=None))]
+pub(super) fn py_whole(
+    py: Python<'_>,
+    steps: Vec<RawStep>,
+    program: RawProgram,
+    mut out: Bytes,
+    offsets: Vec<usize>,
+    dtype: String,
+    threads: Option<usize>,
+) -> PyResult<Vec<Uncut>> {
+    enter(py, threads, || {
+        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
+        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
+        in_lanes(&steps, outs, |step, scratch, out| step.whole(&program, dtype, scratch, out))
+    })
+}
+
+/// Calls `work` with every step, a scratch and its output.
+///
+/// One lane per thread, each with one dense result: memory is bounded by the lanes, and a thread
+/// that waits inside a step helps with tiles of the others.
+fn in_lanes<T: Send>(
+    steps: &[RawStep],
+    outs: Vec<&mut [u8]>,
+    work: impl Fn(&RawStep, &mut Vec<f32>, &mut [u8]) -> Result<T, Error> + Sync,
+) -> Outcome<Vec<T>> {
+    same("offsets", "range of `out`", steps.len(), outs.len())?;
+    let count = rayon::current_num_threads().max(1);
+    let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> = (0..count).map(|_| vec![]).collect();
+    for (index, (step, out)) in steps.iter().zip(outs).enumerate() {
+        lanes[index % count].push((index, step, out));
+    }
+    let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
+        let mut scratch = Vec::new();
+        let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
+            (index, work(step, &mut scratch, out))
+        };
+        items.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
+    done.sort_by_key(|(index, _)| *index);
+    all(done.into_iter().map(|(_, result)| result).collect())
 }
 
 impl RawStep {
@@ -284,6 +320,22 @@ impl RawStep {
         let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
         let (rank, norm, rounding, error, gram, along) = written((done, account));
         Ok((rank, norm, rounding, error, sketch, gram, along))
+    }
+
+    fn whole(
+        &self,
+        program: &RawProgram,
+        dtype: Dtype,
+        scratch: &mut Vec<f32>,
+        out: &mut [u8],
+    ) -> Result<Uncut, Error> {
+        let Self(rows, _, key, _) = self;
+        let groups = self.groups()?;
+        let parts = self.parts(program, &groups)?;
+        let streams = (&right(*key)?, &left(*key)?);
+        let Whole { norm, account, sketch } =
+            whole::write(&parts, *rows, streams, dtype, scratch, out)?;
+        Ok((norm, sketch, account.gram, account.along))
     }
 
     fn kept(&self, program: &RawProgram, space: Option<Space>) -> Result<Vec<Vec<f64>>, Error> {
