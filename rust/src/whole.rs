@@ -116,7 +116,7 @@ impl<'g, 'a> View<'g, 'a> {
         let (downs, random) = right.split_at_mut(rank * cols);
         down_tile(group, 0..cols, downs)?;
         for (row, scale) in downs.chunks_exact_mut(cols.max(1)).zip(&scales) {
-            row.iter_mut().for_each(|value| *value *= *scale as f32);
+            row.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
         }
         for (at, sign) in signs(probes, 0, cols).into_iter().enumerate() {
             random[at % PROBES * cols + at / PROBES] = sign;
@@ -188,9 +188,10 @@ fn scales(group: &Group<'_>, gram: &[f64], down: &[f64]) -> Vec<f64> {
     let (n, rank) = (group.members().len(), group.rank());
     let size = |i: usize| group.members()[i].factor.abs() * gram[i * n + i].sqrt();
     let largest = (0..n).map(size).fold(0.0, f64::max);
+    let wanted = -largest.log2().round().clamp(-100.0, 100.0); // inside f32 with the other side
     let of_member = |i: usize| {
         let norm = group.columns(i).map(|a| down[a * rank + a]).sum::<f64>().sqrt();
-        let scale = (largest * norm).log2().round().exp2().recip();
+        let scale = (wanted - norm.log2().round()).exp2();
         std::iter::repeat_n(if scale.is_normal() { scale } else { 1.0 }, group.columns(i).len())
     };
     (0..n).flat_map(of_member).collect()
