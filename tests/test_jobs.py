@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[[Job], Any]] = {
     "recompress": lambda job: BACKEND.recompress([GROUP] * 2, job),
     "mixed": lambda job: BACKEND.recompress([GROUP] * 2, job, [Mixed(np.eye(2), np.eye(2), 0)] * 2),
     "condense": lambda job: BACKEND.condense([STEP] * 2, Program(), "weight", job),
+    "whole": lambda job: BACKEND.dense([STEP] * 2, Program(), job),
     "project": lambda job: BACKEND.condense([STEP] * 2, Program(), "core", job),
 }
 ROOM = 48

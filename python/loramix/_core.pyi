@@ -147,6 +147,12 @@ def condense(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFa
     Returns as `recompress`.  There is one dense result per thread at a time.
     """
 
+def whole(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFactored]:
+    """The elementwise result of every step, dense and row-major, into its range.
+
+    Returns as `recompress`.  There is one f32 result per thread at a time.
+    """
+
 def kept(
     steps: Sequence[RawStep], program: Program, space: str, *, threads: int | None = None
 ) -> list[list[list[float]]]:

@@ -12,7 +12,7 @@ from loramix.types import F64
 
 
 def make(method: Method, batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
-    """Factors of every step of a batch, written into the job's arena.
+    """Factors of every step of a batch, or their dense results, written into the job's arena.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ def make(method: Method, batch: Sequence[Step], backend: Backend, job: Job) -> l
                 [mixer(gram, np.array(part.weights)).ravel().tolist() for part, gram in pairs]
             )
         steps = [one.raw_parts(mix) for one, mix in zip(batch, mixes, strict=True)]
+    if batch[0].kind == "dense":
+        return backend.dense(steps, program, job)
     return backend.condense(steps, program, space, job)
 
 

@@ -51,6 +51,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     space : ``weight``, ``knots`` or ``core``: where the entries are looked at; see `Composite`.
         ``core(ties)`` as the method says the same.
     output : rank, type and dialect; default: exact, widest type, dialect of the first source.
+        Results of full rank are exact with ``Output(dense=True)`` only.
     path : where to write; a folder for the PEFT dialect; None keeps the result in memory.
     auto_strength : shrink each branch (model, text encoders) so that its norm is at most that of
         its strongest contributor.

@@ -308,6 +308,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(programs::run_program, module)?)?;
     module.add_function(wrap_pyfunction!(programs::program_gram, module)?)?;
     module.add_function(wrap_pyfunction!(programs::condense, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::py_whole, module)?)?;
     module.add_function(wrap_pyfunction!(programs::kept, module)?)?;
     module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;

@@ -61,6 +61,10 @@ class RustBackend:
             return _factored(_core.condense(steps, program, job))
         return _factored(_core.project(steps, program, space, job))
 
+    def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
+        """One f32 result per thread; 2 rows cols (R + 8) flops for the account of it."""
+        return _factored(_core.whole(steps, program, job))
+
     def recompress(
         self,
         groups: Sequence[RawGroup],

@@ -16,7 +16,14 @@ from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.backends.torch_condense import check_rule
 from loramix.backends.torch_device import device_of, full_precision, narrow, refuse, single
 from loramix.backends.torch_factors import Bases, Stack, refuse_non_finite
-from loramix.backends.torch_steps import check_program, condensed, parts_of, recompressed, written
+from loramix.backends.torch_steps import (
+    check_program,
+    condensed,
+    parts_of,
+    recompressed,
+    whole,
+    written,
+)
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
 from loramix.types import F64, RawGroup, RawStep, Site
@@ -94,6 +101,14 @@ class TorchBackend:
                 for number, step in enumerate(steps)
             ]
         return written(made, job)
+
+    def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
+        """One dense result at a time; its account in f64."""
+        with full_precision():
+            return [
+                whole(step, parts_of(step, number, program, "weight", self.device), job, number)
+                for number, step in enumerate(steps)
+            ]
 
     def recompress(
         self,

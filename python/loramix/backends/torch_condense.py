@@ -20,7 +20,7 @@ from loramix.backends import torch_draws as draws
 from loramix.backends.base import Job
 from loramix.backends.torch_device import narrow, refuse, wide
 from loramix.backends.torch_programs import norm_of
-from loramix.types import F64, RawGroup
+from loramix.types import F64, ITEM_BYTES, RawGroup
 
 PROBES = 8
 """Random vectors on either side of a sketch."""
@@ -199,6 +199,22 @@ def encode(groups: Sequence[RawGroup], job: Job) -> list[tuple[int, float, float
     """
     whole = replace(job, rank=None, energy=None, max_error=None)
     return [row[:4] for row in _core.recompress(groups, whole)]
+
+
+def encode_dense(dense: torch.Tensor, job: Job, number: int) -> None:
+    """Write the entries of a step into the arena, row by row.
+
+    Raises
+    ------
+    CoreError : ``overflow``, the type is too small.
+    """
+    raw = dense.cpu().numpy().reshape(-1).view(np.uint8)
+    start = job.offsets[number]
+    out = job.arena[start : start + dense.numel() * ITEM_BYTES[job.dtype]]
+    try:
+        _core.dense_combine([("F32", raw)], [1.0], out, dtype=job.dtype, threads=job.threads)
+    except _core.CoreError as error:
+        refuse(error.args[0], error.args[1], number)
 
 
 def check_rule(job: Job) -> None:

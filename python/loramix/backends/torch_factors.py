@@ -111,6 +111,11 @@ class Stack:
         each = ((self.up.T @ left) * (self.down @ right.T)).sum(1)
         return self.sums(each.cpu().numpy())
 
+    def along_dense(self, dense: torch.Tensor) -> F64:
+        """``<dense, up_i @ down_i>``, for a (rows, cols) f64."""
+        each = ((dense @ self.down.T) * self.up).sum(0)
+        return self.sums(each.cpu().numpy())
+
 
 def _check(member: RawMember, group_rows: int, number: int) -> None:
     factor, first, rows = member[5:]

@@ -69,6 +69,16 @@ class Part:
         """The program's result, but for its cleaning."""
         return programs.run(values, self.weights, self.program, self.site)
 
+    def dense(self) -> torch.Tensor:
+        """The program's result: (rows, cols) f32 where the entries are those of the deltas."""
+        values = self.values()
+        result = self.run(values)
+        return (
+            programs.shrunk(result, programs.noise(values, result))
+            if self.program.clean
+            else result
+        )
+
     def pair(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The result as a pair (rows, P), (P, cols) f64, and the square of what it leaves out."""
         if self.bases is None and not self.program.clean:
@@ -196,9 +206,7 @@ def condensed(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Ma
         spectrum = replace(spectrum, outside=sum(pair[2] for pair in pairs))
     kept = spectrum.choose(job, largest, spectrum.norm)
     left, right = spectrum.cut(kept) if kept else _zeros(parts[0].stack.up, rows, cols)
-    gram = np.zeros((0, 0))
-    for part in parts:
-        gram = _beside(gram, part.stack.inner())
+    gram = _inner(parts)
     along = [part.stack.along(left[part.rows], right) for part in parts]
     numbers = (spectrum.norm, spectrum.norm, spectrum.loss(kept) if kept else 0.0)
     group = condense.as_group(left, right, number)
@@ -209,14 +217,30 @@ def _dense(
     step: RawStep, parts: Sequence[Part], largest: int, number: int
 ) -> tuple[Spectrum, tuple[float, ...]]:
     """The spectrum and the sketch of a dense result."""
-    rows, cols, key, _ = step
-    dense = torch.zeros(rows, cols, dtype=torch.float32, device=parts[0].stack.device)
-    for part in parts:
-        dense[part.rows] = part.run(part.values())
+    dense = _filled(step, parts)
     norm = _norm_of(dense, number)
     known = torch.cat([part.stack.down for part in parts])
     spectrum = condense.spectrum_of_dense(dense, known, largest, norm)
-    return spectrum, condense.sketch(dense, None, key)
+    return spectrum, condense.sketch(dense, None, step[2])
+
+
+def _filled(step: RawStep, parts: Sequence[Part]) -> torch.Tensor:
+    """The results of the parts where they belong, (rows, cols) f32; zeros where none is."""
+    rows, cols = step[:2]
+    dense = torch.zeros(rows, cols, dtype=torch.float32, device=parts[0].stack.device)
+    for part in parts:
+        dense[part.rows] = part.dense()
+    return dense
+
+
+def whole(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Factored:
+    """The result of a step, every entry of it, written into the arena."""
+    dense = _filled(step, parts)
+    norm = _norm_of(dense, number)
+    condense.encode_dense(dense, job, number)
+    along = np.concatenate([part.stack.along_dense(wide(dense[part.rows])) for part in parts])
+    sketch = condense.sketch(dense, None, step[2])
+    return Factored(min(dense.shape), norm, norm, 0.0, _inner(parts), along, sketch)
 
 
 def _norm_of(result: torch.Tensor, number: int) -> float:
@@ -232,10 +256,13 @@ def _zeros(like: torch.Tensor, rows: int, cols: int) -> tuple[torch.Tensor, torc
     return like.new_zeros(rows, 1), like.new_zeros(1, cols)
 
 
-def _beside(one: F64, two: F64) -> F64:
-    """Block diagonal: members of different rows have nothing in common."""
-    n, m = len(one), len(two)
-    return np.block([[one, np.zeros((n, m))], [np.zeros((m, n)), two]])
+def _inner(parts: Sequence[Part]) -> F64:
+    """Inner products of the members of all parts; those of different rows have none."""
+    gram = np.zeros((0, 0))
+    for part in parts:
+        n, m = len(gram), len(part.weights)
+        gram = np.block([[gram, np.zeros((n, m))], [np.zeros((m, n)), part.stack.inner()]])
+    return gram
 
 
 def recompressed(group: RawGroup, stack: Stack, mixed: Mixed | None, job: Job, number: int) -> Made:

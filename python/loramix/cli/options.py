@@ -93,6 +93,14 @@ DialectName = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Dense = Annotated[
+    bool,
+    typer.Option(
+        "--dense",
+        help="Write results of full rank (of entry by entry methods) as they are, as dense "
+        "differences: nothing is lost, and the file is large. Kohya dialect only.",
+    ),
+]
 AutoStrength = Annotated[
     bool,
     typer.Option(

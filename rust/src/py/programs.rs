@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::job::{RawJob, Written, written};
 use super::spaces::space_of;
-use super::{Bytes, RawGroup, all, borrow, borrow_floats, enter, views};
+use super::{Bytes, Outcome, RawGroup, all, borrow, borrow_floats, enter, views};
 use crate::condense::{self as calculate, Part};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{
@@ -15,8 +15,9 @@ use crate::elementwise::{
 use crate::gram::check_finite;
 use crate::group::Group;
 use crate::project::{self, Space};
-use crate::recompress::Rule;
+use crate::recompress::{Recompressed, Rule};
 use crate::rng::Stream;
+use crate::whole::{self, Whole};
 use crate::{Error, account, probe, shrink};
 
 /// Fields of `loramix.methods.base.Program`.
@@ -212,25 +213,53 @@ pub(super) fn condense(
 ) -> PyResult<Vec<Written>> {
     enter(py, job.threads, || {
         let (rule, dtype, rooms) = job.open(steps.len())?;
-        // One lane per thread, each with one dense result: memory is bounded by the lanes, and a
-        // thread that waits inside a step helps with tiles of the others.
-        let count = rayon::current_num_threads().max(1);
-        let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> =
-            (0..count).map(|_| vec![]).collect();
-        for (index, (step, out)) in steps.iter().zip(rooms).enumerate() {
-            lanes[index % count].push((index, step, out));
-        }
-        let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
-            let mut scratch = Vec::new();
-            let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
-                (index, step.condense(&program, &rule, dtype, &mut scratch, out))
-            };
-            items.into_iter().map(one).collect::<Vec<_>>()
-        };
-        let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
-        done.sort_by_key(|(index, _)| *index);
-        all(done.into_iter().map(|(_, result)| result).collect())
+        in_lanes(&steps, rooms, |step, scratch, room| {
+            step.condense(&program, &rule, dtype, scratch, room)
+        })
     })
+}
+
+/// The elementwise result of every step, dense and row-major, into its range of the job's arena.
+///
+/// There is one f32 result per thread at a time.
+#[pyfunction]
+#[pyo3(name = "whole")]
+pub(super) fn py_whole(
+    py: Python<'_>,
+    steps: Vec<RawStep>,
+    program: RawProgram,
+    mut job: RawJob,
+) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
+        let (_, dtype, rooms) = job.open(steps.len())?;
+        in_lanes(&steps, rooms, |step, scratch, room| step.whole(&program, dtype, scratch, room))
+    })
+}
+
+/// Calls `work` with every step, a scratch and its room.
+///
+/// One lane per thread, each with one dense result: memory is bounded by the lanes, and a thread
+/// that waits inside a step helps with tiles of the others.
+fn in_lanes<T: Send>(
+    steps: &[RawStep],
+    rooms: Vec<&mut [u8]>,
+    work: impl Fn(&RawStep, &mut Vec<f32>, &mut [u8]) -> Result<T, Error> + Sync,
+) -> Outcome<Vec<T>> {
+    let count = rayon::current_num_threads().max(1);
+    let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> = (0..count).map(|_| vec![]).collect();
+    for (index, (step, out)) in steps.iter().zip(rooms).enumerate() {
+        lanes[index % count].push((index, step, out));
+    }
+    let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
+        let mut scratch = Vec::new();
+        let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
+            (index, work(step, &mut scratch, out))
+        };
+        items.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
+    done.sort_by_key(|(index, _)| *index);
+    all(done.into_iter().map(|(_, result)| result).collect())
 }
 
 impl RawStep {
@@ -266,6 +295,24 @@ impl RawStep {
         let sketch = calculate::sketch(scratch, *cols, &right(*key)?, &left(*key)?);
         let whole = calculate::whole(&parts, *rows)?;
         let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
+        Ok(written((done, account), sketch))
+    }
+
+    fn whole(
+        &self,
+        program: &RawProgram,
+        dtype: Dtype,
+        scratch: &mut Vec<f32>,
+        out: &mut [u8],
+    ) -> Result<Written, Error> {
+        let Self(rows, cols, key, _) = self;
+        let groups = self.groups()?;
+        let parts = self.parts(program, &groups)?;
+        let streams = (&right(*key)?, &left(*key)?);
+        let Whole { norm, account, sketch } =
+            whole::write(&parts, *rows, streams, dtype, scratch, out)?;
+        let done =
+            Recompressed { rank: *rows.min(cols), norm, rounding: norm, relative_error: 0.0 };
         Ok(written((done, account), sketch))
     }
 
