@@ -9,9 +9,9 @@ from loramix.methods.base import Program
 from loramix.types import RawGroup, RawStep, Site
 
 __all__ = [
-    "VERSION", "CoreError", "condense", "cores", "dense_combine", "dense_gram", "difference",
-    "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project", "read_header",
-    "recompress", "recompress_mixed", "run_program", "sketch",
+    "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
+    "difference", "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project",
+    "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
 ]  # fmt: skip
 
 VERSION: str
@@ -190,6 +190,24 @@ def condense(
 
     Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.  There is one dense
     result per thread at a time.
+    """
+
+def approximate(
+    steps: Sequence[RawStep],
+    results: Sequence[NDArray[Any]],
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    dtype: str,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    alpha: float | None = None,
+    threads: int | None = None,
+) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
+    """Factors of the dense result of every step, into its range of `out`; made as may be.
+
+    `results` are float32, C-contiguous, `rows x cols`.  Returns what `condense` does.
     """
 
 def kept(

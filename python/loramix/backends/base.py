@@ -1,4 +1,4 @@
-"""What the package asks of a device: six verbs, on whole batches of groups.
+"""What the package asks of a device: seven verbs, on whole batches of groups.
 
 No method and no step knows which backend carries it out.  All give equal masks and decisions for
 equal float32 deltas, and values that agree to 1e-5 relative.
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawGroup, RawStep, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,12 @@ class Backend(Protocol):
         self, steps: Sequence[RawStep], program: Program, space: Space, job: Job
     ) -> list[Factored]:
         """Run a program on every step and write factors of its result."""
+        ...
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """Write factors of results (rows, cols) that were made of the steps elsewhere."""
         ...
 
     def recompress(

@@ -11,7 +11,7 @@ from loramix.arrays import bytes_of, from_f32, matrix_shape
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawGroup, RawStep, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,14 @@ class RustBackend:
             found = _core.condense(steps, program, job.arena, job.offsets, **_rule(job))
         else:
             found = _core.project(steps, program, space, job.arena, job.offsets, **_rule(job))
+        return [_sketched(one) for one in found]
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """As `condense` does it with the results of programs."""
+        dense = [np.ascontiguousarray(one, dtype=np.float32) for one in results]
+        found = _core.approximate(steps, dense, job.arena, job.offsets, **_rule(job))
         return [_sketched(one) for one in found]
 
     def recompress(
