@@ -42,12 +42,14 @@ class Composite:
     in stack order (`GramSchmidt`).  ``full-published`` then projects on the 256 leading left
     singular vectors of all of them side by side, and leaves groups of fewer rows or fewer columns
     in all as they are.  The method follows, and then the entries of one adapter are added:
-    nothing brings the sum of both back to a norm.  Half of the entries of two adapters go around
-    the rest, which is why nothing of this is the default.
+    nothing brings the sum of both back to a norm.  `TiesPublished` elects by rows then, which is
+    another result than by entries.  Of two adapters the larger entry goes around the rest
+    everywhere: reason enough for another default.
 
     Choices where the letter leaves one: ``full`` is its alignment by singular vectors (KnOTS), not
     the rotations of random subspaces without a seed; the decomposition is exact, not randomised;
-    norms count relative to the largest; a vector is one row.
+    norms count relative to the largest; a vector is one row.  Whether an average of opposed
+    adapters is refined at all is the publication's choice of a strategy, and not made here.
 
     Parameters
     ----------
@@ -211,7 +213,7 @@ class Composite:
             return np.eye(len(weights))
         if not self.published:
             return orthogonalised(gram)
-        plain = gram_schmidt(gram / np.outer(weights, weights))
+        plain = gram_schmidt(gram / weights / weights[:, None])
         return np.asarray(plain * np.outer(weights, 1 / weights))
 
 

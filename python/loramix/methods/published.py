@@ -7,9 +7,10 @@ in f64.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from loramix.errors import OutputError
 from loramix.methods.base import Keep, Program
@@ -18,12 +19,13 @@ from loramix.methods.ortho import gram_schmidt
 from loramix.methods.ties_upstream import TiesPublished
 from loramix.types import F32, F64, Site
 
+Dense: TypeAlias = npt.NDArray[Any]
 Run: TypeAlias = Callable[..., F32]
-"""`Backend.run` for arrays of f32, its threads given."""
+"""`Backend.run` for arrays, its threads given."""
 
 
 def merged(
-    method: Composite, deltas: Sequence[F32], weights: Sequence[float], site: Site, run: Run
+    method: Composite, deltas: Sequence[Dense], weights: Sequence[float], site: Site, run: Run
 ) -> F32:
     """What a method with a published refinement makes of one group.
 
@@ -53,22 +55,29 @@ def merged(
         message = f"{method.refine} works in float32, which does not hold the weighted deltas"
         raise OutputError(message)
     aside = take_out(values)
-    values /= sizes[:, None, None].astype(np.float32)
+    for value, size in zip(values, sizes, strict=True):  # float32 may not hold the size
+        np.divide(value, size, out=value, dtype=np.float64, casting="same_kind")
     orthogonalise(values)
     if method.refine == "full-published":
         values = aligned(values)
+    result = _operated(method, values, sizes, run)
+    result += aside
+    return result
+
+
+def _operated(method: Composite, values: F32, weights: F64, run: Run) -> F32:
+    """The method itself, on refined deltas (n, rows, cols) without their weights."""
     if isinstance(method.inner, TiesPublished):
-        return elected(values, sizes, method.inner.vote) + aside
+        return elected(values, weights, method.inner.vote)
     plain = Composite(method.inner)
     program = replace(plain.program(), keep=Keep())
-    norm = calibration(_gram(values), sizes) if program.calibrate else None
-    result: F32 = run(list(values), weights, program, Site(norm=norm), mix=mixer_of(plain))
-    return result + aside
+    norm = calibration(_gram(values), weights) if program.calibrate else None
+    return run(list(values), weights.tolist(), program, Site(norm=norm), mix=mixer_of(plain))
 
 
 def _kept(
     method: Composite,
-    deltas: Sequence[F32],
+    deltas: Sequence[Dense],
     weights: Sequence[float],
     site: Site,
     place: int,
@@ -87,10 +96,11 @@ def take_out(values: F32) -> F32:
     Those are where ``|c_i| >= |T - c_i|`` holds for one i, T the sum of all.  Of two deltas it
     always does, but where they are equally large.
     """
-    total = np.zeros_like(values[0])
+    shape = values.shape[1:]
+    total, aside = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     for value in values:
         total += value
-    count, aside = np.zeros(total.shape, dtype=np.int64), np.zeros_like(total)
+    count = np.zeros(shape, dtype=np.int64)
     for value in values:
         count += np.abs(value) >= np.abs(total - value)
     for value in values:
@@ -110,18 +120,20 @@ def orthogonalise(values: F32) -> None:
 def aligned(values: F32) -> F32:
     """All of (n, rows, cols), projected on the leading left singular vectors of them side by side.
 
-    The best approximation of rank 256 of ``[D_1 | ... | D_n]``; where there are no more, the same
-    array.
+    The best approximation of rank 256 of ``[D_1 | ... | D_n]``, in which a column of zeros stays
+    one; where there are no more directions, the same array.
     """
     n, rows, cols = values.shape
     if min(rows, n * cols) <= QUOTA:
         return values
     beside = values.transpose(1, 0, 2).reshape(rows, n * cols).astype(np.float64)
-    wide = beside if rows <= n * cols else beside.T
-    leading = np.linalg.eigh(wide @ wide.T)[1][:, -QUOTA:]
-    found = leading @ (leading.T @ wide)
-    best: F64 = found if rows <= n * cols else found.T
-    return best.reshape(rows, n, cols).transpose(1, 0, 2).astype(np.float32)
+    if rows <= n * cols:
+        leading = np.linalg.eigh(beside @ beside.T)[1][:, -QUOTA:]
+    else:
+        leading = np.linalg.qr(beside @ np.linalg.eigh(beside.T @ beside)[1][:, -QUOTA:])[0]
+    best = np.empty_like(values)
+    best[:] = (leading @ (leading.T @ beside)).reshape(rows, n, cols).transpose(1, 0, 2)
+    return best
 
 
 def elected(values: F32, weights: F64, vote: Literal["total", "frequency"]) -> F32:
@@ -135,7 +147,7 @@ def elected(values: F32, weights: F64, vote: Literal["total", "frequency"]) -> F
     winner = np.where(votes.sum(axis=0) >= 0, 1.0, -1.0)
     agree = ballots * winner > 0
     shares = weights[:, None] * agree / np.maximum(agree.sum(axis=0), 1)
-    result = np.empty_like(values[0])
+    result = np.empty(values.shape[1:], dtype=np.float32)
     for row, old in enumerate(_rows(values)):
         result[row] = shares[:, row] @ old
     return result
