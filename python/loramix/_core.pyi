@@ -10,9 +10,9 @@ from loramix.methods.base import Program
 from loramix.types import RawFactored, RawGroup, RawStep, Site
 
 __all__ = [
-    "VERSION", "CoreError", "condense", "cores", "dense_combine", "dense_gram", "difference",
-    "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project", "read_header",
-    "recompress", "recompress_mixed", "run_program", "sketch",
+    "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
+    "difference", "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project",
+    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -151,6 +151,14 @@ def whole(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFacto
     """The elementwise result of every step, dense and row-major, into its range.
 
     Returns as `recompress`.  There is one f32 result per thread at a time.
+    """
+
+def approximate(
+    steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job
+) -> list[RawFactored]:
+    """Factors of the dense result of every step, into its range of the job's arena.
+
+    `results` are float32, C-contiguous, `rows x cols`.  Returns as `recompress`.
     """
 
 def kept(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 StrPath: TypeAlias = str | PathLike[str]
+F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
 Weight: TypeAlias = float | Mapping[str, float]

@@ -4,6 +4,7 @@
 
 mod job;
 mod programs;
+mod results;
 mod spaces;
 mod verbs;
 
@@ -75,6 +76,18 @@ fn borrow_floats(buffer: &mut PyBuffer<f32>) -> Result<&mut [f32], Error> {
     Ok(unsafe {
         std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<f32>(), buffer.item_count())
     })
+}
+
+fn borrow_values(buffer: &PyBuffer<f32>) -> Result<&[f32], Error> {
+    if !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "buffer",
+            expected: "contiguous float32".into(),
+            got: "a strided buffer".into(),
+        });
+    }
+    // SAFETY: as above; PyBuffer has checked item type and alignment.
+    Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<f32>(), buffer.item_count()) })
 }
 
 fn borrow_doubles(buffer: &PyBuffer<f64>) -> Result<&[f64], Error> {
@@ -230,7 +243,7 @@ fn py_expand(
 ) -> PyResult<()> {
     enter(py, threads, || {
         let mut run = || expand::expand(&group.view()?, start..stop, borrow_floats(&mut out)?);
-        run().map_err(|e| (None, e))
+        run().map_err(|e| (Some(0), e))
     })
 }
 
@@ -309,6 +322,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(programs::program_gram, module)?)?;
     module.add_function(wrap_pyfunction!(programs::condense, module)?)?;
     module.add_function(wrap_pyfunction!(programs::py_whole, module)?)?;
+    module.add_function(wrap_pyfunction!(results::approximate, module)?)?;
     module.add_function(wrap_pyfunction!(programs::kept, module)?)?;
     module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;

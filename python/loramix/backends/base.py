@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawGroup, RawStep, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,12 @@ class Backend(Protocol):
 
         Rows that no part has are zeros.
         """
+        ...
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """Write factors of results (rows, cols) that were made of the steps elsewhere."""
         ...
 
     def recompress(

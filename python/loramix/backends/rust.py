@@ -11,7 +11,7 @@ from loramix.arrays import bytes_of, from_f32, matrix_shape
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawFactored, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawFactored, RawGroup, RawStep, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,13 @@ class RustBackend:
     def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
         """One f32 result per thread; 2 rows cols (R + 8) flops for the account of it."""
         return _factored(_core.whole(steps, program, job))
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """As `condense` does it with the results of programs."""
+        dense = [np.ascontiguousarray(one, dtype=np.float32) for one in results]
+        return _factored(_core.approximate(steps, dense, job))
 
     def recompress(
         self,

@@ -188,40 +188,63 @@ class Made:
 
 def condensed(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Made:
     """The result of a step, cut by the rule of the job."""
-    rows, cols, key, _ = step
-    rank = sum(part.stack.rank for part in parts)
-    largest = max(min(job.rank or rank, rows, cols), 1)
     if all(part.bases is None and not part.program.clean for part in parts):
-        spectrum, sketch = _dense(step, parts, largest, number)
-    else:
-        pairs = [part.pair() for part in parts]
-        up = pairs[0][0].new_zeros(rows, sum(p[0].shape[1] for p in pairs))
-        at = 0
-        for part, (left, _, _) in zip(parts, pairs, strict=True):
-            up[part.rows, at : at + left.shape[1]] = left
-            at += left.shape[1]
-        down = torch.cat([pair[1] for pair in pairs])
-        sketch = condense.sketch(up, down, key)
-        spectrum = condense.spectrum_of_pair(up, down, number)
-        spectrum = replace(spectrum, outside=sum(pair[2] for pair in pairs))
-    kept = spectrum.choose(job, largest, spectrum.norm)
+        return approximated(step, parts, _filled(step, parts), job, number)
+    rows, _, key, _ = step
+    pairs = [part.pair() for part in parts]
+    up = pairs[0][0].new_zeros(rows, sum(p[0].shape[1] for p in pairs))
+    at = 0
+    for part, (left, _, _) in zip(parts, pairs, strict=True):
+        up[part.rows, at : at + left.shape[1]] = left
+        at += left.shape[1]
+    down = torch.cat([pair[1] for pair in pairs])
+    spectrum = condense.spectrum_of_pair(up, down, number)
+    spectrum = replace(spectrum, outside=sum(pair[2] for pair in pairs))
+    return _cut(step, parts, spectrum, condense.sketch(up, down, key), job, number)
+
+
+def approximated(
+    step: RawStep, parts: Sequence[Part], dense: torch.Tensor, job: Job, number: int
+) -> Made:
+    """A dense result of a step, (rows, cols) f32, cut by the rule of the job.
+
+    Raises
+    ------
+    CoreError : ``shape``, another size than the step's; ``overflow``, no longer finite.
+    """
+    rows, cols, key, _ = step
+    if dense.shape != (rows, cols):
+        text = f"result: expected {rows} x {cols}, got {tuple(dense.shape)}"
+        refuse("shape", text, number)
+    norm = _norm_of(dense, number)
+    known = torch.cat([part.stack.down for part in parts])
+    spectrum = condense.spectrum_of_dense(dense, known, _largest(step, parts, job), norm)
+    return _cut(step, parts, spectrum, condense.sketch(dense, None, key), job, number)
+
+
+def _largest(step: RawStep, parts: Sequence[Part], job: Job) -> int:
+    """The rank that the rule allows."""
+    rows, cols, *_ = step
+    return max(min(job.rank or sum(part.stack.rank for part in parts), rows, cols), 1)
+
+
+def _cut(
+    step: RawStep,
+    parts: Sequence[Part],
+    spectrum: Spectrum,
+    sketch: tuple[float, ...],
+    job: Job,
+    number: int,
+) -> Made:
+    """What is written of a spectrum, and the account of it."""
+    rows, cols, *_ = step
+    kept = spectrum.choose(job, _largest(step, parts, job), spectrum.norm)
     left, right = spectrum.cut(kept) if kept else _zeros(parts[0].stack.up, rows, cols)
     gram = _inner(parts)
     along = [part.stack.along(left[part.rows], right) for part in parts]
     numbers = (spectrum.norm, spectrum.norm, spectrum.loss(kept) if kept else 0.0)
     group = condense.as_group(left, right, number)
     return Made(group, numbers, gram, np.concatenate(along), sketch)
-
-
-def _dense(
-    step: RawStep, parts: Sequence[Part], largest: int, number: int
-) -> tuple[Spectrum, tuple[float, ...]]:
-    """The spectrum and the sketch of a dense result."""
-    dense = _filled(step, parts)
-    norm = _norm_of(dense, number)
-    known = torch.cat([part.stack.down for part in parts])
-    spectrum = condense.spectrum_of_dense(dense, known, largest, norm)
-    return spectrum, condense.sketch(dense, None, step[2])
 
 
 def _filled(step: RawStep, parts: Sequence[Part]) -> torch.Tensor:

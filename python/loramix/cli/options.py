@@ -45,7 +45,8 @@ Refine = Annotated[
     str,
     typer.Option(
         metavar="LEVEL",
-        help="none, refine or full: keep what belongs to one adapter, orthogonalise the rest.",
+        help="none, refine or full: keep what belongs to one adapter, orthogonalise the rest; "
+        "refine-published, full-published: to the letter, for comparison (the latter is slow).",
     ),
 ]
 SpaceName = Annotated[

@@ -272,10 +272,22 @@ impl RawStep {
         program: &RawProgram,
         groups: &'g [Group<'a>],
     ) -> Result<Vec<Part<'g, 'a>>, Error> {
-        let part = |(raw, group): (&RawPart, &'g Group<'a>)| {
+        let decide = |raw: &RawPart| {
             let decided = program.view(&raw.2)?;
-            let program = if raw.4 { decided.sum() } else { decided };
-            Ok(Part { group, weights: raw.1.clone(), program, row_start: raw.3 })
+            Ok(if raw.4 { decided.sum() } else { decided })
+        };
+        self.each(groups, decide)
+    }
+
+    /// The parts, with a program each.
+    pub(super) fn each<'g, 'a>(
+        &self,
+        groups: &'g [Group<'a>],
+        program: impl Fn(&RawPart) -> Result<Program, Error>,
+    ) -> Result<Vec<Part<'g, 'a>>, Error> {
+        let part = |(raw, group): (&RawPart, &'g Group<'a>)| {
+            let (weights, row_start) = (raw.1.clone(), raw.3);
+            Ok(Part { group, weights, program: program(raw)?, row_start })
         };
         self.3.iter().zip(groups).map(part).collect()
     }
@@ -288,12 +300,25 @@ impl RawStep {
         scratch: &mut Vec<f32>,
         out: &mut [u8],
     ) -> Result<Written, Error> {
-        let Self(rows, cols, key, _) = self;
         let groups = self.groups()?;
         let parts = self.parts(program, &groups)?;
-        let done = calculate::condense(&parts, *rows, rule, dtype, scratch, out)?;
-        let sketch = calculate::sketch(scratch, *cols, &right(*key)?, &left(*key)?);
-        let whole = calculate::whole(&parts, *rows)?;
+        let done = calculate::condense(&parts, self.0, rule, dtype, scratch, out)?;
+        self.accounted(&parts, done, rule, dtype, scratch, out)
+    }
+
+    /// What Python gets to know of the dense result `values`, whose factors are in `out`.
+    pub(super) fn accounted(
+        &self,
+        parts: &[Part<'_, '_>],
+        done: Recompressed,
+        rule: &Rule,
+        dtype: Dtype,
+        values: &[f32],
+        out: &[u8],
+    ) -> Result<Written, Error> {
+        let Self(rows, cols, key, _) = self;
+        let sketch = calculate::sketch(values, *cols, &right(*key)?, &left(*key)?);
+        let whole = calculate::whole(parts, *rows)?;
         let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
         Ok(written((done, account), sketch))
     }
