@@ -55,13 +55,13 @@ class Part:
         if self.bases is None:
             return stack.deltas()
         found = []
-        for columns, (stored, up, down) in zip(
-            stack.columns, self.bases.coefficients(stack), strict=True
-        ):
+        left, right = self.bases.decided(stack)
+        for c in stack.columns:
             if self.both:
-                pair = torch.from_numpy(up), torch.from_numpy(down)
+                pair = torch.from_numpy(left[c].T), torch.from_numpy(right[c])
             else:
-                pair = torch.from_numpy(stored), stack.down[columns]
+                scale = self.bases.down_scale[c]
+                pair = torch.from_numpy(left[c].T * scale), stack.down[c]
             found.append(narrow(pair[0], device) @ narrow(pair[1], device))
         return torch.stack(found)
 

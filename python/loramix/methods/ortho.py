@@ -17,6 +17,8 @@ _LEFT = 1e-7
 """The same for what is left of a vector of length one."""
 _NOTHING = 1e-100
 """Relative size whose square is lost in float64."""
+_APART = 1e-12
+"""Cosine up to which two vectors have nothing in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def orthogonalised(gram: F64) -> F64:
 
     Returns
     -------
-    (n, n), rows are the new vectors; those of vectors of zero are zero.
+    (n, n), rows are the new vectors; those of vectors of zero are zero.  Vectors that are linked
+    by no chain of overlaps are not mixed at all, not even by rounding: it would have a vote.
     """
     sizes = np.sqrt(np.maximum(np.diag(gram), 0))
     used = sizes > _NOTHING * sizes.max(initial=0.0)
@@ -72,7 +75,10 @@ def orthogonalised(gram: F64) -> F64:
     values, vectors = np.linalg.eigh(overlap + _RIDGE * np.diag(np.diag(overlap)))
     root = (vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny))) @ vectors.T
     own = np.einsum("ij,ji->i", overlap, root) / sizes[used]
-    turn[np.ix_(used, used)] = (sizes[used] / own)[:, None] * root
+    linked = np.abs(overlap) > _APART * np.outer(sizes[used], sizes[used])
+    for _ in range(len(linked).bit_length()):
+        linked = linked @ linked
+    turn[np.ix_(used, used)] = np.where(linked, (sizes[used] / own)[:, None] * root, 0.0)
     return turn
 
 
