@@ -11,6 +11,9 @@ use crate::dispatch::{self, Kernel};
 /// Positions handled at a time: what belongs to them stays in registers.
 const LANES: usize = 32;
 
+/// Share of its terms below which a sum is what f32 products leave of nothing.
+const CANCELLED: f32 = 4e-6;
+
 type Lanes = [f32; LANES];
 
 /// A program's arithmetic with the numbers it needs, in f32.
@@ -274,14 +277,21 @@ fn take_out(
     }
 }
 
-/// `mix * values`, in place.
+/// `mix * values`, in place; zero where the terms cancel but for rounding, which would have a vote.
 #[inline(always)]
 fn mixed(mix: &[f32], values: &mut [Lanes]) {
     let old = values.to_vec();
     for (new, row) in values.iter_mut().zip(mix.chunks_exact(old.len())) {
-        *new = [0.0; LANES];
+        let (mut sum, mut noise) = ([0f32; LANES], [0f32; LANES]);
         for (factor, old) in row.iter().zip(&old) {
-            new.iter_mut().zip(old).for_each(|(n, o)| *n += factor * o);
+            for ((sum, noise), old) in sum.iter_mut().zip(&mut noise).zip(old) {
+                let term = factor * old;
+                *sum += term;
+                *noise += CANCELLED * term.abs();
+            }
+        }
+        for ((new, sum), noise) in new.iter_mut().zip(&sum).zip(&noise) {
+            *new = if sum.abs() < *noise { 0.0 } else { *sum };
         }
     }
 }
