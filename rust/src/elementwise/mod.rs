@@ -7,6 +7,7 @@
 //! The order of what happens to the entries of a position: keep, take out what is selfish, mix,
 //! vote, reduce, add back what was taken out.
 
+mod decide;
 mod dots;
 mod owners;
 mod positions;
@@ -15,9 +16,10 @@ mod program;
 mod random;
 pub mod ranked;
 mod select;
+mod selfish;
 mod signs;
 pub mod source;
-mod sweep;
+mod survey;
 
 use crate::dtype::Matrix;
 use crate::{Error, Result};

@@ -1,12 +1,13 @@
 //! Which entries of dense deltas are selfish, as masks.
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
-#![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::flat_length;
+use super::program::Selfish;
+use super::selfish::Owners;
 use crate::dispatch::{self, Kernel};
 use crate::dtype::Matrix;
 use crate::{Error, Result, scratch};
@@ -48,7 +49,7 @@ pub fn owners(deltas: &[Matrix<'_>], weights: &[f64], lambda: f64, out: &mut [u8
         let place = index * TILE..index * TILE + width;
         scratch::floats(deltas.len() * width, |values| {
             let bad = fill(deltas, weights, place, values)?;
-            dispatch::run(Mark { values, masks, lambda: lambda as f32 });
+            dispatch::run(Mark { values, masks, lambda });
             Ok(bad)
         })
     };
@@ -109,7 +110,7 @@ impl Kernel for Weigh<'_> {
 struct Mark<'v> {
     values: &'v [f32],
     masks: Vec<&'v mut [u8]>,
-    lambda: f32,
+    lambda: f64,
 }
 
 impl Kernel for Mark<'_> {
@@ -118,23 +119,14 @@ impl Kernel for Mark<'_> {
     #[inline(always)]
     fn run(mut self) {
         let width = self.values.len() / self.masks.len().max(1);
+        let rule = Selfish { lambda: self.lambda, published: false, level: false };
         for start in (0..width).step_by(BLOCK) {
-            let n = BLOCK.min(width - start);
-            let member = |i: usize| &self.values[i * width + start..][..n];
-            let (mut first, mut second) = ([0f32; BLOCK], [0f32; BLOCK]);
-            for i in 0..self.masks.len() {
-                let places = first.iter_mut().zip(&mut second).zip(member(i));
-                for ((first, second), value) in places {
-                    let size = value.abs();
-                    *second = second.max(first.min(size));
-                    *first = first.max(size);
-                }
-            }
+            let place = |i: usize| i * width + start..i * width + width.min(start + BLOCK);
+            let member = |i: usize| &self.values[place(i)];
+            let owners = Owners::<BLOCK>::new(rule, self.masks.len(), member);
             for (i, mask) in self.masks.iter_mut().enumerate() {
-                let places = first.iter().zip(&second).zip(member(i));
-                for (mask, ((first, second), value)) in mask[start..][..n].iter_mut().zip(places) {
-                    let apart = (*first > *second) & (*first >= self.lambda * second);
-                    *mask = u8::from(apart & (value.abs() >= *first));
+                for (mask, owned) in mask[start..].iter_mut().zip(owners.owned(i)) {
+                    *mask = u8::from(owned);
                 }
             }
         }
@@ -148,7 +140,7 @@ mod tests {
 
     #[test]
     fn every_instruction_set_marks_what_the_definition_says() {
-        let (count, width, lambda) = (3, 613, 2.0);
+        let (count, width, lambda) = (3, 613, 2.0f32);
         let small = |x: usize| ((x * x * 37) % 23) as f32 - 11.0;
         let values: Vec<f32> = (0..count * width).map(small).collect();
         let selfish = |i: usize, at: usize| {
@@ -161,7 +153,7 @@ mod tests {
         for isa in Isa::ALL {
             let mut masks = vec![7; count * width];
             let rows = masks.chunks_mut(width).collect();
-            if run_on(isa, Mark { values: &values, masks: rows, lambda }).is_some() {
+            if run_on(isa, Mark { values: &values, masks: rows, lambda: 2.0 }).is_some() {
                 assert_eq!(masks, expected, "{isa:?}");
             }
         }
