@@ -10,7 +10,7 @@ use loramix_core::condense::{Part, approximate, condense};
 use loramix_core::dispatch::{Isa, set_ceiling};
 use loramix_core::dtype::{Dtype, Matrix, encode};
 use loramix_core::elementwise::ranked::Ranking;
-use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Vote};
+use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Selfish, Vote, owners};
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Rule, capacity, recompress};
 use loramix_core::rng::Stream;
@@ -216,6 +216,32 @@ fn programs(c: &mut Criterion) {
             b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
         });
     }
+    let selfish = |published| Selfish {
+        lambda: 3.0,
+        published,
+        level: !published,
+    };
+    for (name, published) in [("tall", false), ("published", true)] {
+        let program = Program {
+            selfish: Some(selfish(published)),
+            reduce: Reduce::Average,
+            ..Program::default()
+        };
+        bench.bench_function(BenchmarkId::new("selfish", name), |b| {
+            b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
+        });
+    }
+    let dense: Vec<Vec<u8>> = (0..COUNT as u64)
+        .map(|i| values(Dtype::F32, SIDE * SIDE, i))
+        .collect();
+    let rows: Vec<Matrix<'_>> = dense
+        .iter()
+        .map(|bytes| Matrix::new(Dtype::F32, 1, SIDE * SIDE, bytes).expect("sizes"))
+        .collect();
+    let mut masks = vec![0; COUNT * SIDE * SIDE];
+    bench.bench_function("masks of selfish entries", |b| {
+        b.iter(|| owners(black_box(&rows), &weights, 3.0, &mut masks));
+    });
     bench.bench_function("della ranks", |b| {
         let ranking = Ranking {
             density: 0.7,

@@ -186,6 +186,9 @@ def delta_of(source: Path | Adapter) -> dict[str, F64]:
     config = config or json.loads(strings.get("lora_adapter_metadata", "{}"))
     found = {}
     for name in tensors:
+        if name.endswith(".diff"):
+            found[name.removesuffix(".diff")] = _matrix(tensors[name])
+            continue
         stem, up, suffix = name.rpartition(".lora_B" if ".lora_B" in name else ".lora_up")
         if not up:
             continue

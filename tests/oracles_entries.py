@@ -15,12 +15,13 @@ they name.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from oracles import F64, Oracle, keep_largest, linear, philox, winning_sign
+from oracles_published import align, by_rows, schmidt, split
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Combination: TypeAlias = Callable[[Sequence[F64], Sequence[float]], F64]
@@ -58,6 +59,8 @@ class Definition:
     mean : whether selfish entries come back at the strength of the heaviest.
     lambda_ : how many times larger a selfish entry is; None leaves all where they are.
     refine : whether what is left of the deltas is made nearly orthogonal.
+    published : the published refinement; everything else then happens to what is left by it.
+    rows : whether whole rows elect, as published: ``total`` or ``frequency``.
     """
 
     reduce: Literal["sum", "average", "mean", "importance"] | Combination
@@ -68,6 +71,8 @@ class Definition:
     refine: bool = False
     calibrate: bool = False
     clean: bool = False
+    published: Literal["no", "refine", "full"] = "no"
+    rows: Literal["total", "frequency"] | None = None
 
 
 def merged(
@@ -84,6 +89,8 @@ def merged(
         return linear(deltas, weights)
     sizes, own = [w for w, _ in pairs], [d for _, d in pairs]
     values = kept(what.keep, weighted(own, sizes), own, sizes, seed, target)
+    if what.published != "no":
+        return as_published(what, values, sizes)
     aside = np.zeros_like(own[0])
     if what.lambda_ is not None:
         aside, values = set_aside(values, sizes, what.lambda_, level=what.mean)
@@ -93,6 +100,17 @@ def merged(
     if what.calibrate:
         result = calibrated(result, own, sizes)
     return cleaned(result, own) if what.clean else result
+
+
+def as_published(what: Definition, values: Sequence[F64], weights: Sequence[float]) -> F64:
+    """The published refinement of kept, weighted deltas; the method sees what it leaves."""
+    aside, rest = split(values)
+    refined = schmidt([value / weight for value, weight in zip(rest, weights, strict=True)])
+    if what.published == "full":
+        refined = align(refined)
+    if what.rows is not None:
+        return aside + by_rows(refined, weights, what.rows)
+    return aside + merged(replace(what, keep=None, published="no"), refined, weights)
 
 
 def weighted(deltas: Sequence[F64], weights: Sequence[float]) -> list[F64]:

@@ -5,13 +5,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from loramix.backends.base import Job
 from loramix.methods.base import Program
-from loramix.types import RawGroup, RawStep, Site
+from loramix.types import RawFactored, RawGroup, RawStep, Site
 
 __all__ = [
-    "VERSION", "CoreError", "condense", "cores", "dense_combine", "dense_gram", "difference",
-    "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project", "read_header",
-    "recompress", "recompress_mixed", "run_program", "sketch",
+    "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
+    "difference", "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project",
+    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -27,44 +28,24 @@ def read_header(
 def gram(groups: Sequence[RawGroup], *, threads: int | None = None) -> list[list[float]]:
     """Inner products of every group's deltas, row-major lists of N * N."""
 
-def recompress(
-    groups: Sequence[RawGroup],
-    out: NDArray[Any],
-    offsets: Sequence[int],
-    *,
-    dtype: str,
-    rank: int | None = None,
-    energy: float | None = None,
-    max_error: float | None = None,
-    alpha: float | None = None,
-    threads: int | None = None,
-) -> list[tuple[int, float, float, float, list[float], list[float]]]:
-    """New factors of every group into its range of `out`.
+def recompress(groups: Sequence[RawGroup], job: Job) -> list[RawFactored]:
+    """New factors of every group into its range of the job's arena.
 
-    Returns (rank, norm, rounding, relative error, gram, along) of each: gram are the inner
+    Returns (rank, norm, rounding, relative error, gram, along, sketch) of each: gram are the inner
     products of its members without their factors, row-major, along those of the result (after the
-    cut, before rounding) with each of them.
+    cut, before rounding) with each of them; the sketch of a sum is empty.
     """
 
 def recompress_mixed(
     groups: Sequence[RawGroup],
     mixers: Sequence[tuple[NDArray[Any], NDArray[Any]]],
     keys: Sequence[int],
-    out: NDArray[Any],
-    offsets: Sequence[int],
-    *,
-    dtype: str,
-    rank: int | None = None,
-    energy: float | None = None,
-    max_error: float | None = None,
-    alpha: float | None = None,
-    threads: int | None = None,
-) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
-    """New factors of `(stack_up A) (B stack_down)` of every group into its range of `out`.
+    job: Job,
+) -> list[RawFactored]:
+    """New factors of `(stack_up A) (B stack_down)` of every group into its range of the arena.
 
     `mixers` holds (A, B) of each: float64, C-contiguous, `R x p` and `p x R`; the members' factors
-    are in `stack_up`.  Returns (rank, norm, rounding, relative error, sketch, gram, along) of
-    each; `keys` are those of the sketches.
+    are in `stack_up`; `keys` are those of the sketches.  Returns as `recompress`.
     """
 
 def cores(
@@ -82,23 +63,10 @@ def cores(
     `V = stack_down^T right`, member i is `U core_i V^T`.
     """
 
-def project(
-    steps: Sequence[RawStep],
-    program: Program,
-    space: str,
-    out: NDArray[Any],
-    offsets: Sequence[int],
-    *,
-    dtype: str,
-    rank: int | None = None,
-    energy: float | None = None,
-    max_error: float | None = None,
-    alpha: float | None = None,
-    threads: int | None = None,
-) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
+def project(steps: Sequence[RawStep], program: Program, space: str, job: Job) -> list[RawFactored]:
     """Factors of every step's elementwise result in a space ("knots", "core"), into its range.
 
-    Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.
+    Returns as `recompress`.
     """
 
 def disagreement(
@@ -173,23 +141,24 @@ def program_gram(
 ) -> list[float]:
     """Inner products of what a program keeps of dense weighted deltas, row-major N * N."""
 
-def condense(
-    steps: Sequence[RawStep],
-    program: Program,
-    out: NDArray[Any],
-    offsets: Sequence[int],
-    *,
-    dtype: str,
-    rank: int | None = None,
-    energy: float | None = None,
-    max_error: float | None = None,
-    alpha: float | None = None,
-    threads: int | None = None,
-) -> list[tuple[int, float, float, float, list[float], list[float], list[float]]]:
-    """Factors of an elementwise result of every step, into its range of `out`.
+def condense(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFactored]:
+    """Factors of an elementwise result of every step, into its range of the job's arena.
 
-    Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.  There is one dense
-    result per thread at a time.
+    Returns as `recompress`.  There is one dense result per thread at a time.
+    """
+
+def whole(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFactored]:
+    """The elementwise result of every step, dense and row-major, into its range.
+
+    Returns as `recompress`.  There is one f32 result per thread at a time.
+    """
+
+def approximate(
+    steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job
+) -> list[RawFactored]:
+    """Factors of the dense result of every step, into its range of the job's arena.
+
+    `results` are float32, C-contiguous, `rows x cols`.  Returns as `recompress`.
     """
 
 def kept(

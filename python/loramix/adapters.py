@@ -150,9 +150,11 @@ class _Reader:
         self._file = file
         self._where = where
         self._configs = configs
-        self._counts = {"no alpha": 0, "alpha 0": 0, "rank 0": 0}
+        self._counts = {"no alpha": 0, "alpha 0": 0, "rank 0": 0, "alpha ignored": 0}
 
     def pair(self, entry: keys.Entry) -> _Pair | None:
+        if "diff" in entry.names:
+            return self._dense(entry)
         names = (entry.names["up"], entry.names["down"])
         up, down = (self._factor(name) for name in names)
         rank = down.shape[0]
@@ -168,12 +170,28 @@ class _Reader:
         stem = split_stem(entry.stem)
         return _Pair(stem, Factors(up, down, self._scale(entry, stem, rank), names, self._where))
 
+    def _dense(self, entry: keys.Entry) -> _Pair:
+        """A dense difference; the clients that read it multiply it by nothing."""
+        name = entry.names["diff"]
+        shape = self._file.tensors[name].shape
+        if len(shape) < 2 or 0 in shape:
+            message = (
+                f"{self._where}: {name} has shape {list(shape)}; the difference of a linear layer "
+                "or a convolution is read, that of a norm or a bias is not: leave it out with "
+                "--skip 'GLOB' if the rest is worth merging"
+            )
+            raise ShapeError(message)
+        self._counts["alpha ignored"] += "alpha" in entry.names
+        factors = Factors.of_dense(self._factor(name), name, self._where)
+        return _Pair(split_stem(entry.stem), factors)
+
     def notes(self) -> list[str]:
         """What was noticed, one line each."""
         texts = {
             "no alpha": "pairs have neither alpha nor config: scale 1 (alpha = rank)",
             "alpha 0": "pairs have alpha 0: their delta is zero",
             "rank 0": "pairs of rank 0: absent",
+            "alpha ignored": "dense differences have an alpha, which no client reads: ignored",
         }
         return [f"{n} {texts[what]}" for what, n in self._counts.items() if n]
 
@@ -211,17 +229,19 @@ class _Reader:
 
 
 def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where: str) -> None:
-    halves = [e for e in entries if not {"up", "down"} <= e.names.keys()]
+    halves = [e for e in entries if not e.is_delta]
     rest = [*unknown, *(name for entry in halves for name in entry.names.values())]
     if not rest:
         return
     first = rest[0]
     family = keys.family_of(first)
     what = f"belongs to {family}, which loramix does not read" if family else "is not understood"
-    if keys.is_factor(first):
+    if keys.has_role(first):
         what = "is a second tensor for a factor that has one"
     if first not in unknown:
         what = "has no partner (a pair needs up and down)"
+        if "diff" in halves[0].names:
+            what = "belongs to a module that has a dense difference and other factors, too"
     message = (
         f"{where}: tensor {first} {what}; {len(rest)} such tensors. Nothing is dropped "
         "silently: leave them out with --skip 'GLOB' if the rest is worth merging"

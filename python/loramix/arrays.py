@@ -74,6 +74,16 @@ def from_f32(values: npt.NDArray[np.float32], array: Any) -> Any:  # noqa: ANN40
     return values
 
 
+def to_numpy(array: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - likewise
+    """An array: tensors on the CPU, bf16, which NumPy does not have, as float32."""
+    if not is_torch(array):
+        return np.asarray(array)
+    import torch
+
+    tensor = array.detach().cpu()
+    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
+
 def is_finite(array: Any) -> bool:  # noqa: ANN401 - likewise
     """Whether no entry is NaN or infinite."""
     if is_torch(array):

@@ -11,6 +11,8 @@ READ_BYTES = 64 << 20
 """Bytes of factors that a batch of a reading pass touches: what is resident at a time."""
 WRITE_BYTES = 24 << 20
 """Bytes of new factors that a batch of the writing pass makes; two such buffers are held."""
+DENSE_BYTES = 64 << 20
+"""The same for dense results, of which one alone may have 26 MB: all threads need work."""
 
 
 def batches(items: Iterable[_T], size: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:
@@ -29,4 +31,4 @@ def batches(items: Iterable[_T], size: Callable[[_T], int], limit: int) -> Itera
 
 def bytes_of(group: Group) -> int:
     """Bytes of the factors of a group."""
-    return sum(len(m.up.data) + len(m.down.data) for m in group.members)
+    return sum(len(t.data) for member in group.members for t in member.stored)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from loramix import adapters, placing
 from loramix.accounting import Share, total
 from loramix.backends.base import Backend, Job
-from loramix.batching import WRITE_BYTES, batches
+from loramix.batching import DENSE_BYTES, WRITE_BYTES, batches
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
@@ -104,7 +104,7 @@ def execute(
             place = stack.enter_context(placing.Place(path, plan.dialect, _room(plan)))
         writer: Writer = place.writer if place else MemoryWriter()
         done = _write(plan, writer, backend, threads, step)
-        ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done]
+        ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
         hidden = writer.finish(_strings(plan, ranks, [digest.result() for digest in digests]))
         result = _open(plan, hidden, config, place.name if place else "merged")
@@ -115,10 +115,13 @@ def execute(
 
 
 def _strings(plan: Plan, ranks: metadata.Ranks, digests: Sequence[str]) -> dict[str, str]:
-    """Header metadata of the output."""
+    """Header metadata of the output; `ranks` are those of the factors."""
     sources = [adapter.metadata for adapter in plan.adapters]
     provenance = plan.provenance(digests)
-    return metadata.header(plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha)
+    return metadata.header(
+        plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha,
+        dense=any(step.kind == "dense" for step in plan.steps),
+    )  # fmt: skip
 
 
 def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
@@ -130,12 +133,13 @@ def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
 
 def _room(plan: Plan) -> int:
     """Bytes that the header may need; ranks are not known yet."""
+    pairs = [step for step in plan.steps if step.kind != "dense"]
     names = [
-        (step.stem + suffix, len(step.target.shape))
-        for step in plan.steps
-        for suffix in (plan.dialect.up, plan.dialect.down, ".alpha")
+        *((step.tensor(plan.dialect), len(step.target.shape)) for step in plan.steps),
+        *((s.stem + plan.dialect.down, len(s.target.shape)) for s in pairs),
+        *((s.stem + ".alpha", 0) for s in pairs),
     ]
-    ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(plan.steps)]
+    ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
     return header_room(names, _strings(plan, ranks, ["0" * 64] * len(plan.adapters)))
 
 
@@ -160,13 +164,14 @@ def _write(
     )
 
     def capacity(one: Step) -> int:
-        return (one.target.rows + one.target.cols) * one.largest_rank(plan.output) * size
+        return one.numbers(one.largest_rank(plan.output)) * size
 
     if plan.alpha is not None:
         # First in the file: readers want four-byte numbers at multiples of four.
         alpha = np.frombuffer(struct.pack("<f", plan.alpha), dtype=np.uint8)
         for one in plan.steps:
-            writer.add(one.stem + ".alpha", "F32", (), alpha)
+            if one.kind != "dense":
+                writer.add(one.stem + ".alpha", "F32", (), alpha)
     done: list[Done] = []
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
@@ -190,8 +195,8 @@ def _write(
 
 def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
     """Steps of one kind together."""
-    for _, steps in groupby(plan.steps, key=lambda one: one.kind):
-        yield from batches(steps, capacity, WRITE_BYTES)
+    for kind, steps in groupby(plan.steps, key=lambda one: one.kind):
+        yield from batches(steps, capacity, DENSE_BYTES if kind == "dense" else WRITE_BYTES)
 
 
 def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:
@@ -222,19 +227,21 @@ def _append(
     arena: npt.NDArray[np.uint8],
     offsets: Sequence[int],
 ) -> None:
-    """Write up and down of every step of a batch."""
+    """Write the dense difference, or up and down, of every step of a batch."""
     code = CODES[plan.dtype]
     for item, start in zip(batch, offsets[:-1], strict=True):
-        target = item.step.target
-        split = start + target.rows * item.made.rank * ITEM_BYTES[code]
-        end = split + item.made.rank * target.cols * ITEM_BYTES[code]
-        up, down = arena[start:split], arena[split:end]
-        if item.step.swap:
-            up = np.roll(up, len(up) // 2)
+        target, rank = item.step.target, item.made.rank
         ones = (1,) * (len(target.shape) - 2)
-        stem = item.step.stem
-        writer.add(stem + plan.dialect.up, code, (target.rows, item.made.rank, *ones), up)
-        writer.add(stem + plan.dialect.down, code, (item.made.rank, *target.shape[1:]), down)
+        first = target.shape if item.dense else (target.rows, rank, *ones)
+        end = start + item.step.numbers(rank) * ITEM_BYTES[code]
+        split = start + math.prod(first) * ITEM_BYTES[code]
+        data = arena[start:split]
+        if item.step.swap:
+            data = np.roll(data, len(data) // 2)
+        writer.add(item.step.tensor(plan.dialect), code, first, data)
+        if not item.dense:
+            shape = (rank, *target.shape[1:])
+            writer.add(item.step.stem + plan.dialect.down, code, shape, arena[split:end])
 
 
 def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from loramix.adapters import load
 from loramix.formats.dialects import COMPONENTS
-from loramix.types import Adapter, StrPath
+from loramix.types import Adapter, Factors, StrPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,12 @@ class Inspection:
     ----------
     match : share of its modules that are in the table of the architecture, 0 to 1.
     modules : number of modules by component.
-    kinds : number of modules by kind (linear, conv 1x1, conv 3x3).
-    ranks : rank to number of modules.
-    dtypes : element type to number of factors.
+    kinds : number of modules by kind (linear, conv 1x1, conv 3x3; dense in front of a dense
+        difference).
+    ranks : rank to number of modules; a dense difference has that of its smaller side.
+    dtypes : element type to number of tensors.
     scales : smallest and largest scale (alpha / rank).
-    parameters : numbers in all factors.
+    parameters : numbers in all tensors.
     notes : what a user should know.
     """
 
@@ -61,7 +62,7 @@ def inspect(
     if not isinstance(adapter, Adapter):
         adapter = load(adapter, architecture=architecture, skip=skip)
     pairs = adapter.targets
-    tensors = [tensor for pair in pairs.values() for tensor in (pair.up, pair.down)]
+    tensors = [tensor for pair in pairs.values() for tensor in pair.stored]
     scales = [pair.scale for pair in pairs.values()]
     path = adapter.source.path
     return Inspection(
@@ -73,7 +74,7 @@ def inspect(
         candidates=adapter.candidates,
         match=adapter.match,
         modules=_count(_component(t.key) for t in pairs),
-        kinds=_count(_kind(t.shape) for t in pairs),
+        kinds=_count(_kind(target.shape, pair) for target, pair in pairs.items()),
         ranks=dict(sorted(Counter(pair.rank for pair in pairs.values()).items())),
         dtypes=_count(tensor.dtype for tensor in tensors),
         scales=(min(scales), max(scales)),
@@ -93,5 +94,6 @@ def _component(key: str) -> str:
     return first if first in COMPONENTS else "model"
 
 
-def _kind(shape: tuple[int, ...]) -> str:
-    return "linear" if len(shape) == 2 else "conv " + "x".join(map(str, shape[2:]))
+def _kind(shape: tuple[int, ...], factors: Factors) -> str:
+    kind = "linear" if len(shape) == 2 else "conv " + "x".join(map(str, shape[2:]))
+    return f"dense {kind}" if factors.identity else kind

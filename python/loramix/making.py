@@ -1,18 +1,24 @@
 """The arithmetic of a batch of steps: which verbs of a backend a method needs, in which order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
+from loramix import _core
 from loramix.backends.base import Backend, Cores, Factored, Job, Mixed
-from loramix.methods import Composite, Elementwise, Method, Subspace
+from loramix.errors import ParamError
+from loramix.methods import Composite, Elementwise, Method, Subspace, published
 from loramix.methods.composite import mixer_of, space_of
+from loramix.refusals import with_names
 from loramix.steps import Part, Step
-from loramix.types import F64
+from loramix.types import F32, F64, Group
 
 
 def make(method: Method, batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
-    """Factors of every step of a batch, written into the job's arena.
+    """Factors of every step of a batch, or their dense results, written into the job's arena.
 
     Parameters
     ----------
@@ -28,6 +34,14 @@ def make(method: Method, batch: Sequence[Step], backend: Backend, job: Job) -> l
     if isinstance(method, Subspace):
         return _in_joint_bases(method, batch, backend, job)
     assert isinstance(method, Elementwise | Composite)
+    if isinstance(method, Composite) and any(_is_whole(method, one) for one in batch):
+        return _one_by_one(method, batch, backend, job)
+    return _by_entries(method, batch, backend, job)
+
+
+def _by_entries(
+    method: Elementwise | Composite, batch: Sequence[Step], backend: Backend, job: Job
+) -> list[Factored]:
     program, space, mixer = method.program(), space_of(method), mixer_of(method)
     steps = [one.raw_parts() for one in batch]
     if mixer is not None:
@@ -40,7 +54,66 @@ def make(method: Method, batch: Sequence[Step], backend: Backend, job: Job) -> l
                 [mixer(gram, np.array(part.weights)).ravel().tolist() for part, gram in pairs]
             )
         steps = [one.raw_parts(mix) for one, mix in zip(batch, mixes, strict=True)]
+    if batch[0].kind == "dense":
+        return backend.dense(steps, program, job)
     return backend.condense(steps, program, space, job)
+
+
+def _is_whole(method: Composite, step: Step) -> bool:
+    groups = [(part.group.target, len(part.weights)) for part in step.parts]
+    return any(method.whole(target.rows, target.cols, count) for target, count in groups)
+
+
+def _one_by_one(
+    method: Composite, batch: Sequence[Step], backend: Backend, job: Job
+) -> list[Factored]:
+    """What has a group that is whole is in memory as it is, so there is one step at a time."""
+    found = []
+    for one, (start, end) in zip(batch, pairwise(job.offsets), strict=True):
+        own = replace(job, arena=job.arena[start:end], offsets=[0, end - start])
+        if _is_whole(method, one):
+            work = partial(_of_dense, method, one, backend, own)
+        else:
+            work = partial(_by_entries, method, [one], backend, own)
+        found += with_names([one.group()], work)
+    return found
+
+
+def _of_dense(method: Composite, step: Step, backend: Backend, job: Job) -> list[Factored]:
+    """By way of the dense result, group by group.
+
+    Memory: the result, the deltas of a group, and what `published.merged` needs.
+
+    Raises
+    ------
+    ParamError : a dense difference is wanted, which only the kernels write.
+    """
+    if step.kind == "dense":
+        message = (
+            f"{step.target.key}: {method.name} with refine = {method.refine} is made outside the "
+            "kernels, which write dense differences: leave out dense, or say refine = refine"
+        )
+        raise ParamError(message)
+    run = partial(backend.run, threads=job.threads)
+    result = np.zeros((step.target.rows, step.target.cols), dtype=np.float32)
+    for part in step.parts:
+        rows = slice(part.row_start, part.row_start + part.group.target.rows)
+        deltas = _expanded(part.group, job.threads)
+        if len(deltas) < 2:
+            result[rows] = np.float32(part.weights[0]) * deltas[0]
+        else:
+            result[rows] = published.merged(method, deltas, part.weights, part.site, run)
+    return backend.approximate([step.raw_parts()], [result], job)
+
+
+def _expanded(group: Group, threads: int | None) -> list[F32]:
+    """The deltas of a group, (rows, cols) each."""
+    rows, cols = group.target.rows, group.target.cols
+    deltas = [np.empty((rows, cols), dtype=np.float32) for _ in group.members]
+    for member, out in zip(group.members, deltas, strict=True):
+        one = Group(group.target, (member,), (0,))
+        with_names([one], partial(_core.expand, one.raw(), 0, rows, out, threads=threads))
+    return deltas
 
 
 def _in_joint_bases(

@@ -22,6 +22,7 @@ from loramix.methods import (
     Space,
     apply,
     method_of,
+    published,
     reads_gram,
     site_of,
 )
@@ -155,6 +156,10 @@ def _not_linear(
         step = _step(deltas, sizes, site)
         return with_names([], partial(_jointly, method, step, deltas[0], backend, threads))
     assert isinstance(method, Elementwise | Composite)
+    if isinstance(method, Composite):
+        rows, cols = arrays.matrix_shape(deltas[0])
+        if method.whole(rows, cols, len(deltas)):
+            return with_names([], partial(_whole, method, deltas, sizes, site, backend, threads))
     run = partial(
         backend.run,
         deltas,
@@ -165,6 +170,22 @@ def _not_linear(
         threads=threads,
     )
     return with_names([], run)
+
+
+def _whole(
+    method: Composite,
+    deltas: Sequence[Any],
+    sizes: F64,
+    site: Site,
+    backend: Backend,
+    threads: int | None,
+) -> Any:  # noqa: ANN401 - numpy or torch
+    """By way of arrays on the CPU; only the programs run where the backend does."""
+    shape = arrays.matrix_shape(deltas[0])
+    dense = [arrays.to_numpy(delta).reshape(shape) for delta in deltas]
+    run = partial(backend.run, threads=threads)
+    result = published.merged(method, dense, sizes.tolist(), site, run)
+    return arrays.from_f32(result.reshape(tuple(deltas[0].shape)), deltas[0])
 
 
 def _step(deltas: Sequence[Any], sizes: F64, site: Site) -> Step:

@@ -47,10 +47,12 @@ def merge(  # noqa: PLR0913 - the one call with every option
         to numbers, first match wins, such as ``{"text_encoder*": 0.5, "*": 0.8}``.
     sparsify : what is applied to the deltas first, such as ``dare:density=0.5``.
     refine : ``none``, ``refine`` or ``full``: take out what belongs to one adapter, make the rest
-        orthogonal; see `Composite`.
+        orthogonal; ``refine-published`` or ``full-published``: to the letter of the publication,
+        for comparison (the latter is slow); see `Composite`.
     space : ``weight``, ``knots`` or ``core``: where the entries are looked at; see `Composite`.
         ``core(ties)`` as the method says the same.
     output : rank, type and dialect; default: exact, widest type, dialect of the first source.
+        Results of full rank are exact with ``Output(dense=True)`` only.
     path : where to write; a folder for the PEFT dialect; None keeps the result in memory.
     auto_strength : shrink each branch (model, text encoders) so that its norm is at most that of
         its strongest contributor.

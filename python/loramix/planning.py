@@ -8,7 +8,7 @@ import numpy as np
 
 from loramix import analysis as analysing
 from loramix.analysis import Analysis, Strength
-from loramix.errors import FormatError
+from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
 from loramix.formats.layout import Layout, load_layout
 from loramix.groups import Fusion, common_architecture, fusions
@@ -31,8 +31,21 @@ _NAMES: dict[int, Dtype] = {0: "bf16", 1: "f16", 2: "bf16", 3: "f32"}
 
 
 def dialect_of(adapters: Sequence[Adapter], output: Output) -> Dialect:
-    """The dialect to write: the chosen one, or that of the first input."""
-    return DIALECTS[output.dialect or adapters[0].dialect]
+    """The dialect to write: the chosen one, or that of the first input.
+
+    Raises
+    ------
+    ParamError : dense differences are wanted, and the clients of the dialect do not read them.
+    """
+    dialect = DIALECTS[output.dialect or adapters[0].dialect]
+    if output.dense and dialect.diff is None:
+        names = " or ".join(d.name for d in DIALECTS.values() if d.diff is not None)
+        message = (
+            f"dense: the clients of {dialect.name} files read no dense differences; write "
+            f"--dialect {names} (ComfyUI, Forge and LyCORIS read it), or factors"
+        )
+        raise ParamError(message)
+    return dialect
 
 
 def plan(
@@ -69,7 +82,7 @@ def plan(
         )
         for group, c, gram in zip(groups, merged, analysis.grams, strict=True)
     ]
-    steps = _steps(adapters, items, dialect, layout, _kind(method))
+    steps = _steps(adapters, items, dialect, layout, _kind(method, output))
     _check_one_component(steps, dialect)
     return Plan(
         steps=tuple(sorted(steps, key=lambda s: (not s.parts, -_cost(s), s.stem))),
@@ -96,11 +109,13 @@ class _Item:
     site: Site
 
 
-def _kind(method: Method) -> Kind:
+def _kind(method: Method, output: Output) -> Kind:
     if isinstance(method, Coefficients):
         return "sum"
     full = isinstance(method, Elementwise | Composite) and space_of(method) == "weight"
-    return "entries" if full else "joint"
+    if not full:
+        return "joint"
+    return "dense" if output.dense else "entries"
 
 
 def _own(group: Group, weights: Sequence[Weight]) -> F64:
@@ -199,13 +214,15 @@ def _cost(step: Step) -> int:
 
 
 def _widest(adapters: Sequence[Adapter]) -> Dtype:
-    dtypes = {t.dtype for a in adapters for f in a.targets.values() for t in (f.up, f.down)}
+    dtypes = {t.dtype for a in adapters for f in a.targets.values() for t in f.stored}
     return _NAMES[max(_WIDTH[dtype] for dtype in dtypes)]
 
 
-def _alpha(steps: Sequence[Step], output: Output) -> float:
-    """The most frequent rank: where it is met, factors need no rescaling."""
-    counts = Counter(step.largest_rank(output) for step in steps)
+def _alpha(steps: Sequence[Step], output: Output) -> float | None:
+    """The most frequent rank of factors: where it is met, they need no rescaling."""
+    counts = Counter(step.largest_rank(output) for step in steps if step.kind != "dense")
+    if not counts:
+        return None
     return float(max(counts, key=lambda rank: (counts[rank], rank)))
 
 

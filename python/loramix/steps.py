@@ -27,13 +27,17 @@ from loramix.types import (
     Weight,
 )
 
-Kind: TypeAlias = Literal["sum", "entries", "joint"]
+Kind: TypeAlias = Literal["sum", "entries", "dense", "joint"]
 CODES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """What the result should look like.  Give at most one of energy and max_error.
+
+    Entry by entry methods have results of full rank.  ``dense`` writes them as they are, as dense
+    differences, and leaves nothing out, so it goes with none of rank, energy and max_error.  What
+    is a sum, or made in joint bases, has a low rank: its exact factors are written as ever.
 
     Attributes
     ----------
@@ -43,6 +47,7 @@ class Output:
     max_error : smallest rank with at most this relative error, [0, 1).
     dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
     dialect : kohya, diffusers or peft; default: that of the first input.
+    dense : whether to write results of full rank as they are; the dialect must have that (kohya).
     """
 
     rank: int | None = None
@@ -50,6 +55,7 @@ class Output:
     max_error: float | None = None
     dtype: Dtype | None = None
     dialect: str | None = None
+    dense: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -71,6 +77,12 @@ class Output:
                 raise ParamError(message)
         if self.energy is not None and self.max_error is not None:
             message = "energy and max_error are two ways to choose the rank: give one"
+            raise ParamError(message)
+        if self.dense and (self.rank, self.energy, self.max_error) != (None, None, None):
+            message = (
+                "dense leaves nothing out; rank, energy and max_error say what to leave out: "
+                "give one or the other"
+            )
             raise ParamError(message)
 
 
@@ -129,7 +141,8 @@ class Step:
     parts : what a method that is not a sum is applied to; empty where the result is the sum of
         the pieces.
     kind : ``sum`` of the pieces; ``entries`` decided one by one: the result has full rank;
-        ``joint``: made in joint bases of all factors: the result has at most the sum of the ranks.
+        ``dense``: the same, written as it is; ``joint``: made in joint bases of all factors: the
+        result has at most the sum of the ranks.
     """
 
     target: Target
@@ -175,11 +188,26 @@ class Step:
 
     def largest_rank(self, output: Output) -> int:
         """Bound of the rank it may get."""
+        smaller = min(self.target.rows, self.target.cols)
+        if self.kind == "dense":
+            return smaller
         total = sum(p.factors.rank for p in self.pieces)
         wanted = output.rank or total
         # A result of full rank can have any that is asked for.
         rank = wanted if self.kind == "entries" else min(total, wanted)
-        return max(1, min(rank, self.target.rows, self.target.cols))
+        return max(1, min(rank, smaller))
+
+    def numbers(self, rank: int) -> int:
+        """How many are written at this rank."""
+        rows, cols = self.target.rows, self.target.cols
+        return rows * cols if self.kind == "dense" else (rows + cols) * rank
+
+    def tensor(self, dialect: Dialect) -> str:
+        """Name of the dense difference that is written, or of up."""
+        if self.kind == "dense":
+            assert dialect.diff is not None  # see `planning.dialect_of`
+            return self.stem + dialect.diff
+        return self.stem + dialect.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +216,8 @@ class Plan:
 
     Attributes
     ----------
-    alpha : the one value of alpha in the whole file, for dialects that store it.
+    alpha : the one value of alpha in the whole file, for dialects that store it; None also where
+        all is dense.
     strengths : energy normalisation by branch, empty if it was off.
     seed : of the random draws.
     """
@@ -232,7 +261,7 @@ class Plan:
             }
             for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
         ]
-        rule = {"rank": self.output.rank, "energy": self.output.energy}
+        rule = {"rank": self.output.rank, "energy": self.output.energy, "dense": self.output.dense}
         return {
             "version": VERSION,
             "method": describe(self.method),

@@ -4,9 +4,11 @@ All frozen; none knows about files, dialects or methods.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 StrPath: TypeAlias = str | PathLike[str]
+F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
 Weight: TypeAlias = float | Mapping[str, float]
@@ -22,6 +25,7 @@ RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, 
 RawPart: TypeAlias = tuple["RawGroup", list[float], "Site", int, bool]
 RawStep: TypeAlias = tuple[int, int, int, list[RawPart]]
 RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
+RawFactored: TypeAlias = tuple[int, float, float, float, list[float], list[float], list[float]]
 
 ITEM_BYTES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -109,6 +113,7 @@ class Factors:
     scale : alpha / rank (alpha / sqrt(rank) for rs-LoRA), resolved when the file was read.
     keys : names of up and down in their file, for messages.
     file : that file, for messages.
+    identity : which side is no tensor of the file, but stands beside a dense difference.
     """
 
     up: Tensor
@@ -116,11 +121,39 @@ class Factors:
     scale: float
     keys: tuple[str, str]
     file: str
+    identity: Literal["up", "down"] | None = None
+
+    @classmethod
+    def of_dense(cls, delta: Tensor, key: str, file: str) -> "Factors":
+        """A dense difference as factors: beside an identity as large as its smaller side.
+
+        Exact, and everything that works on factors works on it, at the cost of the rank
+        r = min(rows, cols): ``2 (rows + cols) r^2`` flops for inner products, O(r^3) more for an
+        eigenproblem where a sum is cut.
+
+        Parameters
+        ----------
+        delta : (out, in) or (out, in, *kernel).
+        """
+        shape, ones = delta.shape, (1,) * (len(delta.shape) - 2)
+        rows, cols = shape[0], math.prod(shape[1:])
+        if rows <= cols:
+            up = _identity(rows, (rows, rows, *ones))
+            return cls(up, delta, 1.0, (key, key), file, "up")
+        up = Tensor(delta.dtype, (rows, cols, *ones), delta.data)
+        down = _identity(cols, (cols, *shape[1:]))
+        return cls(up, down, 1.0, (key, key), file, "down")
 
     @property
     def rank(self) -> int:
         """Columns of up, rows of down."""
         return self.down.shape[0]
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors of the file: both sides, or the dense difference."""
+        sides = {"up": self.up, "down": self.down}
+        return tuple(side for name, side in sides.items() if name != self.identity)
 
     def rows(self, start: int, stop: int) -> "Factors":
         """The delta's rows ``start:stop``: a view of up, the same down."""
@@ -133,6 +166,17 @@ class Factors:
         return (
             up.dtype, up.data, down.dtype, down.data, self.rank, factor, row_start, up.shape[0],
         )  # fmt: skip
+
+
+def _identity(size: int, shape: tuple[int, ...]) -> Tensor:
+    return Tensor("F8_E4M3", shape, _ones(size))
+
+
+@lru_cache(maxsize=8)
+def _ones(size: int) -> memoryview:
+    """Bytes of an identity in the smallest type there is, one copy for all that need them."""
+    one = 0x38  # 1.0 in F8_E4M3
+    return memoryview((one * np.eye(size, dtype=np.uint8)).tobytes())
 
 
 @dataclass(frozen=True, slots=True)

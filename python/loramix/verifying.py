@@ -13,8 +13,8 @@ from loramix.backends.base import Factored
 from loramix.batching import READ_BYTES, batches, bytes_of
 from loramix.errors import OutputError
 from loramix.refusals import with_names
-from loramix.steps import Plan, Step
-from loramix.types import Adapter, Group
+from loramix.steps import CODES, Plan, Step
+from loramix.types import ITEM_BYTES, Adapter, Group
 
 # Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
 _EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
@@ -32,7 +32,8 @@ class Row:
     ----------
     target : its key.
     members : how many adapters change it.
-    rank : of what was written.
+    rank : of what was written; the smaller side of a dense difference.
+    dense : whether it was written as a dense difference.
     norm : Frobenius norm of the merged delta.
     cut : relative error of the cut to that rank.
     error : relative error of the file against what was meant, measured after re-opening it.
@@ -42,6 +43,7 @@ class Row:
     target: str
     members: int
     rank: int
+    dense: bool
     norm: float
     cut: float
     error: float
@@ -55,6 +57,11 @@ class Done:
     step: Step
     made: Factored
 
+    @property
+    def dense(self) -> bool:
+        """Whether it is written as a dense difference."""
+        return self.step.kind == "dense"
+
 
 def verify(
     plan: Plan,
@@ -67,10 +74,10 @@ def verify(
     found = {factors.keys[0]: factors for factors in written.targets.values()}
     rows: list[Row] = []
     for _, items in groupby(done, key=lambda item: bool(item.made.sketch)):
-        for batch in batches(items, _read, READ_BYTES):
+        for batch in batches(items, partial(_read, plan), READ_BYTES):
             pairs = []
             for item in batch:
-                factors = found.get(item.step.stem + plan.dialect.up)
+                factors = found.get(item.step.tensor(plan.dialect))
                 if factors is None:
                     message = f"{item.step.stem} is missing from the file just written"
                     raise OutputError(message)
@@ -101,8 +108,10 @@ def _gaps(pairs: Sequence[tuple[Done, Group]], threads: int | None) -> list[tupl
     return found
 
 
-def _read(item: Done) -> int:
-    return bytes_of(item.step.group())
+def _read(plan: Plan, item: Done) -> int:
+    """Bytes that the comparison touches."""
+    written = item.step.numbers(item.made.rank) * ITEM_BYTES[CODES[plan.dtype]]
+    return bytes_of(item.step.group()) + written
 
 
 def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
@@ -120,7 +129,8 @@ def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
     members = len({piece.owner for piece in item.step.pieces})
     error = gap / norm if made.norm > 0 else 0.0
     found = shares(item.step, made)
-    return Row(item.step.target.key, members, made.rank, made.norm, made.cut, error, found)
+    key = item.step.target.key
+    return Row(key, members, made.rank, item.dense, made.norm, made.cut, error, found)
 
 
 def release(plan: Plan) -> None:

@@ -144,7 +144,7 @@ fn along(group: &Group<'_>, left: &Mat<f64>, right: &Mat<f64>) -> Vec<f64> {
 }
 
 /// Inner products of the members without their factors, from the Gram matrices of the stack.
-fn inner(group: &Group<'_>, grams: &Grams) -> Vec<f64> {
+pub(crate) fn inner(group: &Group<'_>, grams: &Grams) -> Vec<f64> {
     let (n, rank) = (group.members().len(), group.rank());
     let mut gram = vec![0.0; n * n];
     for i in 0..n {

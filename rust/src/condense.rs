@@ -17,6 +17,7 @@
 //! dense matrix.
 
 use std::ops::Range;
+use std::slice;
 
 use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
@@ -81,8 +82,7 @@ pub fn condense(
     check_rule(rule)?;
     let (cols, rank) = wanted(parts, rows, rule);
     check(parts, rows, cols, (rows + cols) * rank * dtype.size(), out.len())?;
-    let noise = fill(parts, rows, cols, scratch)?;
-    clean(parts, rows, noise, scratch)?;
+    fill(parts, rows, cols, scratch)?;
     approximate(parts, rows, rule, dtype, scratch, out)
 }
 
@@ -101,10 +101,13 @@ pub(crate) fn placed<'a>(part: &Part<'_, 'a>) -> impl Iterator<Item = Member<'a>
     part.group.members().iter().map(move |m| Member { row_start: start + m.row_start, ..*m })
 }
 
-/// Runs the programs into `scratch`, which gets `rows * cols` entries.  Returns the mean square per
-/// entry of the noise that programs want cleaned.
-fn fill(parts: &[Part<'_, '_>], rows: usize, cols: usize, scratch: &mut Vec<f32>) -> Result<f64> {
-    let mut noise = 0.0;
+/// Runs the programs into `scratch`, which gets `rows * cols` entries.
+pub(crate) fn fill(
+    parts: &[Part<'_, '_>],
+    rows: usize,
+    cols: usize,
+    scratch: &mut Vec<f32>,
+) -> Result<()> {
     scratch.resize(rows * cols, 0.0);
     let follows = |at: Option<usize>, part: &Part<'_, '_>| {
         at.filter(|at| *at == part.row_start).map(|at| at + part.group.rows())
@@ -116,25 +119,26 @@ fn fill(parts: &[Part<'_, '_>], rows: usize, cols: usize, scratch: &mut Vec<f32>
         let source = Factored::new(part.group, part.weights.clone())?;
         let range = part.row_start * cols..(part.row_start + part.group.rows()) * cols;
         let prepared = Prepared::new(&part.program, &source)?;
-        prepared.run(&mut scratch[range.clone()])?;
+        let values = &mut scratch[range];
+        prepared.run(values)?;
         if part.program.clean {
-            noise += prepared.noise(&scratch[range.clone()])? * range.len() as f64;
+            clean(part, prepared.noise(values)?, values)?;
         }
     }
-    Ok(noise / scratch.len().max(1) as f64)
+    Ok(())
 }
 
-/// Shrinks the singular values of the result by white noise; those of the leading directions where
-/// all would take too long: the others are below the noise as long as the deltas have the ranks
-/// that their factors have.
-fn clean(parts: &[Part<'_, '_>], rows: usize, noise: f64, scratch: &mut [f32]) -> Result<()> {
-    let cols = scratch.len() / rows.max(1);
+/// Shrinks the singular values of a part by white noise; those of the leading directions where all
+/// would take too long: the others are below the noise as long as the deltas have the ranks that
+/// their factors have.
+fn clean(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -> Result<()> {
+    let (rows, cols) = (part.group.rows(), part.group.cols());
     if noise <= 0.0 || rows * cols <= SMALL {
         return shrink::clean(scratch, rows, noise);
     }
     let dense = Dense { values: scratch, rows, cols };
-    let known: usize = parts.iter().map(|p| p.group.rank()).sum();
-    let basis = start(parts, cols, (known + SPARE).min(cols), usize::MAX)?;
+    let known = part.group.rank();
+    let basis = start(slice::from_ref(part), cols, (known + SPARE).min(cols), usize::MAX)?;
     let (found, square) = dense.times(&basis);
     if !(square.is_finite() && square > 0.0) {
         return Ok(()); // the caller sees it, too
@@ -150,8 +154,8 @@ fn clean(parts: &[Part<'_, '_>], rows: usize, noise: f64, scratch: &mut [f32]) -
         return Ok(());
     }
     let scale = square.sqrt() / size;
-    let part = |j: usize| if full[j] > 0.0 { less[j] / full[j] * scale } else { 0.0 };
-    let scaled = Mat::from_fn(left.width, left.width, |i, j| turn[(i, j)] * part(j));
+    let gain = |j: usize| if full[j] > 0.0 { less[j] / full[j] * scale } else { 0.0 };
+    let scaled = Mat::from_fn(left.width, left.width, |i, j| turn[(i, j)] * gain(j));
     let left = left.times(&(scaled * turn.transpose()));
     scratch.par_chunks_mut(TILE * cols).zip(left.ranges().collect::<Vec<_>>()).for_each(
         |(out, rows)| {
@@ -254,7 +258,14 @@ pub fn sketch(scratch: &[f32], cols: usize, right: &Stream, left: &Stream) -> Ve
     crate::probe::sketch_dense(scratch, cols, right, left)
 }
 
-fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize, need: usize, has: usize) -> Result<()> {
+/// Refuses parts that do not fit, an output of less than `need` bytes, and bad input.
+pub(crate) fn check(
+    parts: &[Part<'_, '_>],
+    rows: usize,
+    cols: usize,
+    need: usize,
+    has: usize,
+) -> Result<()> {
     let fits = |p: &Part<'_, '_>| {
         p.group.cols() == cols && p.row_start.checked_add(p.group.rows()).is_some_and(|e| e <= rows)
     };
@@ -341,7 +352,7 @@ impl Dense<'_> {
 }
 
 /// Sum of squares.
-fn square(values: &[f32]) -> f64 {
+pub(crate) fn square(values: &[f32]) -> f64 {
     dispatch::run(Square { values })
 }
 

@@ -6,6 +6,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::gram::check_finite;
 use crate::group::Group;
 use crate::tile::{TILE, down_tile, up_tile};
 use crate::{Error, Result};
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// Tiles of 256 rows run in parallel.
 ///
 /// # Errors
-/// [`Error::Shape`] if `out` or `rows` do not fit.
+/// [`Error::Shape`] if `out` or `rows` do not fit, [`Error::NonFinite`] for bad input.
 pub fn expand(group: &Group<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
     let (cols, rank) = (group.cols(), group.rank());
     if rows.start > rows.end || rows.end > group.rows() || out.len() != rows.len() * cols {
@@ -26,6 +27,7 @@ pub fn expand(group: &Group<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<
             got: format!("{rows:?} and {} entries", out.len()),
         });
     }
+    check_finite(group)?;
     if out.is_empty() {
         return Ok(());
     }

@@ -32,5 +32,6 @@ mod spectrum;
 mod stack;
 mod start;
 mod tile;
+pub mod whole;
 
 pub use error::{Error, Result};

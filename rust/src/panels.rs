@@ -21,7 +21,7 @@ use crate::spectrum::Spectrum;
 use crate::tile::{Real, TILE, pieces};
 
 /// Relative square below which a direction is rounding noise of f32 values.
-const DEPENDENT: f64 = 1e-9;
+const DEPENDENT: f64 = 1e-13;
 /// The same where the Gram matrix is made of f32 products, with room for three digits.
 pub(crate) const DIM: f64 = 1e-4;
 /// Tiles per parallel job of a Gram matrix; jobs are folded in order.

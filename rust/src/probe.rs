@@ -104,13 +104,15 @@ pub(crate) fn sketch_dense(values: &[f32], cols: usize, right: &Stream, left: &S
     sum
 }
 
-fn signs(stream: &Stream, first: usize, count: usize) -> Vec<f32> {
+/// Random signs of `count` rows or columns from `first` on, `PROBES` each.
+pub(crate) fn signs(stream: &Stream, first: usize, count: usize) -> Vec<f32> {
     let mut words = vec![0u32; count * PROBES];
     stream.fill((first * PROBES) as u64, &mut words);
     words.iter().map(|w| if w >> 31 == 0 { 1.0 } else { -1.0 }).collect()
 }
 
-fn add_left(sum: &mut [f64], rows: &[f32], left: &Stream, first: usize) {
+/// Adds `Z^T rows` for `rows` of `PROBES` numbers from `first` on.
+pub(crate) fn add_left(sum: &mut [f64], rows: &[f32], left: &Stream, first: usize) {
     let signs = signs(left, first, rows.len() / PROBES);
     for (row, signs) in rows.chunks_exact(PROBES).zip(signs.chunks_exact(PROBES)) {
         for (i, sign) in signs.iter().enumerate() {

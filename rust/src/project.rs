@@ -188,6 +188,7 @@ fn on_entries<T>(
 ) -> Result<T> {
     let members = part.group.members();
     let (p, q) = (bases.left.size(), bases.right.size());
+    let (left, right) = bases.decided();
     let (_, down_scale) = bases.stack.scales();
     let cols = if space == Space::Core { q } else { part.group.cols() };
     let mut coefficients = Vec::with_capacity(members.len());
@@ -196,9 +197,9 @@ fn on_entries<T>(
         // Cores are products of coefficients; otherwise the stored down side takes its balance.
         let scale = |a: usize| if space == Space::Core { 1.0 } else { down_scale[a] };
         let up = (0..p).flat_map(|j| columns.clone().map(move |a| (a, j)));
-        let up: Vec<f32> = up.map(|(a, j)| (bases.left.dual[(a, j)] * scale(a)) as f32).collect();
+        let up: Vec<f32> = up.map(|(a, j)| (left[(a, j)] * scale(a)) as f32).collect();
         let down = columns.flat_map(|a| (0..q).map(move |j| (a, j)));
-        let down: Vec<f32> = down.map(|(a, j)| bases.right.dual[(a, j)] as f32).collect();
+        let down: Vec<f32> = down.map(|(a, j)| right[(a, j)] as f32).collect();
         coefficients.push((bytes(&up)?, bytes(&down)?));
     }
     let mut small = Vec::with_capacity(members.len());

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 #![allow(clippy::needless_pass_by_value)] // functions called from Python own what they extract
 
+mod job;
 mod programs;
+mod results;
 mod spaces;
 mod verbs;
 
@@ -13,10 +15,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
-use crate::account::Account;
+use self::job::{RawJob, Written, written};
 use crate::dtype::{Dtype, Matrix};
 use crate::group::{Group, Member};
-use crate::recompress::{Recompressed, Rule};
 use crate::rng::Stream;
 use crate::{Error, dense, expand, gram, header, probe, recompress};
 
@@ -75,6 +76,18 @@ fn borrow_floats(buffer: &mut PyBuffer<f32>) -> Result<&mut [f32], Error> {
     Ok(unsafe {
         std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<f32>(), buffer.item_count())
     })
+}
+
+fn borrow_values(buffer: &PyBuffer<f32>) -> Result<&[f32], Error> {
+    if !buffer.is_c_contiguous() {
+        return Err(Error::Shape {
+            what: "buffer",
+            expected: "contiguous float32".into(),
+            got: "a strided buffer".into(),
+        });
+    }
+    // SAFETY: as above; PyBuffer has checked item type and alignment.
+    Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<f32>(), buffer.item_count()) })
 }
 
 fn borrow_doubles(buffer: &PyBuffer<f64>) -> Result<&[f64], Error> {
@@ -185,56 +198,17 @@ fn py_gram(
     enter(py, threads, || all(views(&groups)?.par_iter().map(gram::gram).collect()))
 }
 
-/// Rank, norm, rounding, relative error, inner products of the members, and of the result with them.
-type Written = (usize, f64, f64, f64, Vec<f64>, Vec<f64>);
-
-fn written((done, account): (Recompressed, Account)) -> Written {
-    let Recompressed { rank, norm, rounding, relative_error } = done;
-    (rank, norm, rounding, relative_error, account.gram, account.along)
-}
-
-/// Refuses a list that has not one item per group.
-fn same(what: &'static str, item: &str, groups: usize, items: usize) -> Outcome<()> {
-    if groups == items {
-        return Ok(());
-    }
-    let expected = format!("one {item} per group");
-    let got = format!("{groups} groups, {items} items");
-    Err((None, Error::Shape { what, expected, got }))
-}
-
-/// New factors of every group into its range of `out`.
-///
-/// Returns (rank, norm, rounding, relative error, gram, along) of each.
+/// New factors of every group into its range of the job's arena.
 #[pyfunction]
-#[pyo3(
-    name = "recompress",
-    signature = (groups, out, offsets, *, dtype, rank=None, energy=None, max_error=None,
-                 alpha=None, threads=None)
-)]
-#[allow(clippy::too_many_arguments)] // the signature Python sees
-fn py_recompress(
-    py: Python<'_>,
-    groups: Vec<RawGroup>,
-    mut out: Bytes,
-    offsets: Vec<usize>,
-    dtype: String,
-    rank: Option<usize>,
-    energy: Option<f64>,
-    max_error: Option<f64>,
-    alpha: Option<f64>,
-    threads: Option<usize>,
-) -> PyResult<Vec<Written>> {
-    enter(py, threads, || {
-        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
-        let rule = Rule { rank, energy, max_error, alpha };
-        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
+#[pyo3(name = "recompress")]
+fn py_recompress(py: Python<'_>, groups: Vec<RawGroup>, mut job: RawJob) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
+        let (rule, dtype, rooms) = job.open(groups.len())?;
         let groups = views(&groups)?;
-        same("offsets", "range of `out`", groups.len(), outs.len())?;
-        let one = |(group, out): (&Group<'_>, &mut [u8])| {
-            Ok(written(recompress::accounted(group, &rule, dtype, out)?))
+        let one = |(group, room): (&Group<'_>, &mut [u8])| {
+            Ok(written(recompress::accounted(group, &rule, dtype, room)?, vec![]))
         };
-        all(groups.par_iter().zip(outs).map(one).collect())
+        all(groups.par_iter().zip(rooms).map(one).collect())
     })
 }
 
@@ -269,7 +243,7 @@ fn py_expand(
 ) -> PyResult<()> {
     enter(py, threads, || {
         let mut run = || expand::expand(&group.view()?, start..stop, borrow_floats(&mut out)?);
-        run().map_err(|e| (None, e))
+        run().map_err(|e| (Some(0), e))
     })
 }
 
@@ -347,6 +321,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(programs::run_program, module)?)?;
     module.add_function(wrap_pyfunction!(programs::program_gram, module)?)?;
     module.add_function(wrap_pyfunction!(programs::condense, module)?)?;
+    module.add_function(wrap_pyfunction!(programs::py_whole, module)?)?;
+    module.add_function(wrap_pyfunction!(results::approximate, module)?)?;
     module.add_function(wrap_pyfunction!(programs::kept, module)?)?;
     module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;

@@ -24,7 +24,7 @@ use crate::dtype::Dtype;
 use crate::gram::{Grams, check_finite, factor_grams};
 use crate::group::Group;
 use crate::sink::Sink;
-use crate::spectrum::Spectrum;
+use crate::spectrum::{NOISE, Spectrum};
 use crate::stack::{GROWTH, Stack};
 use crate::{Error, Result};
 
@@ -116,6 +116,25 @@ impl Basis {
     pub(crate) fn size(&self) -> usize {
         self.turn.ncols()
     }
+
+    /// `dual` for programs: zero where a member has nothing but rounding along a direction, which
+    /// would have a vote there.
+    fn decided(&self, group: &Group<'_>, other: &[f64]) -> Mat<f64> {
+        let (mut dual, rank) = (self.dual.clone(), group.rank());
+        let gram = MatRef::from_column_major_slice(other, rank, rank);
+        for member in 0..group.members().len() {
+            let (start, n) = (group.columns(member).start, group.columns(member).len());
+            let own = self.dual.subrows(start, n);
+            let image = gram.submatrix(start, start, n, n) * own;
+            let square = |j: usize| (own.col(j).transpose() * image.col(j)).max(0.0);
+            let squares: Vec<f64> = (0..self.size()).map(square).collect();
+            let floor = NOISE * NOISE * squares.iter().sum::<f64>();
+            for (j, _) in squares.iter().enumerate().filter(|(_, square)| **square <= floor) {
+                dual.submatrix_mut(start, j, n, 1).fill(0.0);
+            }
+        }
+        dual
+    }
 }
 
 /// Both bases of a group.
@@ -153,6 +172,13 @@ impl<'g, 'a> Bases<'g, 'a> {
             Basis { turn: Mat::zeros(rank, 0), dual: Mat::zeros(rank, 0) }
         };
         Ok(Self { stack, left, right })
+    }
+
+    /// The coefficients of the stack's columns in both bases, for programs: `R x p`, `R x q`.
+    pub(crate) fn decided(&self) -> (Mat<f64>, Mat<f64>) {
+        let group = self.stack.group();
+        let left = self.left.decided(group, &self.stack.down);
+        (left, self.right.decided(group, &self.stack.up))
     }
 
     /// `p x q` of a member, its factor included.

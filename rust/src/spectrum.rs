@@ -8,7 +8,7 @@ use crate::stack::Stack;
 use crate::{Error, Result};
 
 /// Relative norm below which a tail of singular values is rounding noise of f32 factors.
-const NOISE: f64 = 2e-7;
+pub(crate) const NOISE: f64 = 2e-7;
 /// Relative error of a cut, and share of the largest square of the smallest kept one, above which
 /// Gram matrices with errors of 1e-7 give the optimal error to six digits.
 const COARSE: f64 = 1e-3;

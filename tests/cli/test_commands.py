@@ -21,7 +21,8 @@ INPUT = {
     "ranks", "dtypes", "skipped", "notes",
 }  # fmt: skip
 OUTPUT = {
-    "path", "file", "size", "dialect", "dtype", "architecture", "targets", "ranks", "cut",
+    "path", "file", "size", "dialect", "dtype", "architecture", "targets", "ranks", "dense",
+    "cut",
 }  # fmt: skip
 
 
@@ -85,6 +86,26 @@ def test_merge_into_other_dialects(run: Run) -> None:
     assert run("merge", "a.safetensors", "-o", "d.safetensors", *more).code == 0
     found = loramix.inspect("d.safetensors")
     assert (found.dialect, found.dtypes) == ("diffusers", {"BF16": 8})
+
+
+def test_dense(run: Run) -> None:
+    args = ("merge", "a.safetensors", "b.safetensors", "--method", "ties", "--dense", "-o")
+    done = run(*args, "t.safetensors")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    words = " ".join(done.out.split())
+    facts = loramix.inspect("t.safetensors")
+    assert "4 dense, 4 targets" in words
+    assert " rank " not in words.partition("wrote")[2]
+    assert set(facts.ranks) == {row["rank"] for row in json.loads(
+        run(*args, "j.safetensors", "--json").out
+    )["rows"]}  # fmt: skip
+    report = json.loads(run(*args, "t.safetensors", "--json").out)
+    assert (report["output"]["ranks"], report["output"]["dense"]) == (None, 4)
+    assert report["output"]["size"] == Path("t.safetensors").stat().st_size
+    assert all(row["dense"] and row["cut"] == 0 for row in report["rows"])
+    assert "dense" in run("inspect", "t.safetensors").out
+    assert run("resize", "t.safetensors", "-o", "r.safetensors", "--rank", "2").code == 0
 
 
 def test_skip_and_architecture(run: Run) -> None:

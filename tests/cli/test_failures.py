@@ -36,6 +36,8 @@ OUT = ("-o", "out.safetensors")
         ("merge", "a.safetensors", *OUT, "--energy", "2"),
         ("merge", "a.safetensors", *OUT, "--energy", "0.9", "--max-error", "0.1"),
         ("merge", "a.safetensors", *OUT, "--dtype", "f8"),
+        ("merge", "a.safetensors", *OUT, "--dense", "--rank", "4"),
+        ("merge", "a.safetensors", *OUT, "--dense", "--dialect", "diffusers"),
         ("merge", "a.safetensors", *OUT, "--dialect", "nonsense"),
         ("merge", "a.safetensors", *OUT, "--threads", "0"),
         ("merge", "a.safetensors", *OUT, "--floor", "0.5"),

@@ -27,9 +27,10 @@ from formats.builders import (
     total,
 )
 
-from loramix import Adapter, FormatError, ParamError, ShapeError, load, merge
+from loramix import Adapter, FormatError, ParamError, ShapeError, _core, load, merge
 from loramix.formats.layout import LAYOUTS, Layout, Module, load_layout
 from loramix.groups import align
+from loramix.types import Group
 
 NETWORK = {"sd15": "unet", "sdxl": "unet", "flux1": "transformer"}
 DIGIT = re.compile(r"\.(\d+)\.")
@@ -370,6 +371,69 @@ def test_rank_zero_is_absent(tmp_path: Path) -> None:
     assert adapter.coverage.notes == ("1 pairs of rank 0: absent",)
 
 
+# --- dense differences ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape", [(4, 7), (7, 4), (5, 5), (4, 3, 3, 3), (30, 3, 3, 3), (6, 2, 1, 1)]
+)
+def test_a_dense_difference_is_a_delta_of_full_rank(
+    shape: tuple[int, ...], dtype: type, tmp_path: Path
+) -> None:
+    delta = np.random.default_rng(1).normal(size=shape).astype(dtype)
+    tensors = {"lora_unet_x.diff": delta} | spell("y", pair(4, 5, 2, 1), "AB", (4, 5))
+    adapter = read(Built(tensors, {}), tmp_path)
+    target, factors = next(pair for pair in adapter.targets.items() if "x" in pair[0].key)
+    rows, cols = shape[0], int(np.prod(shape[1:]))
+    assert (target.shape, factors.rank, factors.scale) == (shape, min(rows, cols), 1.0)
+    assert factors.up.shape == (rows, factors.rank, *(1,) * (len(shape) - 2))
+    assert factors.down.shape == (factors.rank, *shape[1:])
+    (stored,) = factors.stored
+    assert bytes(stored.data) == delta.tobytes()
+    # The other side is an identity, whatever its type.
+    expected = np.zeros((rows, cols), dtype=np.float32)
+    _core.expand(Group(target, (factors,), (0,)).raw(), 0, rows, expected.reshape(-1))
+    assert np.array_equal(expected, delta.reshape(rows, cols).astype(np.float32))
+    assert adapter.coverage.notes == ()
+
+
+def test_identities_are_shared(tmp_path: Path) -> None:
+    tensors = {f"lora_unet_{i}.diff": np.ones((40, 30), dtype=np.float32) for i in range(3)}
+    adapter = read(Built(tensors, {}), tmp_path)
+    assert len({id(factors.down.data) for factors in adapter.targets.values()}) == 1
+
+
+def test_alpha_of_a_dense_difference_is_noted(tmp_path: Path) -> None:
+    tensors = {"x.diff": np.ones((3, 4), dtype=np.float32), "x.alpha": np.array(7.0)}
+    adapter = read(Built(tensors, {}), tmp_path)
+    assert [f.scale for f in adapter.targets.values()] == [1.0]
+    assert adapter.coverage.notes == (
+        "1 dense differences have an alpha, which no client reads: ignored",
+    )
+
+
+@pytest.mark.parametrize("more", ["pair", "up", "scale"])
+def test_a_dense_difference_beside_other_factors_is_refused(more: str, tmp_path: Path) -> None:
+    tensors: Tensors = {"x.diff": np.ones((4, 5), dtype=np.float32), "x.scale": np.array(0.5)}
+    if more != "scale":
+        del tensors["x.scale"]
+        tensors |= spell("x", pair(4, 5, 2, 1), ".lora_{}.weight", (4, 5))
+    if more == "up":
+        del tensors["x.lora_down.weight"]
+    with pytest.raises(FormatError, match=r"x\.\S+ belongs to a module that has a dense diff"):
+        read(Built(tensors, {}), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(5,), (), (0, 5), (5, 0)])
+def test_the_difference_of_a_norm_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
+    built = Built(good | {"norm.diff": np.ones(shape, dtype=np.float32)}, {})
+    with pytest.raises(ShapeError, match=r"norm\.diff has shape .* a norm or a bias is not"):
+        read(built, tmp_path)
+    assert len(load(tmp_path / "adapter.safetensors", skip=["norm.*"]).targets) == 1
+
+
 # --- scales --------------------------------------------------------------------------------------
 
 
@@ -474,7 +538,6 @@ FAMILIES = {
     "a.ia3_l": r"\(IA\)3",
     "lora_unet_a.on_input": r"\(IA\)3",
     "lora_unet_a.a1.weight": "GLoRA",
-    "lora_unet_a.diff": "full difference",
     "lora_unet_a.diff_b": "full difference",
     "a.set_weight": "full difference",
     "lora_unet_a.w_norm": "norm delta",

@@ -31,10 +31,12 @@ from formats.builders import (
     total,
 )
 from safetensors import safe_open
+from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 
-from loramix import FormatError, Merged, Output, OutputError, load, merge, save
+from loramix import FormatError, Merged, Output, OutputError, combine, load, merge, save
 from loramix.formats.layout import LAYOUTS, Layout, Module, load_layout
+from loramix.groups import align
 
 NETWORK = {"sd15": "unet", "sdxl": "unet", "flux1": "transformer"}
 DIALECTS = ("kohya", "diffusers", "peft")
@@ -241,6 +243,40 @@ def test_overflow_names_the_target(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"unet\.x.*bf16"):
         merge([source], output=Output(dtype="f16"), path=path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors"]
+
+
+# --- dense differences ---------------------------------------------------------------------------
+
+
+def test_dense_differences_of_fused_and_swapped_weights(tmp_path: Path) -> None:
+    layout = load_layout("flux1")
+    block = "transformer_blocks.0.attn.to_"
+    chosen = {f"{block}q", f"{block}v", "norm_out.linear"}
+    sources = [diffusers(layout, lambda m: m.name in chosen, 2, seed) for seed in (1, 2)]
+    files = [s.save(tmp_path / f"{i}.safetensors") for i, s in enumerate(sources)]
+    stack = [load(file, architecture="flux1") for file in files]
+    path = tmp_path / "out.safetensors"
+    merge(stack, "ties", output=Output(dense=True, dialect="kohya"), path=path)
+    tensors = load_numpy(path)
+    fused = "lora_unet_double_blocks_0_img_attn_qkv.diff"
+    swapped = "lora_unet_final_layer_adaLN_modulation_1.diff"
+    assert tensors.keys() == {fused, swapped}
+    expected = {
+        name: combine([s.truth[f"transformer.{name}"][0].dense() for s in sources], "ties")
+        for name in chosen
+    }
+    query, key, value = np.split(tensors[fused], 3)
+    assert not key.any()
+    norm_out = np.roll(tensors[swapped], len(tensors[swapped]) // 2, axis=0)
+    for name, got in ((f"{block}q", query), (f"{block}v", value), ("norm_out.linear", norm_out)):
+        far = np.linalg.norm(got - expected[name]) / np.linalg.norm(expected[name])
+        assert far < 1e-5, name
+    # Beside an adapter that has the parts apart, the rows of the fused weight are its parts.
+    again = load(path)
+    apart = {g.target.key: g for g in align([again, stack[0]], split=False)}
+    for name, rows in ((f"{block}q", query), (f"{block}k", key), (f"{block}v", value)):
+        assert bytes(apart[f"transformer.{name}"].members[0].up.data) == rows.tobytes()
+    assert bytes(apart["transformer.norm_out.linear"].members[0].up.data) == norm_out.tobytes()
 
 
 # --- strings -------------------------------------------------------------------------------------

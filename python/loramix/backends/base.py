@@ -1,4 +1,4 @@
-"""What the package asks of a device: six verbs, on whole batches of groups.
+"""What the package asks of a device: seven verbs, on whole batches of groups.
 
 No method and no step knows which backend carries it out.  All give equal masks and decisions for
 equal float32 deltas, and values that agree to 1e-5 relative.
@@ -13,20 +13,20 @@ import numpy.typing as npt
 
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawGroup, RawStep, Site
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Where new factors go, and by which rule.
+    """Where new factors or dense results go, and by which rule.
 
     Attributes
     ----------
-    arena : bytes that the factors are written to, up and then down of every step.
+    arena : bytes that are written: up and then down of every step, or its entries row by row.
     offsets : where each step's room starts, and the end.
     dtype : element type written, as in a safetensors header.
-    rank, energy, max_error : see `Output`.
-    alpha : written for readers that multiply by alpha / rank; None: by one.
+    rank, energy, max_error : see `Output`; for factors.
+    alpha : written for readers that multiply by alpha / rank; None: by one; for factors.
     threads : of the CPU; None for all cores.
     """
 
@@ -46,10 +46,10 @@ class Factored:
 
     Attributes
     ----------
-    rank : of the factors.
+    rank : of the factors; the smaller side of a dense result.
     norm : Frobenius norm of what was meant.
     rounding : norm that rounding errors are relative to.
-    cut : relative error of the cut to that rank.
+    cut : relative error of the cut to that rank; 0 for a dense result.
     gram : (n, n) inner products of the step's members ``up @ down``, scales left out.
     along : (n,) inner products of the cut result with them.
     sketch : ``Z^T M X`` of what was meant, for the check of the file; empty for sums, which can be
@@ -123,6 +123,19 @@ class Backend(Protocol):
         self, steps: Sequence[RawStep], program: Program, space: Space, job: Job
     ) -> list[Factored]:
         """Run a program on every step and write factors of its result."""
+        ...
+
+    def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
+        """Run a program on the deltas of every step and write its result, rows x cols row-major.
+
+        Rows that no part has are zeros.
+        """
+        ...
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """Write factors of results (rows, cols) that were made of the steps elsewhere."""
         ...
 
     def recompress(

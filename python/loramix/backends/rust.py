@@ -1,6 +1,6 @@
 """The kernels of the package itself: all cores of a CPU."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from loramix.arrays import bytes_of, from_f32, matrix_shape
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawFactored, RawGroup, RawStep, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,19 @@ class RustBackend:
     ) -> list[Factored]:
         """One dense result per thread in the space of weights, none in the others."""
         if space == "weight":
-            found = _core.condense(steps, program, job.arena, job.offsets, **_rule(job))
-        else:
-            found = _core.project(steps, program, space, job.arena, job.offsets, **_rule(job))
-        return [_sketched(one) for one in found]
+            return _factored(_core.condense(steps, program, job))
+        return _factored(_core.project(steps, program, space, job))
+
+    def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
+        """One f32 result per thread; 2 rows cols (R + 8) flops for the account of it."""
+        return _factored(_core.whole(steps, program, job))
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """As `condense` does it with the results of programs."""
+        dense = [np.ascontiguousarray(one, dtype=np.float32) for one in results]
+        return _factored(_core.approximate(steps, dense, job))
 
     def recompress(
         self,
@@ -70,14 +79,10 @@ class RustBackend:
         mixed: Sequence[Mixed] | None = None,
     ) -> list[Factored]:
         """Through the Gram matrices of the stacks, see `DESIGN.md`."""
-        rule = _rule(job)
         if mixed is None:
-            plain = _core.recompress(groups, job.arena, job.offsets, **rule)
-            return [Factored(*f[:4], _square(f[4]), np.array(f[5])) for f in plain]
+            return _factored(_core.recompress(groups, job))
         pairs = [(np.ascontiguousarray(m.left), np.ascontiguousarray(m.right)) for m in mixed]
-        keys = [m.key for m in mixed]
-        found = _core.recompress_mixed(groups, pairs, keys, job.arena, job.offsets, **rule)
-        return [_sketched(one) for one in found]
+        return _factored(_core.recompress_mixed(groups, pairs, [m.key for m in mixed], job))
 
     def run(
         self,
@@ -102,22 +107,8 @@ class RustBackend:
         return from_f32(out.reshape(tuple(deltas[0].shape)), deltas[0])
 
 
-def _rule(job: Job) -> Mapping[str, Any]:
-    return {
-        "dtype": job.dtype,
-        "rank": job.rank,
-        "energy": job.energy,
-        "max_error": job.max_error,
-        "alpha": job.alpha,
-        "threads": job.threads,
-    }
-
-
-def _sketched(
-    found: tuple[int, float, float, float, list[float], list[float], list[float]],
-) -> Factored:
-    rank, norm, rounding, cut, sketch, gram, along = found
-    return Factored(rank, norm, rounding, cut, _square(gram), np.array(along), tuple(sketch))
+def _factored(found: Sequence[RawFactored]) -> list[Factored]:
+    return [Factored(*row[:4], _square(row[4]), np.array(row[5]), tuple(row[6])) for row in found]
 
 
 def _square(flat: Sequence[float]) -> F64:

@@ -16,10 +16,18 @@ from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.backends.torch_condense import check_rule
 from loramix.backends.torch_device import device_of, full_precision, narrow, refuse, single
 from loramix.backends.torch_factors import Bases, Stack, refuse_non_finite
-from loramix.backends.torch_steps import check_program, condensed, parts_of, recompressed, written
+from loramix.backends.torch_steps import (
+    approximated,
+    check_program,
+    condensed,
+    parts_of,
+    recompressed,
+    whole,
+    written,
+)
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawStep, Site
+from loramix.types import F32, F64, RawGroup, RawStep, Site
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -93,6 +101,27 @@ class TorchBackend:
                 condensed(step, parts_of(step, number, program, space, self.device), job, number)
                 for number, step in enumerate(steps)
             ]
+        return written(made, job)
+
+    def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
+        """One dense result at a time; its account in f64."""
+        with full_precision():
+            return [
+                whole(step, parts_of(step, number, program, "weight", self.device), job, number)
+                for number, step in enumerate(steps)
+            ]
+
+    def approximate(
+        self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
+    ) -> list[Factored]:
+        """As `condense` does it with the results of programs."""
+        check_rule(job)
+        made = []
+        with full_precision():
+            for number, (step, result) in enumerate(zip(steps, results, strict=True)):
+                parts = parts_of(step, number, Program(), "weight", self.device)
+                dense = torch.from_numpy(result).to(self.device)
+                made.append(approximated(step, parts, dense, job, number))
         return written(made, job)
 
     def recompress(

@@ -9,7 +9,7 @@ factorisations instead.  Both products over M are f32, everything else is f64.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from loramix.backends import torch_draws as draws
 from loramix.backends.base import Job
 from loramix.backends.torch_device import narrow, refuse, wide
 from loramix.backends.torch_programs import norm_of
-from loramix.types import F64, RawGroup
+from loramix.types import F64, ITEM_BYTES, RawGroup
 
 PROBES = 8
 """Random vectors on either side of a sketch."""
@@ -197,10 +197,24 @@ def encode(groups: Sequence[RawGroup], job: Job) -> list[tuple[int, float, float
     -------
     (rank, norm, rounding, relative error) of each, see `_core.recompress`.
     """
-    written = _core.recompress(
-        groups, job.arena, job.offsets, dtype=job.dtype, alpha=job.alpha, threads=job.threads
-    )
-    return [row[:4] for row in written]
+    whole = replace(job, rank=None, energy=None, max_error=None)
+    return [row[:4] for row in _core.recompress(groups, whole)]
+
+
+def encode_dense(dense: torch.Tensor, job: Job, number: int) -> None:
+    """Write the entries of a step into the arena, row by row.
+
+    Raises
+    ------
+    CoreError : ``overflow``, the type is too small.
+    """
+    raw = dense.cpu().numpy().reshape(-1).view(np.uint8)
+    start = job.offsets[number]
+    out = job.arena[start : start + dense.numel() * ITEM_BYTES[job.dtype]]
+    try:
+        _core.dense_combine([("F32", raw)], [1.0], out, dtype=job.dtype, threads=job.threads)
+    except _core.CoreError as error:
+        refuse(error.args[0], error.args[1], number)
 
 
 def check_rule(job: Job) -> None:

@@ -27,6 +27,9 @@ _DEPENDENT = 1e-12
 """Share of the largest square up to which a direction of a basis is rounding noise: f64 inner
 products of a thousand entries have noise of 1e-13."""
 
+_NOISE = 2e-7
+"""Share of a delta along a direction that is rounding noise of f32 factors."""
+
 
 class Stack:
     """The members of a group side by side, their factors left out.
@@ -111,6 +114,11 @@ class Stack:
         each = ((self.up.T @ left) * (self.down @ right.T)).sum(1)
         return self.sums(each.cpu().numpy())
 
+    def along_dense(self, dense: torch.Tensor) -> F64:
+        """``<dense, up_i @ down_i>``, for a (rows, cols) f64."""
+        each = ((dense @ self.down.T) * self.up).sum(0)
+        return self.sums(each.cpu().numpy())
+
 
 def _check(member: RawMember, group_rows: int, number: int) -> None:
     factor, first, rows = member[5:]
@@ -162,6 +170,7 @@ class Bases:
     left, right : (R, p), (R, q): the bases are ``up @ (up_scale * left)`` and
         ``down.T @ (down_scale * right)``.
     left_dual, right_dual : (R, p), (R, q) coefficients of the scaled columns in the bases.
+    grams : (R, R) each, inner products of the scaled columns of up and of the rows of down.
 
     References
     ----------
@@ -181,6 +190,7 @@ class Bases:
         if not (np.isfinite(up_gram).all() and np.isfinite(down_gram).all()):
             refuse("overflow", "a result too large for F64", number)
         sizes = np.abs(weights) / max(float(np.abs(weights).max(initial=0.0)), 1e-300)
+        self.grams = up_gram, down_gram
         self.left, self.left_dual = _basis(up_gram, down_gram, stack.columns, sizes)
         self.right, self.right_dual = _basis(down_gram, up_gram, stack.columns, sizes)
 
@@ -192,16 +202,15 @@ class Bases:
         """(q, cols) f64, rows are the vectors."""
         return torch.from_numpy((self.down_scale[:, None] * self.right).T).to(stack.up) @ stack.down
 
-    def coefficients(self, stack: Stack) -> list[tuple[F64, F64, F64]]:
-        """Every delta in the bases, in three matrices.
+    def decided(self, stack: Stack) -> tuple[F64, F64]:
+        """Both duals for programs, (R, p) and (R, q).
 
-        The first, (p, r), times the stored down is the delta in the left basis; the second, (p, r),
-        times the third, (r, q), is its core.
+        They are zero where a delta has nothing but rounding along a direction: noise would have a
+        vote there.
         """
-        each = [
-            (self.left_dual[c].T, self.down_scale[c], self.right_dual[c]) for c in stack.columns
-        ]
-        return [(up * scale, up, down) for up, scale, down in each]
+        up, down = self.grams
+        left = _decided(self.left_dual, down, stack.columns)
+        return left, _decided(self.right_dual, up, stack.columns)
 
     def cores(self, stack: Stack) -> Cores:
         """For a caller whose up stack holds the factors."""
@@ -209,13 +218,22 @@ class Bases:
         beside = np.divide(
             self.up_scale, factors, out=np.zeros_like(factors), where=self.up_scale != 0
         )
-        each = [up @ down for _, up, down in self.coefficients(stack)]
+        each = [self.left_dual[c].T @ self.right_dual[c] for c in stack.columns]
         shape = (len(each), self.left.shape[1], self.right.shape[1])
         return Cores(
             beside[:, None] * self.left,
             self.down_scale[:, None] * self.right,
             np.array(each, dtype=np.float64).reshape(shape),
         )
+
+
+def _decided(dual: F64, other: F64, columns: Sequence[slice]) -> F64:
+    """Zero where a member has nothing but rounding along a direction; see `Bases.decided`."""
+    dual = dual.copy()
+    for own in columns:
+        squares = np.einsum("aj,ab,bj->j", dual[own], other[own, own], dual[own])
+        dual[own, squares <= _NOISE**2 * squares.sum()] = 0.0
+    return dual
 
 
 def _basis(gram: F64, other: F64, columns: Sequence[slice], sizes: F64) -> tuple[F64, F64]:

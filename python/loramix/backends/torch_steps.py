@@ -55,19 +55,29 @@ class Part:
         if self.bases is None:
             return stack.deltas()
         found = []
-        for columns, (stored, up, down) in zip(
-            stack.columns, self.bases.coefficients(stack), strict=True
-        ):
+        left, right = self.bases.decided(stack)
+        for c in stack.columns:
             if self.both:
-                pair = torch.from_numpy(up), torch.from_numpy(down)
+                pair = torch.from_numpy(left[c].T), torch.from_numpy(right[c])
             else:
-                pair = torch.from_numpy(stored), stack.down[columns]
+                scale = self.bases.down_scale[c]
+                pair = torch.from_numpy(left[c].T * scale), stack.down[c]
             found.append(narrow(pair[0], device) @ narrow(pair[1], device))
         return torch.stack(found)
 
     def run(self, values: torch.Tensor) -> torch.Tensor:
         """The program's result, but for its cleaning."""
         return programs.run(values, self.weights, self.program, self.site)
+
+    def dense(self) -> torch.Tensor:
+        """The program's result: (rows, cols) f32 where the entries are those of the deltas."""
+        values = self.values()
+        result = self.run(values)
+        return (
+            programs.shrunk(result, programs.noise(values, result))
+            if self.program.clean
+            else result
+        )
 
     def pair(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The result as a pair (rows, P), (P, cols) f64, and the square of what it leaves out."""
@@ -178,45 +188,82 @@ class Made:
 
 def condensed(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Made:
     """The result of a step, cut by the rule of the job."""
-    rows, cols, key, _ = step
-    rank = sum(part.stack.rank for part in parts)
-    largest = max(min(job.rank or rank, rows, cols), 1)
     if all(part.bases is None and not part.program.clean for part in parts):
-        spectrum, sketch = _dense(step, parts, largest, number)
-    else:
-        pairs = [part.pair() for part in parts]
-        up = pairs[0][0].new_zeros(rows, sum(p[0].shape[1] for p in pairs))
-        at = 0
-        for part, (left, _, _) in zip(parts, pairs, strict=True):
-            up[part.rows, at : at + left.shape[1]] = left
-            at += left.shape[1]
-        down = torch.cat([pair[1] for pair in pairs])
-        sketch = condense.sketch(up, down, key)
-        spectrum = condense.spectrum_of_pair(up, down, number)
-        spectrum = replace(spectrum, outside=sum(pair[2] for pair in pairs))
-    kept = spectrum.choose(job, largest, spectrum.norm)
+        return approximated(step, parts, _filled(step, parts), job, number)
+    rows, _, key, _ = step
+    pairs = [part.pair() for part in parts]
+    up = pairs[0][0].new_zeros(rows, sum(p[0].shape[1] for p in pairs))
+    at = 0
+    for part, (left, _, _) in zip(parts, pairs, strict=True):
+        up[part.rows, at : at + left.shape[1]] = left
+        at += left.shape[1]
+    down = torch.cat([pair[1] for pair in pairs])
+    spectrum = condense.spectrum_of_pair(up, down, number)
+    spectrum = replace(spectrum, outside=sum(pair[2] for pair in pairs))
+    return _cut(step, parts, spectrum, condense.sketch(up, down, key), job, number)
+
+
+def approximated(
+    step: RawStep, parts: Sequence[Part], dense: torch.Tensor, job: Job, number: int
+) -> Made:
+    """A dense result of a step, (rows, cols) f32, cut by the rule of the job.
+
+    Raises
+    ------
+    CoreError : ``shape``, another size than the step's; ``overflow``, no longer finite.
+    """
+    rows, cols, key, _ = step
+    if dense.shape != (rows, cols):
+        text = f"result: expected {rows} x {cols}, got {tuple(dense.shape)}"
+        refuse("shape", text, number)
+    norm = _norm_of(dense, number)
+    known = torch.cat([part.stack.down for part in parts])
+    spectrum = condense.spectrum_of_dense(dense, known, _largest(step, parts, job), norm)
+    return _cut(step, parts, spectrum, condense.sketch(dense, None, key), job, number)
+
+
+def _largest(step: RawStep, parts: Sequence[Part], job: Job) -> int:
+    """The rank that the rule allows."""
+    rows, cols, *_ = step
+    return max(min(job.rank or sum(part.stack.rank for part in parts), rows, cols), 1)
+
+
+def _cut(
+    step: RawStep,
+    parts: Sequence[Part],
+    spectrum: Spectrum,
+    sketch: tuple[float, ...],
+    job: Job,
+    number: int,
+) -> Made:
+    """What is written of a spectrum, and the account of it."""
+    rows, cols, *_ = step
+    kept = spectrum.choose(job, _largest(step, parts, job), spectrum.norm)
     left, right = spectrum.cut(kept) if kept else _zeros(parts[0].stack.up, rows, cols)
-    gram = np.zeros((0, 0))
-    for part in parts:
-        gram = _beside(gram, part.stack.inner())
+    gram = _inner(parts)
     along = [part.stack.along(left[part.rows], right) for part in parts]
     numbers = (spectrum.norm, spectrum.norm, spectrum.loss(kept) if kept else 0.0)
     group = condense.as_group(left, right, number)
     return Made(group, numbers, gram, np.concatenate(along), sketch)
 
 
-def _dense(
-    step: RawStep, parts: Sequence[Part], largest: int, number: int
-) -> tuple[Spectrum, tuple[float, ...]]:
-    """The spectrum and the sketch of a dense result."""
-    rows, cols, key, _ = step
+def _filled(step: RawStep, parts: Sequence[Part]) -> torch.Tensor:
+    """The results of the parts where they belong, (rows, cols) f32; zeros where none is."""
+    rows, cols = step[:2]
     dense = torch.zeros(rows, cols, dtype=torch.float32, device=parts[0].stack.device)
     for part in parts:
-        dense[part.rows] = part.run(part.values())
+        dense[part.rows] = part.dense()
+    return dense
+
+
+def whole(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Factored:
+    """The result of a step, every entry of it, written into the arena."""
+    dense = _filled(step, parts)
     norm = _norm_of(dense, number)
-    known = torch.cat([part.stack.down for part in parts])
-    spectrum = condense.spectrum_of_dense(dense, known, largest, norm)
-    return spectrum, condense.sketch(dense, None, key)
+    condense.encode_dense(dense, job, number)
+    along = np.concatenate([part.stack.along_dense(wide(dense[part.rows])) for part in parts])
+    sketch = condense.sketch(dense, None, step[2])
+    return Factored(min(dense.shape), norm, norm, 0.0, _inner(parts), along, sketch)
 
 
 def _norm_of(result: torch.Tensor, number: int) -> float:
@@ -232,10 +279,13 @@ def _zeros(like: torch.Tensor, rows: int, cols: int) -> tuple[torch.Tensor, torc
     return like.new_zeros(rows, 1), like.new_zeros(1, cols)
 
 
-def _beside(one: F64, two: F64) -> F64:
-    """Block diagonal: members of different rows have nothing in common."""
-    n, m = len(one), len(two)
-    return np.block([[one, np.zeros((n, m))], [np.zeros((m, n)), two]])
+def _inner(parts: Sequence[Part]) -> F64:
+    """Inner products of the members of all parts; those of different rows have none."""
+    gram = np.zeros((0, 0))
+    for part in parts:
+        n, m = len(gram), len(part.weights)
+        gram = np.block([[gram, np.zeros((n, m))], [np.zeros((m, n)), part.stack.inner()]])
+    return gram
 
 
 def recompressed(group: RawGroup, stack: Stack, mixed: Mixed | None, job: Job, number: int) -> Made:

@@ -32,6 +32,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     max_error: options.MaxError = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    dense: options.Dense = False,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
     seed: options.Seed = 0,
@@ -44,8 +45,8 @@ def merge(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Merge adapters into one adapter.
 
-    The result is exact unless --rank, --energy or --max-error asks for less, is measured
-    after writing, and gets its name only when it is right.
+    The result is exact unless --rank, --energy or --max-error asks for less, or no low rank
+    holds it (see --dense); it is measured after writing, and gets its name only when it is right.
     """
     import loramix
     from loramix.methods import method_of
@@ -54,7 +55,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
         message = "--floor is a part of --auto-strength: give both or none"
         raise ParamError(message)
     specs = [arguments.parse(text) for text in adapters]
-    rule = _rule(rank, energy, max_error, dtype=dtype, dialect=dialect)
+    rule = _rule(rank, energy, max_error, dtype=dtype, dialect=dialect, dense=dense)
     chosen = method_of(
         method, sparsify=sparsify, refine=cast("Level", refine), space=cast("Space", space)
     )
@@ -203,11 +204,14 @@ def _rule(
     *,
     dtype: str | None,
     dialect: str | None,
+    dense: bool = False,
 ) -> "Output":
     from loramix import Output
 
     kind = cast("Dtype | None", dtype)  # Output checks it
-    return Output(rank=rank, energy=energy, max_error=max_error, dtype=kind, dialect=dialect)
+    return Output(
+        rank=rank, energy=energy, max_error=max_error, dtype=kind, dialect=dialect, dense=dense
+    )
 
 
 def _open(

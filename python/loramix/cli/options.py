@@ -45,7 +45,8 @@ Refine = Annotated[
     str,
     typer.Option(
         metavar="LEVEL",
-        help="none, refine or full: keep what belongs to one adapter, orthogonalise the rest.",
+        help="none, refine or full: keep what belongs to one adapter, orthogonalise the rest; "
+        "refine-published, full-published: to the letter, for comparison (the latter is slow).",
     ),
 ]
 SpaceName = Annotated[
@@ -93,6 +94,14 @@ DialectName = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Dense = Annotated[
+    bool,
+    typer.Option(
+        "--dense",
+        help="Write results of full rank (of entry by entry methods) as they are, as dense "
+        "differences: nothing is lost, and the file is large. Kohya dialect only.",
+    ),
+]
 AutoStrength = Annotated[
     bool,
     typer.Option(

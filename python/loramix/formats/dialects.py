@@ -89,6 +89,7 @@ class Dialect:
     ----------
     name : as users write it.
     up, down : what follows the stem, dots included.
+    diff : the same of a dense difference; None if the dialect's clients read none.
     alpha : whether a scalar ``.alpha`` goes with every pair.
     fused : whether modules that the original model fuses are written fused.
     folder : whether the output is a folder with a config, as PEFT wants it.
@@ -99,6 +100,7 @@ class Dialect:
     name: str
     up: str
     down: str
+    diff: str | None
     alpha: bool
     fused: bool
     one_component: bool
@@ -149,19 +151,19 @@ _LORA_AB = (".lora_B.weight", ".lora_A.weight")
 _KOHYA = (".lora_up.weight", ".lora_down.weight")
 _ALL = (
     Dialect(
-        "kohya", *_KOHYA, alpha=True, fused=True, one_component=False, folder=False,
-        stem=_kohya_stem,
+        "kohya", *_KOHYA, diff=".diff", alpha=True, fused=True, one_component=False,
+        folder=False, stem=_kohya_stem,
     ),
     Dialect(
-        "diffusers", *_LORA_AB, alpha=False, fused=False, one_component=False, folder=False,
-        stem=_diffusers_stem,
+        "diffusers", *_LORA_AB, diff=None, alpha=False, fused=False, one_component=False,
+        folder=False, stem=_diffusers_stem,
     ),
     Dialect(
-        "peft", *_LORA_AB, alpha=False, fused=False, one_component=True, folder=True,
+        "peft", *_LORA_AB, diff=None, alpha=False, fused=False, one_component=True, folder=True,
         stem=_peft_stem,
     ),
     Dialect(
-        "plain", *_LORA_AB, alpha=False, fused=False, one_component=True, folder=False,
+        "plain", *_LORA_AB, diff=None, alpha=False, fused=False, one_component=True, folder=False,
         stem=_plain_stem,
     ),
 )  # fmt: skip

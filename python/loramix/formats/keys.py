@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["up", "down", "alpha", "scale"]
+Role = Literal["up", "down", "alpha", "scale", "diff"]
 
 _ROLE = re.compile(
     r"""
@@ -17,7 +17,7 @@ _ROLE = re.compile(
         \.lora_(?P<ab>[AB])(?:\.[^.]+)?\.weight
       | \.lora_(?P<updown>up|down)\.weight
       | (?:\.lora|\.lora_linear_layer|(?P<processor>_lora))\.(?P<dotted>up|down)\.weight
-      | \.(?P<number>alpha|scale)
+      | \.(?P<single>alpha|scale|diff)
     )
     """,
     re.VERBOSE,
@@ -35,7 +35,7 @@ _FAMILIES: Mapping[str, tuple[str, ...]] = {
     "OFT or BOFT": ("oft_blocks", "oft_R", "boft_R", "boft_s", "rescale"),
     "(IA)3": ("on_input", "ia3_l"),
     "GLoRA": ("a1", "a2", "b1", "b2", "bm"),
-    "full difference": ("diff", "diff_b", "diff_m", "set_weight", "reshape_weight"),
+    "full difference": ("diff_b", "diff_m", "set_weight", "reshape_weight"),
     "norm delta": ("w_norm", "b_norm"),
     "embedding adapter": ("lora_embedding_A", "lora_embedding_B"),
     "bias deltas": ("bias",),
@@ -55,6 +55,12 @@ class Entry:
 
     stem: str
     names: dict[Role, str]
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether it is a pair or a dense difference: not half of one, and not both."""
+        roles = self.names.keys()
+        return roles <= {"diff", "alpha"} if "diff" in roles else {"up", "down"} <= roles
 
 
 def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
@@ -83,8 +89,8 @@ def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
     return entries, unknown
 
 
-def is_factor(name: str) -> bool:
-    """Whether a name has the role of a factor or a scale."""
+def has_role(name: str) -> bool:
+    """Whether a name has the role of a factor, a scale or a dense difference."""
     return _ROLE.fullmatch(name) is not None
 
 
@@ -102,8 +108,8 @@ def family_of(name: str) -> str | None:
 def _role(match: re.Match[str]) -> Role:
     if match["ab"]:
         return "down" if match["ab"] == "A" else "up"
-    word = match["updown"] or match["dotted"] or match["number"]
-    roles: tuple[Role, ...] = ("up", "down", "alpha", "scale")
+    word = match["updown"] or match["dotted"] or match["single"]
+    roles: tuple[Role, ...] = ("up", "down", "alpha", "scale", "diff")
     return next(role for role in roles if role == word)
 
 

@@ -27,13 +27,17 @@ def header(
     provenance: Mapping[str, object],
     ranks: Ranks,
     alpha: float | None,
+    *,
+    dense: bool = False,
 ) -> dict[str, str]:
     """Header metadata of the output: provenance, and what the dialect's clients look for.
 
     Parameters
     ----------
     sources : metadata of the inputs; what all that state it agree on is kept.
-    ranks : (target, stem, rank) of everything written.
+    ranks : (target, stem, rank) of all factors written.
+    alpha : stored with them.
+    dense : whether there are dense differences, too: LyCORIS has a network module for both.
     """
     found = {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
     if dialect.name == "kohya":
@@ -44,7 +48,7 @@ def header(
         }  # fmt: skip
         found |= {name: value for name, value in known.items() if value and name not in found}
         sizes = {rank for _, _, rank in ranks}
-        found["ss_network_module"] = module
+        found["ss_network_module"] = "lycoris.kohya" if dense else module
         found["ss_network_dim"] = str(sizes.pop()) if len(sizes) == 1 else "Dynamic"
         found["ss_network_alpha"] = "Dynamic" if alpha is None else f"{alpha:g}"
     if dialect.name == "diffusers" and len({rank for _, _, rank in ranks}) > 1:

@@ -15,6 +15,10 @@ def expand(target: Target, members: Sequence[Factors]) -> npt.NDArray[np.float32
 
     Cost: 2 * (sum of ranks) flops per entry.
 
+    Raises
+    ------
+    FormatError : NaN or infinity in a factor.
+
     Examples
     --------
     >>> adapter = load("style.safetensors")                            # doctest: +SKIP

@@ -9,16 +9,20 @@ import numpy as np
 
 from loramix.errors import ParamError
 from loramix.methods.base import Coefficients, Elementwise, Law, Program, Selfish, Subspace
-from loramix.methods.ortho import orthogonalised
+from loramix.methods.ortho import GramSchmidt, gram_schmidt, orthogonalised
+from loramix.methods.ties_upstream import TiesPublished
 from loramix.types import F64, Site
 
-Level: TypeAlias = Literal["none", "refine", "full"]
+Level: TypeAlias = Literal["none", "refine", "full", "refine-published", "full-published"]
 Space: TypeAlias = Literal["weight", "knots", "core"]
-LEVELS: tuple[Level, ...] = ("none", "refine", "full")
+LEVELS: tuple[Level, ...] = ("none", "refine", "full", "refine-published", "full-published")
 SPACES: tuple[Space, ...] = ("weight", "knots", "core")
 
+QUOTA = 256
+"""Directions that the published alignment keeps."""
 _LAMBDA = 3.0
 """An entry is an adapter's own if it is this many times larger than the others'."""
+_SPLIT = Selfish(1.0, published=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +35,38 @@ class Composite:
     method itself.  A refined mean is brought back to the mean norm of its inputs, because what
     goes around the mean would otherwise add to it.
 
+    The levels ``refine-published`` and ``full-published`` are the refinement of the published
+    adaptive composition to the letter, for comparison.  With c the sparsified or trimmed weighted
+    deltas and T their sum, an entry is an adapter's own where ``|c_i| >= |T - c_i|`` holds for it
+    alone; it goes around the rest as it is.  What is left is orthogonalised without the weights,
+    in stack order (`GramSchmidt`).  ``full-published`` then projects on the 256 leading left
+    singular vectors of all of them side by side, and leaves groups of fewer rows or fewer columns
+    in all as they are.  The method follows, and then the entries of one adapter are added:
+    nothing brings the sum of both back to a norm.  `TiesPublished` elects by rows then, which is
+    another result than by entries.  Of two adapters the larger entry goes around the rest
+    everywhere: reason enough for another default.
+
+    Choices where the letter leaves one: ``full`` is its alignment by singular vectors (KnOTS), not
+    the rotations of random subspaces without a seed; the decomposition is exact, not randomised;
+    norms count relative to the largest; a vector is one row.  Whether an average of opposed
+    adapters is refined at all is the publication's choice of a strategy, and not made here.
+
     Parameters
     ----------
     inner : any method of entries or coefficients; one of rank-one pieces cannot be modified.
     sparsify : a method whose keep rule is applied to the deltas first; it takes the place of the
         inner method's own (the trimming of `Ties`).
     refine : ``none``; ``refine``: as above; ``full``: the same on the coefficients of the joint
-        left basis (space ``knots``).
+        left basis (space ``knots``); ``refine-published``, ``full-published``: as published, in the
+        space of weights.  Groups that are `whole` are multiplied out and take minutes where the
+        others take seconds.
     space : ``weight``: the entries of the deltas; ``knots``: their coefficients in the joint left
         basis of all deltas, (R, cols); ``core``: in both joint bases, (R, R).  The result of the
         latter two has at most rank R, the sum of the ranks.
 
     References
     ----------
-    Spaces: Stoica et al. 2024, arXiv:2410.19735 (KnOTS); Panariello et al. 2025,
+    Spaces, alignment: Stoica et al. 2024, arXiv:2410.19735 (KnOTS); Panariello et al. 2025,
     arXiv:2509.17786 (Core Space).  Selfish entries: Wang et al. 2024, arXiv:2405.07813 (TALL
     masks).
     """
@@ -79,6 +101,27 @@ class Composite:
         if self.refine == "full" and self.space == "core":
             message = "refine = full is the space knots: leave out the space, or say refine"
             raise ParamError(message)
+        if self.published:
+            self._check_published()
+
+    def _check_published(self) -> None:
+        if self.space != "weight":
+            message = (
+                f"refine = {self.refine} is in the space weight, not in {self.space}: leave out "
+                "the space, or say refine"
+            )
+            raise ParamError(message)
+        if isinstance(self.inner, Elementwise) and self.inner.program().selfish is not None:
+            message = (
+                f"refine = {self.refine} has its own rule for the entries of one adapter, and so "
+                f"has {self.inner.name}: say average"
+            )
+            raise ParamError(message)
+
+    @property
+    def published(self) -> bool:
+        """Whether the refinement is that of the publication."""
+        return self.refine.endswith("-published")
 
     @property
     def name(self) -> str:
@@ -92,7 +135,7 @@ class Composite:
 
     @property
     def breaks(self) -> frozenset[Law]:
-        """The inner method's, and what dropping entries breaks.
+        """The inner method's, and what dropping entries or Gram-Schmidt breaks.
 
         Joint bases have no signs of their own: what is not odd in their entries depends on how
         the adapters were scaled and ordered.
@@ -102,6 +145,8 @@ class Composite:
             more |= {"homogeneous", "permutation"}
         if self.sparsify is not None:
             more |= self.sparsify.breaks
+        if self.published:
+            more |= GramSchmidt.breaks
         return frozenset(self.inner.breaks | more)
 
     @property
@@ -114,13 +159,28 @@ class Composite:
         """Whether the inner products of the kept deltas are needed."""
         return self.refine != "none" or not isinstance(self.inner, Elementwise)
 
+    def whole(self, rows: int, cols: int, members: int) -> bool:
+        """Whether a group must be there as a whole: no program on tiles does what is asked.
+
+        That is so where deltas are projected, where whole rows vote (`TiesPublished`), and where
+        a method looks at its result before entries are added to it.  See `published.merged`.
+        """
+        if not self.published or members < 2:
+            return False
+        own = self.inner.program() if isinstance(self.inner, Elementwise) else Program()
+        looks = own.calibrate or own.clean or isinstance(self.inner, TiesPublished)
+        projects = self.refine == "full-published" and min(rows, cols * members) > QUOTA
+        return looks or projects
+
     def program(self) -> Program:
-        """What happens to the entries."""
+        """What happens to the entries; of groups that are `whole`, which of them are kept."""
         plain = self.inner.program() if isinstance(self.inner, Elementwise) else Program()
         if self.sparsify is not None:
             plain = replace(plain, keep=self.sparsify.program().keep)
         if self.refine == "none":
             return plain
+        if self.published:
+            return replace(plain, selfish=_SPLIT, calibrate=False, clean=False)
         selfish = plain.selfish or Selfish(_LAMBDA, level=self.mean)
         return replace(plain, selfish=selfish, calibrate=plain.calibrate or self.mean)
 
@@ -136,7 +196,7 @@ class Composite:
         -------
         (n, n), rows are the new deltas.
         """
-        turn = np.eye(len(weights)) if self.refine == "none" else orthogonalised(gram)
+        turn = self._turn(gram, weights)
         if isinstance(self.inner, Elementwise):
             return turn
         new = turn @ gram @ turn.T / np.outer(weights, weights)
@@ -146,6 +206,15 @@ class Composite:
         unit = 2.0 ** round(math.log2(largest))
         factors = self.inner.coefficients(new / unit, weights)
         return np.asarray((factors / weights)[:, None] * turn)
+
+    def _turn(self, gram: F64, weights: F64) -> F64:
+        """How much of each kept delta goes into each that the method sees."""
+        if self.refine == "none":
+            return np.eye(len(weights))
+        if not self.published:
+            return orthogonalised(gram)
+        plain = gram_schmidt(gram / weights / weights[:, None])
+        return np.asarray(plain * np.outer(weights, 1 / weights))
 
 
 Entrywise: TypeAlias = Elementwise | Composite

@@ -12,9 +12,13 @@ from loramix.types import F64
 _RIDGE = 0.25
 """Of the squared norm: bounds how much of a small residual is blown up, at 1 / sqrt(0.25) = 2."""
 _ZERO = 1e-8
-"""Norm (relative to the largest) and residual under which the published method gives up."""
+"""Norm, relative to the largest, under which the published method gives up."""
+_LEFT = 1e-7
+"""The same for what is left of a vector of length one."""
 _NOTHING = 1e-100
 """Relative size whose square is lost in float64."""
+_APART = 1e-12
+"""Cosine up to which two vectors have nothing in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ def orthogonalised(gram: F64) -> F64:
 
     Returns
     -------
-    (n, n), rows are the new vectors; those of vectors of zero are zero.
+    (n, n), rows are the new vectors; those of vectors of zero are zero.  Vectors that are linked
+    by no chain of overlaps are not mixed at all, not even by rounding: it would have a vote.
     """
     sizes = np.sqrt(np.maximum(np.diag(gram), 0))
     used = sizes > _NOTHING * sizes.max(initial=0.0)
@@ -70,7 +75,10 @@ def orthogonalised(gram: F64) -> F64:
     values, vectors = np.linalg.eigh(overlap + _RIDGE * np.diag(np.diag(overlap)))
     root = (vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny))) @ vectors.T
     own = np.einsum("ij,ji->i", overlap, root) / sizes[used]
-    turn[np.ix_(used, used)] = (sizes[used] / own)[:, None] * root
+    linked = np.abs(overlap) > _APART * np.outer(sizes[used], sizes[used])
+    for _ in range(len(linked).bit_length()):
+        linked = linked @ linked
+    turn[np.ix_(used, used)] = np.where(linked, (sizes[used] / own)[:, None] * root, 0.0)
     return turn
 
 
@@ -91,16 +99,35 @@ class GramSchmidt:
 
     def coefficients(self, gram: F64, weights: F64) -> F64:
         """Coefficients of the sum of the orthogonalised deltas."""
-        n = len(weights)
-        norms = np.sqrt(np.maximum(np.diag(gram), 0))
-        basis = np.zeros((n, n))
-        for i in range(n):
-            if weights[i] == 0 or norms[i] <= _ZERO * norms.max():
-                continue
-            row = np.zeros(n)
-            row[i] = 1 / norms[i]
-            for other in basis[:i]:
-                row = row - (other @ gram @ row) * other
-            left = math.sqrt(max(float(row @ gram @ row), 0.0))
-            basis[i] = row / left if left > _ZERO else 0
-        return np.asarray((weights * norms) @ basis)
+        used = weights != 0
+        result = np.zeros_like(weights)
+        result[used] = weights[used] @ gram_schmidt(gram[np.ix_(used, used)])
+        return result
+
+
+def gram_schmidt(gram: F64) -> F64:
+    """How much of each vector goes into each of the orthogonal ones of `GramSchmidt`.
+
+    What is left of a vector is nothing under 1e-7 of it: the published 1e-8 is what rounding
+    leaves of an exact copy in these inner products, and would be blown up to its full norm.
+
+    Parameters
+    ----------
+    gram : (n, n) inner products of the vectors, in stack order.
+
+    Returns
+    -------
+    (n, n), rows are the new vectors, as long as the old ones; zero where nothing is left.
+    """
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
+    basis = np.zeros_like(gram)
+    for i, norm in enumerate(norms):
+        if norm <= _ZERO * norms.max():
+            continue
+        row = np.zeros(len(gram))
+        row[i] = 1 / norm
+        for other in basis[:i]:
+            row = row - (other @ gram @ row) * other
+        left = math.sqrt(max(float(row @ gram @ row), 0.0))
+        basis[i] = row / left if left > _LEFT else 0
+    return norms[:, None] * basis

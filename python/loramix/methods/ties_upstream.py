@@ -94,6 +94,9 @@ class TiesPublished:
     is positive, so of two adapters that disagree the positive entry wins under ``frequency``,
     and the result is biased.  The weighted entries that agree are divided by their number.
 
+    Of deltas refined as published (`Composite`) whole rows vote: each delta has one ballot for a
+    row, the sum of its entries there, and those that agree give the row, zeros included.
+
     Parameters
     ----------
     density : share of entries kept, (0, 1].

@@ -46,6 +46,8 @@ class Written(TypedDict):
     ----------
     path : as the user gave it; None if the result was kept in memory.
     file : the tensor file itself.
+    ranks : smallest and largest of the factors; None if there are none.
+    dense : number of targets that were written as dense differences.
     cut : what limited the rank: rank, energy and max_error, None where not given.
     """
 
@@ -56,7 +58,8 @@ class Written(TypedDict):
     dtype: str
     architecture: str | None
     targets: int
-    ranks: tuple[int, int]
+    ranks: tuple[int, int] | None
+    dense: int
     cut: dict[str, float | None]
 
 
@@ -113,7 +116,7 @@ class Report(TypedDict):
     auto_strength : scale, norm, reference and cosine by branch; empty if it was off.
     seconds : wall time.
     adapters : what became of those that change anything.
-    rows : one for each target: target, members, rank, norm, cut, error, adapters.
+    rows : one for each target: target, members, rank, dense, norm, cut, error, adapters.
     """
 
     version: str
@@ -151,7 +154,7 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
 
 
 def _input(adapter: Adapter, weight: Weight) -> Input:
-    dtypes = {t.dtype.lower() for f in adapter.targets.values() for t in (f.up, f.down)}
+    dtypes = {t.dtype.lower() for f in adapter.targets.values() for t in f.stored}
     ranks = [factors.rank for factors in adapter.targets.values()]
     path = adapter.source.path
     return Input(
@@ -173,7 +176,7 @@ def _input(adapter: Adapter, weight: Weight) -> Input:
 
 def _written(merged: Merged) -> Written:
     plan = merged.plan
-    ranks = [row.rank for row in merged.log]
+    ranks = [row.rank for row in merged.log if not row.dense]
     rule = plan.output
     file = merged.adapter.source.path
     return Written(
@@ -184,7 +187,8 @@ def _written(merged: Merged) -> Written:
         dtype=plan.dtype,
         architecture=plan.architecture,
         targets=len(merged.log),
-        ranks=(min(ranks), max(ranks)),
+        ranks=(min(ranks), max(ranks)) if ranks else None,
+        dense=len(merged.log) - len(ranks),
         cut={"rank": rule.rank, "energy": rule.energy, "max_error": rule.max_error},
     )
 

@@ -126,7 +126,8 @@ def _wrote(report: Report) -> str:
         *([output["architecture"]] if output["architecture"] else []),
         output["dialect"],
         output["dtype"],
-        f"rank {cells.span(*output['ranks'])}",
+        *([f"rank {cells.span(*output['ranks'])}"] if output["ranks"] else []),
+        *([f"{output['dense']} dense"] if output["dense"] else []),
         f"{output['targets']} targets",
     )
     where = output["path"] or "to memory"

@@ -4,10 +4,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
+use super::job::{RawJob, Written, written};
 use super::spaces::space_of;
-use super::{
-    Bytes, RawGroup, all, borrow, borrow_floats, borrow_mut, enter, split, views, written,
-};
+use super::{Bytes, Outcome, RawGroup, all, borrow, borrow_floats, enter, views};
 use crate::condense::{self as calculate, Part};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{
@@ -16,8 +15,9 @@ use crate::elementwise::{
 use crate::gram::check_finite;
 use crate::group::Group;
 use crate::project::{self, Space};
-use crate::recompress::Rule;
+use crate::recompress::{Recompressed, Rule};
 use crate::rng::Stream;
+use crate::whole::{self, Whole};
 use crate::{Error, account, probe, shrink};
 
 /// Fields of `loramix.methods.base.Program`.
@@ -201,52 +201,65 @@ fn matrices(
     Ok(views)
 }
 
-type Condensed = (usize, f64, f64, f64, Vec<f64>, Vec<f64>, Vec<f64>);
-
-/// Factors of an elementwise result of every step, into its range of `out`.
+/// Factors of an elementwise result of every step, into its range of the job's arena.
 ///
-/// Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.  There is one dense
-/// result per thread at a time.
+/// There is one dense result per thread at a time.
 #[pyfunction]
-#[pyo3(signature = (steps, program, out, offsets, *, dtype, rank=None, energy=None,
-                    max_error=None, alpha=None, threads=None))]
-#[allow(clippy::too_many_arguments)] // the signature Python sees
 pub(super) fn condense(
     py: Python<'_>,
     steps: Vec<RawStep>,
     program: RawProgram,
-    mut out: Bytes,
-    offsets: Vec<usize>,
-    dtype: String,
-    rank: Option<usize>,
-    energy: Option<f64>,
-    max_error: Option<f64>,
-    alpha: Option<f64>,
-    threads: Option<usize>,
-) -> PyResult<Vec<Condensed>> {
-    enter(py, threads, || {
-        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
-        let rule = Rule { rank, energy, max_error, alpha };
-        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
-        // One lane per thread, each with one dense result: memory is bounded by the lanes, and a
-        // thread that waits inside a step helps with tiles of the others.
-        let count = rayon::current_num_threads().max(1);
-        let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> =
-            (0..count).map(|_| vec![]).collect();
-        for (index, (step, out)) in steps.iter().zip(outs).enumerate() {
-            lanes[index % count].push((index, step, out));
-        }
-        let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
-            let mut scratch = Vec::new();
-            let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
-                (index, step.condense(&program, &rule, dtype, &mut scratch, out))
-            };
-            items.into_iter().map(one).collect::<Vec<_>>()
-        };
-        let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
-        done.sort_by_key(|(index, _)| *index);
-        all(done.into_iter().map(|(_, result)| result).collect())
+    mut job: RawJob,
+) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
+        let (rule, dtype, rooms) = job.open(steps.len())?;
+        in_lanes(&steps, rooms, |step, scratch, room| {
+            step.condense(&program, &rule, dtype, scratch, room)
+        })
     })
+}
+
+/// The elementwise result of every step, dense and row-major, into its range of the job's arena.
+///
+/// There is one f32 result per thread at a time.
+#[pyfunction]
+#[pyo3(name = "whole")]
+pub(super) fn py_whole(
+    py: Python<'_>,
+    steps: Vec<RawStep>,
+    program: RawProgram,
+    mut job: RawJob,
+) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
+        let (_, dtype, rooms) = job.open(steps.len())?;
+        in_lanes(&steps, rooms, |step, scratch, room| step.whole(&program, dtype, scratch, room))
+    })
+}
+
+/// Calls `work` with every step, a scratch and its room.
+///
+/// One lane per thread, each with one dense result: memory is bounded by the lanes, and a thread
+/// that waits inside a step helps with tiles of the others.
+fn in_lanes<T: Send>(
+    steps: &[RawStep],
+    rooms: Vec<&mut [u8]>,
+    work: impl Fn(&RawStep, &mut Vec<f32>, &mut [u8]) -> Result<T, Error> + Sync,
+) -> Outcome<Vec<T>> {
+    let count = rayon::current_num_threads().max(1);
+    let mut lanes: Vec<Vec<(usize, &RawStep, &mut [u8])>> = (0..count).map(|_| vec![]).collect();
+    for (index, (step, out)) in steps.iter().zip(rooms).enumerate() {
+        lanes[index % count].push((index, step, out));
+    }
+    let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
+        let mut scratch = Vec::new();
+        let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
+            (index, work(step, &mut scratch, out))
+        };
+        items.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
+    done.sort_by_key(|(index, _)| *index);
+    all(done.into_iter().map(|(_, result)| result).collect())
 }
 
 impl RawStep {
@@ -259,10 +272,22 @@ impl RawStep {
         program: &RawProgram,
         groups: &'g [Group<'a>],
     ) -> Result<Vec<Part<'g, 'a>>, Error> {
-        let part = |(raw, group): (&RawPart, &'g Group<'a>)| {
+        let decide = |raw: &RawPart| {
             let decided = program.view(&raw.2)?;
-            let program = if raw.4 { decided.sum() } else { decided };
-            Ok(Part { group, weights: raw.1.clone(), program, row_start: raw.3 })
+            Ok(if raw.4 { decided.sum() } else { decided })
+        };
+        self.each(groups, decide)
+    }
+
+    /// The parts, with a program each.
+    pub(super) fn each<'g, 'a>(
+        &self,
+        groups: &'g [Group<'a>],
+        program: impl Fn(&RawPart) -> Result<Program, Error>,
+    ) -> Result<Vec<Part<'g, 'a>>, Error> {
+        let part = |(raw, group): (&RawPart, &'g Group<'a>)| {
+            let (weights, row_start) = (raw.1.clone(), raw.3);
+            Ok(Part { group, weights, program: program(raw)?, row_start })
         };
         self.3.iter().zip(groups).map(part).collect()
     }
@@ -274,16 +299,46 @@ impl RawStep {
         dtype: Dtype,
         scratch: &mut Vec<f32>,
         out: &mut [u8],
-    ) -> Result<Condensed, Error> {
+    ) -> Result<Written, Error> {
+        let groups = self.groups()?;
+        let parts = self.parts(program, &groups)?;
+        let done = calculate::condense(&parts, self.0, rule, dtype, scratch, out)?;
+        self.accounted(&parts, done, rule, dtype, scratch, out)
+    }
+
+    /// What Python gets to know of the dense result `values`, whose factors are in `out`.
+    pub(super) fn accounted(
+        &self,
+        parts: &[Part<'_, '_>],
+        done: Recompressed,
+        rule: &Rule,
+        dtype: Dtype,
+        values: &[f32],
+        out: &[u8],
+    ) -> Result<Written, Error> {
+        let Self(rows, cols, key, _) = self;
+        let sketch = calculate::sketch(values, *cols, &right(*key)?, &left(*key)?);
+        let whole = calculate::whole(parts, *rows)?;
+        let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
+        Ok(written((done, account), sketch))
+    }
+
+    fn whole(
+        &self,
+        program: &RawProgram,
+        dtype: Dtype,
+        scratch: &mut Vec<f32>,
+        out: &mut [u8],
+    ) -> Result<Written, Error> {
         let Self(rows, cols, key, _) = self;
         let groups = self.groups()?;
         let parts = self.parts(program, &groups)?;
-        let done = calculate::condense(&parts, *rows, rule, dtype, scratch, out)?;
-        let sketch = calculate::sketch(scratch, *cols, &right(*key)?, &left(*key)?);
-        let whole = calculate::whole(&parts, *rows)?;
-        let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
-        let (rank, norm, rounding, error, gram, along) = written((done, account));
-        Ok((rank, norm, rounding, error, sketch, gram, along))
+        let streams = (&right(*key)?, &left(*key)?);
+        let Whole { norm, account, sketch } =
+            whole::write(&parts, *rows, streams, dtype, scratch, out)?;
+        let done =
+            Recompressed { rank: *rows.min(cols), norm, rounding: norm, relative_error: 0.0 };
+        Ok(written((done, account), sketch))
     }
 
     fn kept(&self, program: &RawProgram, space: Option<Space>) -> Result<Vec<Vec<f64>>, Error> {

@@ -4,15 +4,12 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
+use super::job::{RawJob, Written, same, written};
 use super::programs::{RawProgram, RawStep, left, right};
-use super::{
-    Bytes, RawGroup, all, borrow_doubles, borrow_doubles_mut, borrow_mut, enter, same, split,
-    views, written,
-};
-use crate::dtype::Dtype;
+use super::{RawGroup, all, borrow_doubles, borrow_doubles_mut, enter, split, views};
 use crate::group::Group;
 use crate::project::{self as calculate, Space};
-use crate::recompress::{self, Mixing, Rule};
+use crate::recompress::{self, Mixing};
 use crate::space::{self, Cores};
 use crate::{Error, Result, probe};
 
@@ -38,45 +35,30 @@ fn mixing(raw: &RawMixing) -> Result<Mixing> {
     Mixing::new(rank, p, borrow_doubles(up)?, borrow_doubles(down)?)
 }
 
-/// New factors of `(stack_up A) (B stack_down)` of every group into its range of `out`.
+/// New factors of `(stack_up A) (B stack_down)` of every group into its range of the job's arena.
 ///
 /// `mixers` holds (A, B) of each: float64, C-contiguous, `R x p` and `p x R`; the members' factors
-/// are in `stack_up`.  Returns (rank, norm, rounding, relative error, sketch, gram, along) of
-/// each; `keys` are those of the sketches.
+/// are in `stack_up`; `keys` are those of the sketches.
 #[pyfunction]
-#[pyo3(signature = (groups, mixers, keys, out, offsets, *, dtype, rank=None, energy=None,
-                    max_error=None, alpha=None, threads=None))]
-#[allow(clippy::too_many_arguments)] // the signature Python sees
 pub(super) fn recompress_mixed(
     py: Python<'_>,
     groups: Vec<RawGroup>,
     mixers: Vec<RawMixing>,
     keys: Vec<u64>,
-    mut out: Bytes,
-    offsets: Vec<usize>,
-    dtype: String,
-    rank: Option<usize>,
-    energy: Option<f64>,
-    max_error: Option<f64>,
-    alpha: Option<f64>,
-    threads: Option<usize>,
-) -> PyResult<Vec<Projected>> {
-    enter(py, threads, || {
-        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
-        let rule = Rule { rank, energy, max_error, alpha };
-        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
+    mut job: RawJob,
+) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
+        let (rule, dtype, rooms) = job.open(groups.len())?;
         let groups = views(&groups)?;
-        same("offsets", "range of `out`", groups.len(), outs.len())?;
         same("mixers", "pair of mixers", groups.len(), mixers.len())?;
         same("keys", "key", groups.len(), keys.len())?;
-        let one = |(((group, raw), key), out): (((&Group<'_>, _), &u64), &mut [u8])| {
+        let one = |(((group, raw), key), room): (((&Group<'_>, _), &u64), &mut [u8])| {
             let mixing = mixing(raw)?;
-            let done = recompress::recompress_mixed(group, &mixing, &rule, dtype, out)?;
+            let done = recompress::recompress_mixed(group, &mixing, &rule, dtype, room)?;
             let sketch = probe::sketch_mixed(group, &mixing, &right(*key)?, &left(*key)?)?;
-            let (rank, norm, rounding, error, gram, along) = written(done);
-            Ok((rank, norm, rounding, error, sketch, gram, along))
+            Ok(written(done, sketch))
         };
-        all(groups.par_iter().zip(&mixers).zip(&keys).zip(outs).map(one).collect())
+        all(groups.par_iter().zip(&mixers).zip(&keys).zip(rooms).map(one).collect())
     })
 }
 
@@ -125,47 +107,28 @@ fn store(found: &Cores, mut out: &mut [f64]) -> Result<(usize, usize)> {
     Ok((found.p, found.q))
 }
 
-type Projected = (usize, f64, f64, f64, Vec<f64>, Vec<f64>, Vec<f64>);
-
 /// Factors of an elementwise result in a shared space ("knots" or "core") of every step, into its
-/// range of `out`.
-///
-/// Returns (rank, norm, rounding, relative error, sketch, gram, along) of each.
+/// range of the job's arena.
 #[pyfunction]
-#[pyo3(signature = (steps, program, space, out, offsets, *, dtype, rank=None, energy=None,
-                    max_error=None, alpha=None, threads=None))]
-#[allow(clippy::too_many_arguments)] // the signature Python sees
 pub(super) fn project(
     py: Python<'_>,
     steps: Vec<RawStep>,
     program: RawProgram,
     space: String,
-    mut out: Bytes,
-    offsets: Vec<usize>,
-    dtype: String,
-    rank: Option<usize>,
-    energy: Option<f64>,
-    max_error: Option<f64>,
-    alpha: Option<f64>,
-    threads: Option<usize>,
-) -> PyResult<Vec<Projected>> {
-    enter(py, threads, || {
-        let dtype = Dtype::parse(&dtype).map_err(|e| (None, e))?;
+    mut job: RawJob,
+) -> PyResult<Vec<Written>> {
+    enter(py, job.threads, || {
         let space = space_of(&space).map_err(|e| (None, e))?;
-        let rule = Rule { rank, energy, max_error, alpha };
-        let outs = split(borrow_mut(&mut out).map_err(|e| (None, e))?, &offsets)?;
-        same("offsets", "range of `out`", steps.len(), outs.len())?;
-        let one = |(step, out): (&RawStep, &mut [u8])| {
+        let (rule, dtype, rooms) = job.open(steps.len())?;
+        let one = |(step, room): (&RawStep, &mut [u8])| {
             let groups = step.groups()?;
             let parts = step.parts(&program, &groups)?;
             let (right, left) = (right(step.2)?, left(step.2)?);
             let streams = (&right, &left);
-            let done = calculate::project(&parts, step.0, space, &rule, dtype, streams, out)?;
-            let sketch = done.sketch;
-            let (rank, norm, rounding, error, gram, along) = written((done.done, done.account));
-            Ok((rank, norm, rounding, error, sketch, gram, along))
+            let done = calculate::project(&parts, step.0, space, &rule, dtype, streams, room)?;
+            Ok(written((done.done, done.account), done.sketch))
         };
-        all(steps.par_iter().zip(outs).map(one).collect())
+        all(steps.par_iter().zip(rooms).map(one).collect())
     })
 }
 

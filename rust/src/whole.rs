@@ -1,0 +1,202 @@
+//! The result of a program itself, entry by entry, with an account of the members in it.
+//!
+//! One pass over the f32 result M after the program, tile by tile: bytes of the output type, the
+//! square, and the product with `[D^T | X]`, the members' down sides and random signs.  That gives
+//! the inner products `<M, U_i D_i> = sum of (M D_i^T) * U_i`, and the sketch `Z^T M X`.
+//!
+//! Cost: `2 rows cols (R + 8)` flops and one read of M, which is the only dense matrix; beside them
+//! `(rows + cols) R^2` for the Gram matrices of the factors.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::account::{Account, inner};
+use crate::condense::{Part, check, fill, square};
+use crate::dtype::Dtype;
+use crate::gram::{factor_grams, is_safe};
+use crate::group::Group;
+use crate::probe::{PROBES, add_left, signs};
+use crate::rng::Stream;
+use crate::scratch::floats;
+use crate::sink::put;
+use crate::tile::{TILE, down_tile, up_tile};
+
+/// What was made of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    /// Frobenius norm of the result, before it was rounded to the output type.
+    pub norm: f64,
+    /// Of the members of all parts, one after the other.
+    pub account: Account,
+    /// See [`crate::probe::sketch`].
+    pub sketch: Vec<f64>,
+}
+
+/// Writes the result of the programs of all parts, `rows x cols` row-major; zero where no part is.
+///
+/// `right` and `left` are the streams of the sketch; `scratch` is grown to `rows * cols` and may be
+/// used again.
+///
+/// # Errors
+/// Those of [`crate::condense::condense`].
+pub fn write(
+    parts: &[Part<'_, '_>],
+    rows: usize,
+    (right, left): (&Stream, &Stream),
+    dtype: Dtype,
+    scratch: &mut Vec<f32>,
+    out: &mut [u8],
+) -> Result<Whole> {
+    let cols = parts.first().map_or(0, |part| part.group.cols());
+    let size = dtype.size();
+    check(parts, rows, cols, rows * cols * size, out.len())?;
+    fill(parts, rows, cols, scratch)?;
+    if parts.iter().map(|part| part.group.rows()).sum::<usize>() < rows {
+        out[..rows * cols * size].fill(0); // there are gaps
+    }
+    let mut account = Account::default();
+    let (mut squares, mut sketch) = (0.0, vec![0.0; PROBES * PROBES]);
+    for part in parts {
+        let range = part.row_start * cols..(part.row_start + part.group.rows()) * cols;
+        let bytes = &mut out[range.start * size..range.end * size];
+        let view = View::new(part, right)?;
+        let sums = view.encode(&scratch[range], left, dtype, bytes)?;
+        account = beside(account, view.account(&sums));
+        squares += sums.square;
+        add(&mut sketch, &sums.sketch);
+    }
+    Ok(Whole { norm: squares.sqrt(), account, sketch })
+}
+
+/// The account of members in different rows: they have nothing in common.
+fn beside(one: Account, two: Account) -> Account {
+    let (n, m) = (one.along.len(), two.along.len());
+    let mut gram = vec![0.0; (n + m) * (n + m)];
+    for i in 0..n {
+        gram[i * (n + m)..][..n].copy_from_slice(&one.gram[i * n..][..n]);
+    }
+    for i in 0..m {
+        gram[(n + i) * (n + m) + n..][..m].copy_from_slice(&two.gram[i * m..][..m]);
+    }
+    Account { gram, along: [one.along, two.along].concat() }
+}
+
+/// What the result of a part is looked at with.
+struct View<'g, 'a> {
+    group: &'g Group<'a>,
+    row_start: usize,
+    /// `[D; X^T]`, every member's D times a power of two.
+    right: Vec<f32>,
+    /// These powers, by column of the stack.
+    scales: Vec<f64>,
+    gram: Vec<f64>,
+}
+
+/// What is summed over the tiles of a result.
+struct Sums {
+    square: f64,
+    /// `(M D^T) * U`, by column of the stack.
+    along: Vec<f64>,
+    sketch: Vec<f64>,
+}
+
+impl<'g, 'a> View<'g, 'a> {
+    fn new(part: &Part<'g, 'a>, probes: &Stream) -> Result<Self> {
+        let (group, row_start) = (part.group, part.row_start);
+        let (cols, rank) = (group.cols(), group.rank());
+        let mut grams = factor_grams::<f32>(group)?;
+        if !is_safe(group, &grams) {
+            grams = factor_grams::<f64>(group)?;
+        }
+        let gram = inner(group, &grams);
+        let scales = scales(group, &gram, &grams.down);
+        let mut right = vec![0f32; (rank + PROBES) * cols];
+        let (downs, random) = right.split_at_mut(rank * cols);
+        down_tile(group, 0..cols, downs)?;
+        for (row, scale) in downs.chunks_exact_mut(cols.max(1)).zip(&scales) {
+            row.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+        }
+        for (at, sign) in signs(probes, 0, cols).into_iter().enumerate() {
+            random[at % PROBES * cols + at / PROBES] = sign;
+        }
+        Ok(Self { group, row_start, right, scales, gram })
+    }
+
+    fn account(&self, sums: &Sums) -> Account {
+        let of_column = |a: usize| sums.along[a] / self.scales[a];
+        let members = 0..self.group.members().len();
+        let along = members.map(|i| self.group.columns(i).map(of_column).sum()).collect();
+        Account { gram: self.gram.clone(), along }
+    }
+
+    /// Writes the entries; tiles in parallel, their sums in order.
+    fn encode(&self, values: &[f32], left: &Stream, dtype: Dtype, out: &mut [u8]) -> Result<Sums> {
+        let step = (TILE * self.group.cols()).max(1);
+        let tiles = values.par_chunks(step).zip(out.par_chunks_mut(step * dtype.size()));
+        let one = |(index, (values, out)): (usize, (&[f32], &mut [u8]))| {
+            put(dtype, values, out)?;
+            self.sums(index * TILE, values, left)
+        };
+        let found: Vec<Sums> = tiles.enumerate().map(one).collect::<Result<_>>()?;
+        let mut all = Sums::new(self.group.rank());
+        for sums in found {
+            all.square += sums.square;
+            add(&mut all.along, &sums.along);
+            add(&mut all.sketch, &sums.sketch);
+        }
+        Ok(all)
+    }
+
+    /// Sums over some rows of the part, from `first` on.
+    fn sums(&self, first: usize, values: &[f32], left: &Stream) -> Result<Sums> {
+        let (cols, rank) = (self.group.cols(), self.group.rank());
+        let (n, width) = (values.len() / cols, rank + PROBES);
+        let mut sums = Sums { square: square(values), ..Sums::new(rank) };
+        floats(n * (width + rank), |scratch| {
+            let (product, up) = scratch.split_at_mut(n * width);
+            up_tile(self.group, first..first + n, up)?;
+            let tile = MatRef::from_row_major_slice(values, n, cols);
+            let right = MatRef::from_row_major_slice(&self.right, width, cols).transpose();
+            let target = MatMut::from_row_major_slice_mut(product, n, width);
+            matmul(target, Accum::Replace, tile, right, 1.0, Par::Seq);
+            let mut random = Vec::with_capacity(n * PROBES);
+            for (index, row) in product.chunks_exact(width).enumerate() {
+                let (along, probes) = row.split_at(rank);
+                let up = &up[index * rank..][..rank];
+                for ((sum, x), y) in sums.along.iter_mut().zip(along).zip(up) {
+                    *sum += f64::from(*x) * f64::from(*y);
+                }
+                random.extend_from_slice(probes);
+            }
+            add_left(&mut sums.sketch, &random, left, self.row_start + first);
+            Ok(sums)
+        })
+    }
+}
+
+impl Sums {
+    fn new(rank: usize) -> Self {
+        Self { square: 0.0, along: vec![0.0; rank], sketch: vec![0.0; PROBES * PROBES] }
+    }
+}
+
+/// Powers of two, by column of the stack, that bring the products of D and a result of the size
+/// that its members let expect near one: no f32 product overflows or vanishes.
+fn scales(group: &Group<'_>, gram: &[f64], down: &[f64]) -> Vec<f64> {
+    let (n, rank) = (group.members().len(), group.rank());
+    let size = |i: usize| group.members()[i].factor.abs() * gram[i * n + i].sqrt();
+    let largest = (0..n).map(size).fold(0.0, f64::max);
+    let wanted = -largest.log2().round().clamp(-100.0, 100.0); // inside f32 with the other side
+    let of_member = |i: usize| {
+        let norm = group.columns(i).map(|a| down[a * rank + a]).sum::<f64>().sqrt();
+        let scale = (wanted - norm.log2().round()).exp2();
+        std::iter::repeat_n(if scale.is_normal() { scale } else { 1.0 }, group.columns(i).len())
+    };
+    (0..n).flat_map(of_member).collect()
+}
+
+fn add(sum: &mut [f64], other: &[f64]) {
+    sum.iter_mut().zip(other).for_each(|(s, o)| *s += o);
+}
