@@ -11,7 +11,7 @@ from loramix.types import RawGroup, RawStep, Site
 __all__ = [
     "VERSION", "CoreError", "condense", "cores", "dense_combine", "dense_gram", "difference",
     "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project", "read_header",
-    "recompress", "recompress_mixed", "run_program", "sketch",
+    "recompress", "recompress_mixed", "run_program", "sketch", "whole",
 ]  # fmt: skip
 
 VERSION: str
