@@ -43,9 +43,9 @@ def merged(
     ------
     OutputError : weighted deltas beyond 3.4e38.
 
-    Cost: n + 1 programs on n deltas.  ``full-published``: an eigenproblem in f64 of the shorter
-    side s of (rows, n cols), O(s^3): a minute for 4096, and 24 s^2 bytes; and 16 bytes per entry of
-    all deltas more than the 8 of the other levels.
+    Cost: n + 1 programs on n deltas.  A projection is an eigenproblem in f64 of the shorter side s
+    of (rows, n cols), O(s^3): half a second for 1280 and 7 s for 3072 on one core.
+    Memory: 8 bytes per entry of all deltas; with a projection 24, and 24 s^2.
     """
     sizes = np.array(weights)
     values = np.empty((len(deltas), *deltas[0].shape), dtype=np.float32)
