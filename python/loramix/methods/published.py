@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from loramix.errors import OutputError
 from loramix.methods.base import Keep, Program
 from loramix.methods.composite import QUOTA, Composite, calibration, mixer_of
 from loramix.methods.ortho import gram_schmidt
@@ -37,11 +36,7 @@ def merged(
 
     Returns
     -------
-    (rows, cols).
-
-    Raises
-    ------
-    OutputError : weighted deltas beyond 3.4e38.
+    (rows, cols); infinite where float32 does not hold the weighted or the refined deltas.
 
     Cost: n + 1 programs on n deltas.  A projection is an eigenproblem in f64 of the shorter side s
     of (rows, n cols), O(s^3): half a second for 1280 and 7 s for 3072 on one core.
@@ -51,13 +46,13 @@ def merged(
     values = np.empty((len(deltas), *deltas[0].shape), dtype=np.float32)
     for place, out in enumerate(values):
         out[:] = _kept(method, deltas, weights, site, place, run)
-    if not np.isfinite(values).all():
-        message = f"{method.refine} works in float32, which does not hold the weighted deltas"
-        raise OutputError(message)
-    aside = take_out(values)
-    for value, size in zip(values, sizes, strict=True):  # float32 may not hold the size
-        np.divide(value, size, out=value, dtype=np.float64, casting="same_kind")
-    orthogonalise(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        aside = take_out(values)
+        for value, size in zip(values, sizes, strict=True):  # float32 may not hold the size
+            np.divide(value, size, out=value, dtype=np.float64, casting="same_kind")
+        orthogonalise(values)
+    if not (np.isfinite(values).all() and np.isfinite(aside).all()):
+        return np.full(aside.shape, np.inf, dtype=np.float32)
     if method.refine == "full-published":
         values = aligned(values)
     result = _operated(method, values, sizes, run)
