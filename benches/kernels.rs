@@ -14,7 +14,7 @@ use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Selfi
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Rule, capacity, recompress};
 use loramix_core::rng::Stream;
-use loramix_core::{dense, expand, gram, probe};
+use loramix_core::{dense, expand, gram, probe, whole};
 
 const SIDE: usize = 1280;
 const RANKS: [usize; 3] = [8, 32, 128];
@@ -284,6 +284,20 @@ fn programs(c: &mut Criterion) {
                 &mut scratch,
                 &mut factors,
             )
+        });
+    });
+    let streams = [0, 1].map(|adapter| Stream::new(0, 0, adapter).expect("two adapters"));
+    let mut dense = vec![0; SIDE * SIDE * 2];
+    bench.bench_function("ties, dense f16", |b| {
+        b.iter(|| {
+            let part = Part {
+                group: &group,
+                weights: weights.clone(),
+                program: program.clone(),
+                row_start: 0,
+            };
+            let both = (&streams[0], &streams[1]);
+            whole::write(&[part], SIDE, both, Dtype::F16, &mut scratch, &mut dense)
         });
     });
     bench.finish();

@@ -17,7 +17,7 @@ import oracles_upstream
 from oracles import F64, Oracle, linear
 from oracles_entries import Definition, Thin, merged
 
-from loramix.methods import Space
+from loramix.methods import Level, Space
 
 Targeted: TypeAlias = Callable[[Sequence[F64], Sequence[float], int], F64]
 """Deltas, weights, hash of the target."""
@@ -104,7 +104,7 @@ class Modified:
 
     method: str
     sparsify: str | None
-    refine: Literal["none", "refine"]
+    refine: Level
     oracle: Targeted
 
 
@@ -146,6 +146,22 @@ MODIFIED: Mapping[str, Modified] = {
     ),
     "refined dare, dare": Modified(
         "dare", "dare:density=0.7", "refine", _refined("sum", mean=False, keep=Thin("random", 0.7))
+    ),
+    "dare, refined as published, slerp": Modified(
+        "slerp",
+        "dare",
+        "refine-published",
+        _defined(Definition(oracles.slerp, mean=True, keep=DARE, published="refine")),
+    ),
+    "fully refined as published ties": Modified(
+        "ties-published:density=0.6",
+        None,
+        "full-published",
+        _defined(
+            Definition(
+                "sum", mean=True, keep=Thin("largest", 0.6), published="full", rows="frequency"
+            )
+        ),
     ),
 }
 

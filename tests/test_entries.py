@@ -439,6 +439,9 @@ def test_homogeneous(case: Case, count: int) -> None:
             ("consensus", {}),
             ("average", {"refine": "refine"}),
             ("slerp", {"sparsify": "dare"}),
+            ("slerp", {"refine": "refine-published"}),
+            ("ties-published", {"refine": "refine-published"}),
+            ("consensus", {"refine": "full-published"}),
         ]
         for factor in [1e-12, 1e12, 1e-24, 1e24]
     ],

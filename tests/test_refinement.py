@@ -200,8 +200,10 @@ def test_bits_of_projected_deltas_do_not_depend_on_threads(case: Case) -> None:
 
 def test_weights_beyond_float32_are_refused_or_nothing() -> None:
     deltas = as_type(draw(12, 3))
-    with pytest.raises(OutputError, match="float32"):
-        combine(deltas, "ties-published", weights=[1e39, 1.0, 1.0], refine="refine-published")
+    huge = [d / np.abs(d).max() * np.float32(1e38) for d in deltas]
+    for few, weights in ((deltas, [1e39, 1.0, 1.0]), (huge, [4.0, 3.0, 3.0])):
+        with pytest.raises(OutputError, match="too large"):
+            combine(few, "ties-published", weights=weights, refine="full-published")
     got = combine(deltas, "ties-published", weights=[1e-60, 1.0, 0.5], refine="refine-published")
     assert np.isfinite(got).all()
 
@@ -319,6 +321,23 @@ def test_what_is_not_a_number_is_named(backend: str, stack: Stack) -> None:
     stack.add(broken)
     with pytest.raises(FormatError, match=r"source-3.*conv.*down.* holds NaN"):
         merge(stack.paths, "ties-published", refine="full-published", backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1e39, 1.0]])
+def test_what_is_too_large_is_named(weights: list[float], backend: str, tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    for seed in range(2):
+        modules = members(seed, {"unet.blocks.0.ff.proj": (20, 15)}, "F32")
+        size = 1.0 if weights[0] > 1 else 1e30
+        stack.add(
+            {name: replace(p, up=p.up * size, down=p.down * size) for name, p in modules.items()}
+        )
+    with pytest.raises(OutputError, match=r"ff\.proj.*too large"):
+        merge(
+            stack.paths, "ties-published", weights=weights, refine="refine-published",
+            backend=backend,
+        )  # fmt: skip
 
 
 def factors_of(up: F64, down: F64) -> Factors:

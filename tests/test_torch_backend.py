@@ -749,6 +749,7 @@ def test_what_is_not_a_number_is_named(value: float) -> None:
         lambda: BACKEND.cores([group.raw()], [np.ones(2)], threads=None),
         lambda: BACKEND.kept([step], TIES, "weight", threads=None),
         lambda: BACKEND.condense([step], TIES, "knots", job),
+        lambda: BACKEND.dense([step], TIES, job),
         lambda: BACKEND.recompress([group.raw()], job),
         lambda: _core.gram([group.raw()]),
     ]
@@ -932,6 +933,12 @@ def test_every_verb_on_a_pretended_device(
                 job = job_of([(*shape, 9)], rank=5)
                 check(lambda b: b.condense([step], program, space, job))  # noqa: B023
                 check(lambda b: b.kept([step], program, space, threads=None)[0])  # noqa: B023
+            whole = Job(
+                np.zeros(4 * math.prod(shape), dtype=np.uint8), [0, 4 * math.prod(shape)], "F32"
+            )
+            check(lambda b: b.dense([step], program, whole))  # noqa: B023
+        result, job = draw(43, 1, shape)[0], job_of([(*shape, 9)], rank=5)
+        check(lambda b: b.approximate([step], [result], job))  # noqa: B023
         check(lambda b: b.gram([group], threads=None))  # noqa: B023
         check(lambda b: b.cores([group], [np.ones(3)], threads=None)[0].cores)  # noqa: B023
         for rank in (None, 4):

@@ -99,7 +99,9 @@ def _of_dense(method: Composite, step: Step, backend: Backend, job: Job) -> list
     for part in step.parts:
         rows = slice(part.row_start, part.row_start + part.group.target.rows)
         deltas = _expanded(part.group, job.threads)
-        if len(deltas) < 2:
+        if not all(np.isfinite(delta).all() for delta in deltas):
+            result[rows] = np.inf  # refused, with the name of the target, where factors are made
+        elif len(deltas) < 2:
             result[rows] = np.float32(part.weights[0]) * deltas[0]
         else:
             result[rows] = published.merged(method, deltas, part.weights, part.site, run)

@@ -48,7 +48,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     sparsify : what is applied to the deltas first, such as ``dare:density=0.5``.
     refine : ``none``, ``refine`` or ``full``: take out what belongs to one adapter, make the rest
         orthogonal; ``refine-published`` or ``full-published``: to the letter of the publication,
-        for comparison (the latter is slow); see `Composite`.
+        for comparison (the latter takes seconds to minutes per target); see `Composite`.
     space : ``weight``, ``knots`` or ``core``: where the entries are looked at; see `Composite`.
         ``core(ties)`` as the method says the same.
     output : rank, type and dialect; default: exact, widest type, dialect of the first source.

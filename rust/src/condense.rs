@@ -24,6 +24,7 @@ use faer::reborrow::ReborrowMut;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::dispatch::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::elementwise::{Factored, Prepared, Program};
 use crate::gram::check_finite;
@@ -350,15 +351,30 @@ impl Dense<'_> {
     }
 }
 
-/// Sum of squares: eight sums side by side, which is as accurate and does not wait for itself.
+/// Sum of squares.
 pub(crate) fn square(values: &[f32]) -> f64 {
-    let (blocks, rest) = values.as_chunks::<8>();
-    let mut sums = [0f64; 8];
-    for block in blocks {
-        sums.iter_mut().zip(block).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
+    dispatch::run(Square { values })
+}
+
+struct Square<'v> {
+    values: &'v [f32],
+}
+
+impl Kernel for Square<'_> {
+    type Output = f64;
+
+    /// Sixteen sums side by side, which is as accurate and does not wait for itself.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) -> f64 {
+        let (blocks, rest) = self.values.as_chunks::<16>();
+        let mut sums = [0f64; 16];
+        for block in blocks {
+            sums.iter_mut().zip(block).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
+        }
+        let rest: f64 = rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        sums.iter().sum::<f64>() + rest
     }
-    let rest: f64 = rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    sums.iter().sum::<f64>() + rest
 }
 
 /// Up `= gain * left W S^(1/2)`, down `= S^(-1/2) W^T right^T`.

@@ -116,7 +116,9 @@ impl<'g, 'a> View<'g, 'a> {
         let (downs, random) = right.split_at_mut(rank * cols);
         down_tile(group, 0..cols, downs)?;
         for (row, scale) in downs.chunks_exact_mut(cols.max(1)).zip(&scales) {
-            row.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+            for value in row {
+                *value = (f64::from(*value) * scale) as f32;
+            }
         }
         for (at, sign) in signs(probes, 0, cols).into_iter().enumerate() {
             random[at % PROBES * cols + at / PROBES] = sign;

@@ -120,7 +120,8 @@ class TorchBackend:
         with full_precision():
             for number, (step, result) in enumerate(zip(steps, results, strict=True)):
                 parts = parts_of(step, number, Program(), "weight", self.device)
-                dense = torch.from_numpy(result).to(self.device)
+                own = np.ascontiguousarray(result, dtype=np.float32)
+                dense = torch.from_numpy(own).to(self.device)
                 made.append(approximated(step, parts, dense, job, number))
         return written(made, job)
 

@@ -73,11 +73,9 @@ class Part:
         """The program's result: (rows, cols) f32 where the entries are those of the deltas."""
         values = self.values()
         result = self.run(values)
-        return (
-            programs.shrunk(result, programs.noise(values, result))
-            if self.program.clean
-            else result
-        )
+        if self.program.clean:
+            return programs.shrunk(result, programs.noise(values, result))
+        return result
 
     def pair(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The result as a pair (rows, P), (P, cols) f64, and the square of what it leaves out."""

@@ -46,7 +46,8 @@ Refine = Annotated[
     typer.Option(
         metavar="LEVEL",
         help="none, refine or full: keep what belongs to one adapter, orthogonalise the rest; "
-        "refine-published, full-published: to the letter, for comparison (the latter is slow).",
+        "refine-published, full-published: to the letter of the publication, for comparison (the "
+        "latter takes seconds to minutes for each large weight).",
     ),
 ]
 SpaceName = Annotated[

@@ -7,6 +7,7 @@
 //! The order of what happens to the entries of a position: keep, take out what is selfish, mix,
 //! vote, reduce, add back what was taken out.
 
+mod decide;
 mod dots;
 mod owners;
 mod positions;
@@ -18,7 +19,7 @@ mod select;
 mod selfish;
 mod signs;
 pub mod source;
-mod sweep;
+mod survey;
 
 use crate::dtype::Matrix;
 use crate::{Error, Result};

@@ -1,20 +1,26 @@
 //! What happens at a position once it is known which entries are kept: selfish entries, mixing,
-//! vote, reduce.  Over blocks that stay in registers and L1.
+//! vote, reduce.
+//!
+//! Every stage is a loop over positions with all members of a position inside.  Where the number
+//! of members is known to the compiler (see [`super::decide`]), it unrolls the inner loops and
+//! vectorises the outer one: what belongs to a position stays in registers.
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
 #![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
+#![allow(clippy::needless_range_loop)] // one index for all members
 
 use super::program::{Ballot, Program, Reduce, Selfish, Vote};
 use super::selfish::Owners;
 use super::source::Source;
-use crate::dispatch::{self, Kernel};
 
-/// Positions handled at a time: what belongs to them stays in registers.
-const LANES: usize = 32;
+/// Positions handled at a time: what belongs to them stays in L1.
+pub(super) const LANES: usize = 64;
 
 /// Share of its terms below which a sum is what f32 products leave of nothing.
 const CANCELLED: f32 = 4e-6;
 
-type Lanes = [f32; LANES];
+pub(super) type Lanes = [f32; LANES];
+
+const SIGN: u32 = 1 << 31;
 
 /// A program's arithmetic with the numbers it needs, in f32.
 pub(super) struct Positions {
@@ -22,6 +28,8 @@ pub(super) struct Positions {
     reduce: Reduce,
     /// What a value is multiplied by to get its ballot; empty for one.
     ballots: Vec<f32>,
+    /// Sign bits of the ballots' factors.
+    flips: Vec<u32>,
     /// What an agreeing entry adds to the divisor.
     shares: Vec<f32>,
     /// What the mean is multiplied by.
@@ -49,14 +57,17 @@ impl Positions {
             Reduce::SignedShare => (floats(&weights), 1.0),
             Reduce::Mean | Reduce::Importance => (floats(&sizes), largest as f32),
         };
+        let ballots: Vec<f32> = match program.ballot {
+            Ballot::Weighted => Vec::new(),
+            Ballot::Signed => inverse(&sizes),
+            Ballot::Plain => inverse(&weights),
+        };
+        let flip = |i: usize| ballots.get(i).map_or(0, |b: &f32| b.to_bits() & SIGN);
         Self {
             vote: program.vote,
             reduce: program.reduce,
-            ballots: match program.ballot {
-                Ballot::Weighted => Vec::new(),
-                Ballot::Signed => inverse(&sizes),
-                Ballot::Plain => inverse(&weights),
-            },
+            flips: (0..sizes.len()).map(flip).collect(),
+            ballots,
             shares,
             top,
             selfish: program.selfish.map(|rule| (rule, level(rule))),
@@ -64,217 +75,178 @@ impl Positions {
         }
     }
 
-    /// Zeroes selfish entries of members that are `len` long.
-    pub(super) fn drop_selfish(&self, values: &mut [f32], len: usize) {
-        if let Some((rule, level)) = &self.selfish {
-            dispatch::run(TakeOut { rule: *rule, level, values, len });
-        }
+    /// Number of members.
+    pub(super) fn count(&self) -> usize {
+        self.shares.len()
     }
 
-    /// Reduces kept entries, one delta after the other, each `out.len()` long.
-    pub(super) fn reduce(&self, values: &[f32], out: &mut [f32]) {
-        dispatch::run(Tile { rule: self, values, out });
-    }
-}
-
-struct TakeOut<'t> {
-    rule: Selfish,
-    level: &'t [f32],
-    values: &'t mut [f32],
-    len: usize,
-}
-
-impl Kernel for TakeOut<'_> {
-    type Output = ();
-
+    /// Everything that happens to the kept entries of some positions; changes them.
     #[inline(always)]
-    fn run(self) {
-        for start in (0..self.len).step_by(LANES) {
-            let aside = &mut [0f32; LANES][..LANES.min(self.len - start)];
-            take_out(self.rule, self.level, self.values, (start, self.len), aside);
-        }
-    }
-}
-
-struct Tile<'t> {
-    rule: &'t Positions,
-    values: &'t [f32],
-    out: &'t mut [f32],
-}
-
-impl Kernel for Tile<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let (len, count) = (self.out.len(), self.rule.shares.len());
-        let (whole, tail) = self.out.as_chunks_mut::<LANES>();
-        let mut changed = vec![[0f32; LANES]; count];
-        let at = |i: usize, index: usize| &self.values[i * len + index * LANES..];
-        for (index, out) in whole.iter_mut().enumerate() {
-            let member = |i: usize| at(i, index).first_chunk().unwrap_or(&[0.0; LANES]);
-            *out = self.rule.position(member, &mut changed);
-        }
-        if tail.is_empty() {
-            return;
-        }
-        let mut padded = vec![[0f32; LANES]; count];
-        for (i, padded) in padded.iter_mut().enumerate() {
-            let rest = &at(i, whole.len())[..tail.len()];
-            padded[..tail.len()].copy_from_slice(rest);
-        }
-        let last = self.rule.position(|i| &padded[i], &mut changed);
-        tail.copy_from_slice(&last[..tail.len()]);
-    }
-}
-
-impl Positions {
-    /// Everything that happens to the entries of some positions; `changed` is room for them.
-    #[inline(always)]
-    fn position<'v>(&self, member: impl Fn(usize) -> &'v Lanes, changed: &mut [Lanes]) -> Lanes {
-        if self.selfish.is_none() && self.mix.is_empty() {
-            return self.reduced(member);
-        }
-        changed.iter_mut().enumerate().for_each(|(i, lanes)| *lanes = *member(i));
+    pub(super) fn result(&self, values: &mut [Lanes]) -> Lanes {
         let mut aside = [0f32; LANES];
-        if let Some((selfish, level)) = &self.selfish {
-            take_out(*selfish, level, changed.as_flattened_mut(), (0, LANES), &mut aside);
-        }
+        self.take_out(values, &mut aside);
         if !self.mix.is_empty() {
-            mixed(&self.mix, changed);
+            mixed(&self.mix, values);
         }
-        let mut out = self.reduced(|i| &changed[i]);
-        out.iter_mut().zip(&aside).for_each(|(out, aside)| *out += aside);
+        let mut out = self.reduced(values);
+        if self.selfish.is_some() {
+            out.iter_mut().zip(&aside).for_each(|(out, aside)| *out += aside);
+        }
         out
+    }
+
+    /// Moves selfish entries into `aside`, if the program does.
+    #[inline(always)]
+    pub(super) fn take_out(&self, values: &mut [Lanes], aside: &mut Lanes) {
+        let Some((rule, level)) = &self.selfish else { return };
+        let owners = Owners::<LANES>::new(*rule, values.len(), |i| &values[i]);
+        for ((i, values), level) in values.iter_mut().enumerate().zip(level) {
+            let entries = values.iter_mut().zip(aside.iter_mut());
+            for ((value, aside), owned) in entries.zip(owners.owned(i)) {
+                *aside = if owned { *value * level } else { *aside };
+                *value = if owned { 0.0 } else { *value };
+            }
+        }
     }
 
     /// Vote and reduce.
     #[inline(always)]
-    fn reduced<'v>(&self, member: impl Fn(usize) -> &'v Lanes) -> Lanes {
-        let divided = !matches!(self.reduce, Reduce::Sum | Reduce::Average);
-        if self.vote == Vote::None && !divided {
-            let mut sum = *member(0);
-            for i in 1..self.shares.len() {
-                sum.iter_mut().zip(member(i)).for_each(|(s, v)| *s += v);
+    fn reduced(&self, values: &[Lanes]) -> Lanes {
+        let winner = match self.vote {
+            Vote::None => [1.0; LANES],
+            Vote::Mass => self.mass(values),
+            Vote::MassOrPositive => or_positive(self.mass(values)),
+            Vote::Count => self.heads(values, self.mass(values)),
+            Vote::CountOrPositive => or_positive(self.heads(values, [0.0; LANES])),
+        };
+        match (self.vote, self.reduce) {
+            (Vote::None, Reduce::Sum | Reduce::Average) => {
+                summed(values, |value, _| value).map(|sum| sum * self.top)
             }
-            for s in &mut sum {
-                *s *= self.top;
-            }
-            return sum;
+            (Vote::None, Reduce::Importance) => self.by_importance::<false>(values, &winner),
+            (Vote::None, _) => self.by_share::<false>(values, &winner),
+            (_, Reduce::Importance) => self.by_importance::<true>(values, &winner),
+            _ => self.by_share::<true>(values, &winner),
         }
-        let winner = self.winner(&member);
+    }
+
+    /// Sums of the ballots.
+    #[inline(always)]
+    fn mass(&self, values: &[Lanes]) -> Lanes {
+        if self.ballots.is_empty() {
+            return summed(values, |value, _| value);
+        }
+        let ballots = &self.ballots[..values.len()]; // as many as the compiler knows
+        summed(values, |value, i| value * ballots[i])
+    }
+
+    /// Positive ballots less negative ones, and `draw` where they are as many.
+    #[inline(always)]
+    fn heads(&self, values: &[Lanes], draw: Lanes) -> Lanes {
+        let flips = &self.flips[..values.len()];
+        let head = |value: f32, i: usize| {
+            let value = f32::from_bits(value.to_bits() ^ flips[i]);
+            let (up, down) = (f32::from(value > 0.0), f32::from(value < 0.0));
+            up - down
+        };
+        let mut winner = summed(values, head);
+        for (winner, draw) in winner.iter_mut().zip(&draw) {
+            *winner = if *winner == 0.0 { *draw } else { *winner };
+        }
+        winner
+    }
+
+    /// The sum of the entries that count, over their shares where the program divides.
+    #[inline(always)]
+    fn by_share<const VOTES: bool>(&self, values: &[Lanes], winner: &Lanes) -> Lanes {
+        let (flips, shares) = (&self.flips[..values.len()], &self.shares[..values.len()]);
         let (mut total, mut share) = ([0f32; LANES], [0f32; LANES]);
-        if self.reduce == Reduce::Importance {
-            self.weigh_by_square(&member, &winner, &mut total, &mut share);
-        } else {
-            for (i, weight) in self.shares.iter().enumerate() {
-                let (ballot, values) = (self.ballot(i), member(i));
-                for lane in 0..LANES {
-                    let counts = self.counts(winner[lane], values[lane], ballot);
-                    total[lane] += if counts { values[lane] } else { 0.0 };
-                    share[lane] += if counts { *weight } else { 0.0 };
-                }
-            }
-        }
-        let nothing = if self.reduce == Reduce::SignedShare { 1.0 } else { 0.0 };
-        let mut out = total;
         for lane in 0..LANES {
-            let scale = if share[lane] == 0.0 { nothing } else { self.top / share[lane] };
-            out[lane] *= if divided { scale } else { self.top };
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn ballot(&self, member: usize) -> f32 {
-        self.ballots.get(member).copied().unwrap_or(1.0)
-    }
-
-    #[inline(always)]
-    fn counts(&self, winner: f32, value: f32, ballot: f32) -> bool {
-        let agrees = (winner.to_bits() ^ (value * ballot).to_bits()) >> 31 == 0;
-        ((self.vote == Vote::None) | (agrees & (winner != 0.0))) & (value != 0.0)
-    }
-
-    /// A number whose sign is the one that wins.
-    #[inline(always)]
-    fn winner<'v>(&self, member: &impl Fn(usize) -> &'v Lanes) -> Lanes {
-        let (mut sum, mut heads) = ([0f32; LANES], [0f32; LANES]);
-        let by_heads = matches!(self.vote, Vote::Count | Vote::CountOrPositive);
-        for i in 0..self.shares.len() {
-            let (ballot, values) = (self.ballot(i), member(i));
-            sum.iter_mut().zip(values).for_each(|(s, v)| *s += v * ballot);
-            if by_heads {
-                for (heads, value) in heads.iter_mut().zip(values) {
-                    let value = value * ballot;
-                    let up = if value > 0.0 { 1.0 } else { 0.0 };
-                    let down = if value < 0.0 { 1.0 } else { 0.0 };
-                    *heads += up - down;
-                }
+            let (mut t, mut s) = (0.0, 0.0);
+            for ((values, flip), weight) in values.iter().zip(flips).zip(shares) {
+                let value = values[lane];
+                let counts = counts::<VOTES>(winner[lane], value, *flip);
+                t = if counts { t + value } else { t };
+                s = if counts { s + weight } else { s };
             }
+            (total[lane], share[lane]) = if winner[lane] == 0.0 { (0.0, 0.0) } else { (t, s) };
         }
-        if by_heads {
-            let draw = if self.vote == Vote::CountOrPositive { 0.0 } else { 1.0 };
-            for (sum, heads) in sum.iter_mut().zip(&heads) {
-                *sum = if *heads == 0.0 { *sum * draw } else { *heads };
-            }
+        match self.reduce {
+            Reduce::Sum | Reduce::Average => total.map(|total| total * self.top),
+            Reduce::SignedShare => self.over(total, &share, 1.0),
+            _ => self.over(total, &share, 0.0),
         }
-        if matches!(self.vote, Vote::MassOrPositive | Vote::CountOrPositive) {
-            for sum in &mut sum {
-                *sum = if *sum == 0.0 { 1.0 } else { *sum };
-            }
-        }
-        sum
     }
 
-    /// Totals and shares with every entry weighted by its squared delta, relative to the largest
+    /// The mean of the entries that count, weighted by squared deltas too; relative to the largest
     /// of the position so that nothing underflows.
     #[inline(always)]
-    fn weigh_by_square<'v>(
-        &self,
-        member: &impl Fn(usize) -> &'v Lanes,
-        winner: &Lanes,
-        total: &mut Lanes,
-        share: &mut Lanes,
-    ) {
-        let mut unit = [f32::MIN_POSITIVE; LANES];
-        for (i, weight) in self.shares.iter().enumerate() {
-            for (unit, value) in unit.iter_mut().zip(member(i)) {
-                *unit = unit.max(value.abs() / weight);
+    fn by_importance<const VOTES: bool>(&self, values: &[Lanes], winner: &Lanes) -> Lanes {
+        let (flips, shares) = (&self.flips[..values.len()], &self.shares[..values.len()]);
+        let (mut total, mut share) = ([0f32; LANES], [0f32; LANES]);
+        for lane in 0..LANES {
+            let mut unit = f32::MIN_POSITIVE;
+            for (values, weight) in values.iter().zip(shares) {
+                unit = larger(unit, values[lane].abs() / weight);
             }
-        }
-        for (i, weight) in self.shares.iter().enumerate() {
-            let (ballot, values) = (self.ballot(i), member(i));
-            for lane in 0..LANES {
-                let counts = self.counts(winner[lane], values[lane], ballot);
-                let size = values[lane] / weight / unit[lane];
+            let (mut t, mut s) = (0.0, 0.0);
+            for ((values, flip), weight) in values.iter().zip(flips).zip(shares) {
+                let value = values[lane];
+                let size = value / weight / unit;
+                let counts = counts::<VOTES>(winner[lane], value, *flip);
                 let square = if counts { size * size } else { 0.0 };
-                total[lane] += values[lane] * square;
-                share[lane] += weight * square;
+                t += value * square;
+                s += weight * square;
             }
+            (total[lane], share[lane]) = if winner[lane] == 0.0 { (0.0, 0.0) } else { (t, s) };
         }
+        self.over(total, &share, 0.0)
+    }
+
+    /// `total * top / share`, and `nothing` times the total where the share is 0.
+    #[inline(always)]
+    fn over(&self, mut total: Lanes, share: &Lanes, nothing: f32) -> Lanes {
+        for (total, share) in total.iter_mut().zip(share) {
+            *total *= if *share == 0.0 { nothing } else { self.top / share };
+        }
+        total
     }
 }
 
-/// Moves selfish entries into `aside`: those of the members begin at `start`, `stride` apart.
+/// Whether an entry has the sign of a winner that is not 0, if there was a vote; entries of 0 do
+/// not count.
 #[inline(always)]
-fn take_out(
-    rule: Selfish,
-    level: &[f32],
-    values: &mut [f32],
-    (start, stride): (usize, usize),
-    aside: &mut [f32],
-) {
-    let len = aside.len();
-    let place = |i: usize| i * stride + start..i * stride + start + len;
-    let owners = Owners::<LANES>::new(rule, level.len(), |i| &values[place(i)]);
-    for (i, level) in level.iter().enumerate() {
-        let entries = values[place(i)].iter_mut().zip(aside.iter_mut());
-        for ((value, aside), owned) in entries.zip(owners.owned(i)) {
-            *aside = if owned { *value * level } else { *aside };
-            *value = if owned { 0.0 } else { *value };
+fn counts<const VOTES: bool>(winner: f32, value: f32, flip: u32) -> bool {
+    let turned = value.to_bits() ^ flip ^ (winner.to_bits() & SIGN);
+    if VOTES { f32::from_bits(turned) > 0.0 } else { value != 0.0 }
+}
+
+/// Sums over the members of what `part` makes of an entry.
+#[inline(always)]
+fn summed(values: &[Lanes], part: impl Fn(f32, usize) -> f32) -> Lanes {
+    let mut sums = [0f32; LANES];
+    for lane in 0..LANES {
+        let mut sum = part(values[0][lane], 0);
+        for (i, values) in values.iter().enumerate().skip(1) {
+            sum += part(values[lane], i);
         }
+        sums[lane] = sum;
     }
+    sums
+}
+
+#[inline(always)]
+fn or_positive(mut winner: Lanes) -> Lanes {
+    for value in &mut winner {
+        *value = if *value == 0.0 { 1.0 } else { *value };
+    }
+    winner
+}
+
+/// [`f32::max`] looks for NaN, too.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 /// `mix * values`, in place; zero where the terms cancel but for rounding, which would have a vote.
@@ -282,16 +254,14 @@ fn take_out(
 fn mixed(mix: &[f32], values: &mut [Lanes]) {
     let old = values.to_vec();
     for (new, row) in values.iter_mut().zip(mix.chunks_exact(old.len())) {
-        let (mut sum, mut noise) = ([0f32; LANES], [0f32; LANES]);
-        for (factor, old) in row.iter().zip(&old) {
-            for ((sum, noise), old) in sum.iter_mut().zip(&mut noise).zip(old) {
-                let term = factor * old;
-                *sum += term;
-                *noise += CANCELLED * term.abs();
+        for lane in 0..LANES {
+            let (mut sum, mut noise) = (0.0, 0.0);
+            for (factor, old) in row.iter().zip(&old) {
+                let term = factor * old[lane];
+                sum += term;
+                noise += CANCELLED * term.abs();
             }
-        }
-        for ((new, sum), noise) in new.iter_mut().zip(&sum).zip(&noise) {
-            *new = if sum.abs() < *noise { 0.0 } else { *sum };
+            new[lane] = if sum.abs() < noise { 0.0 } else { sum };
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::decide::{decide, drop_selfish};
 use super::dots;
 use super::positions::Positions;
 use super::program::{Conflicts, Fallback, Keep, Program};
@@ -12,7 +13,7 @@ use super::ranked::Ranking;
 use super::rows_of_tile;
 use super::select::{Brackets, Cut, brackets, cuts};
 use super::source::Source;
-use super::sweep::Survey;
+use super::survey::Survey;
 use crate::rng::Stream;
 use crate::tile::pieces;
 use crate::{Error, Result, scratch};
@@ -93,7 +94,7 @@ impl<'s, S: Source> Prepared<'s, S> {
                     *value = if cut.keeps(*value, start + at) { *value } else { 0.0 };
                 }
             }
-            self.positions.drop_selfish(values, len);
+            drop_selfish(&self.positions, values, len);
             Ok(dots::gram(values, len))
         })?;
         Ok(dots::sum(found, count * count))
@@ -142,9 +143,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             scratch::floats(brackets.len() * out.len(), |values| {
                 self.fill(tile.clone(), values, out.len())?;
                 self.keep(tile, values, out.len())?;
-                let survey = Survey::of(brackets, first * cols, values, out.len());
-                self.positions.reduce(values, out);
-                Ok(survey)
+                Ok(decide(&self.positions, brackets, first * cols, values, out))
             })
         };
         Ok(Survey::join(tiles.map(one).collect::<Result<_>>()?, brackets.len()))
@@ -163,7 +162,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             }
         }
         let mut decided = vec![0f32; n];
-        self.positions.reduce(&values, &mut decided);
+        decide(&self.positions, &[], 0, &values, &mut decided);
         for (place, value) in survey.places.iter().zip(decided) {
             out[*place] = value;
         }
@@ -175,8 +174,9 @@ impl<'s, S: Source> Prepared<'s, S> {
         loop {
             let brackets = self.brackets(widening)?;
             let cols = self.source.cols();
-            let surveys = self.tiles(brackets.len(), |tile, values, len| {
-                Ok(Survey::of(&brackets, tile.start * cols, values, len))
+            let surveys = self.tiles(brackets.len() + 1, |tile, values, len| {
+                let (values, out) = values.split_at_mut(brackets.len() * len);
+                Ok(decide(&self.positions, &brackets, tile.start * cols, values, out))
             })?;
             if let Some(cuts) = cuts(&brackets, &Survey::join(surveys, brackets.len())) {
                 return Ok(cuts);

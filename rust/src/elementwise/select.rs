@@ -1,14 +1,14 @@
 //! Exact selection by magnitude over a whole delta, in one pass.
 //!
 //! A sample brackets the threshold.  While the tiles go by, entries above and below the bracket
-//! are decided and the few inside are collected ([`super::sweep`]); the threshold is then found
+//! are decided and the few inside are collected ([`super::survey`]); the threshold is then found
 //! among those.  A bracket that misses (possible, rare) is widened and the pass repeated.  Equal
 //! magnitudes at the cut are kept in index order, so exactly the asked number is kept.
 
 use rayon::prelude::*;
 
 use super::source::Source;
-use super::sweep::{Survey, magnitude};
+use super::survey::{Survey, magnitude};
 use super::{Keep, rows_of_tile};
 use crate::tile::pieces;
 use crate::{Result, scratch};
@@ -86,14 +86,16 @@ impl Bracket {
         self.known.is_none()
     }
 
-    /// The edge, from the number of entries above and those inside; `None` if it is outside.
-    fn edge(&self, above: usize, mut inside: Vec<(u32, usize)>) -> Option<Edge> {
+    /// The edge, from the number of entries that are not below and those inside; `None` if it is
+    /// outside.
+    fn edge(&self, reached: usize, mut inside: Vec<(u32, usize)>) -> Option<Edge> {
         if self.known.is_some() {
             return self.known;
         }
         let order = |x: &(u32, usize)| (std::cmp::Reverse(x.0), x.1);
         let last = match self.before {
             Before::Count(before) => {
+                let above = reached - inside.len();
                 let rank = before.checked_sub(above + 1).filter(|rank| *rank < inside.len())?;
                 *inside.select_nth_unstable_by_key(rank, order).1
             }
@@ -162,17 +164,17 @@ pub(super) fn brackets<S: Source>(
 /// The cuts, if no bracket missed.
 pub(super) fn cuts(brackets: &[Brackets], survey: &Survey) -> Option<Vec<Cut>> {
     let one = |(member, b): (usize, &Brackets)| {
-        let edge = |bracket: &Bracket, above: usize| {
+        let edge = |bracket: &Bracket, reached: usize| {
             let inside = |(bits, _): &(u32, usize)| bracket.low <= *bits && *bits <= bracket.high;
             let found = if bracket.is_open() {
                 survey.entries_of(member).filter(inside).collect()
             } else {
                 Vec::new()
             };
-            bracket.edge(above, found)
+            bracket.edge(reached, found)
         };
-        let [above_high, above_low] = survey.above[member];
-        Some(Cut { high: edge(&b.high, above_high)?, low: edge(&b.low, above_low)? })
+        let [high, low] = survey.reached[member];
+        Some(Cut { high: edge(&b.high, high)?, low: edge(&b.low, low)? })
     };
     brackets.iter().enumerate().map(one).collect()
 }
