@@ -16,6 +16,8 @@ from loramix.types import F64, Site
 
 _CHUNK = 1 << 22
 """Entries of a delta that are in f64 at a time."""
+_CANCELLED = 4e-6
+"""Share of its terms below which a sum is what f32 products leave of nothing."""
 _DEPENDENT = 1e-12
 """Relative square below which a direction of the span is rounding noise."""
 _ROUNDING = 1e-12
@@ -141,13 +143,18 @@ def _set_aside(
 
 
 def _mixed(mix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """``mix @ values``, added up in order."""
+    """``mix @ values``, added up in order.
+
+    Zero where the terms cancel but for rounding, which would have a vote.
+    """
     rows = []
+    share = single(_CANCELLED, values.device)
     for factors in mix:
-        row = torch.zeros_like(values[0])
+        row, noise = torch.zeros_like(values[0]), torch.zeros_like(values[0])
         for factor, value in zip(factors, values, strict=True):
-            row = row + factor * value
-        rows.append(row)
+            term = factor * value
+            row, noise = row + term, noise + share * term.abs()
+        rows.append(torch.where(row.abs() < noise, 0.0, row))
     return torch.stack(rows)
 
 

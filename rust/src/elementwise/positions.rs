@@ -15,6 +15,9 @@ use super::source::Source;
 /// Positions handled at a time: what belongs to them stays in L1.
 pub(super) const LANES: usize = 64;
 
+/// Share of its terms below which a sum is what f32 products leave of nothing.
+const CANCELLED: f32 = 4e-6;
+
 pub(super) type Lanes = [f32; LANES];
 
 const SIGN: u32 = 1 << 31;
@@ -246,17 +249,19 @@ fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// `mix * values`, in place.
+/// `mix * values`, in place; zero where the terms cancel but for rounding, which would have a vote.
 #[inline(always)]
 fn mixed(mix: &[f32], values: &mut [Lanes]) {
     let old = values.to_vec();
     for (new, row) in values.iter_mut().zip(mix.chunks_exact(old.len())) {
         for lane in 0..LANES {
-            let mut sum = 0.0;
+            let (mut sum, mut noise) = (0.0, 0.0);
             for (factor, old) in row.iter().zip(&old) {
-                sum += factor * old[lane];
+                let term = factor * old[lane];
+                sum += term;
+                noise += CANCELLED * term.abs();
             }
-            new[lane] = sum;
+            new[lane] = if sum.abs() < noise { 0.0 } else { sum };
         }
     }
 }
