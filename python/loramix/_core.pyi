@@ -12,7 +12,7 @@ from loramix.types import RawFactored, RawGroup, RawStep, Site
 __all__ = [
     "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
     "difference", "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project",
-    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "whole",
+    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "store", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -157,6 +157,12 @@ def approximate(
     steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job
 ) -> list[RawFactored]:
     """Factors of the dense result of every step, into its range of the job's arena.
+
+    `results` are float32, C-contiguous, `rows x cols`.  Returns as `recompress`.
+    """
+
+def store(steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job) -> list[RawFactored]:
+    """The dense result of every step itself, into its range of the job's arena.
 
     `results` are float32, C-contiguous, `rows x cols`.  Returns as `recompress`.
     """

@@ -9,7 +9,6 @@ import numpy as np
 
 from loramix import _core
 from loramix.backends.base import Backend, Cores, Factored, Job, Mixed
-from loramix.errors import ParamError
 from loramix.methods import Composite, Elementwise, Method, Subspace, published
 from loramix.methods.composite import mixer_of, space_of
 from loramix.refusals import with_names
@@ -83,17 +82,7 @@ def _of_dense(method: Composite, step: Step, backend: Backend, job: Job) -> list
     """By way of the dense result, group by group.
 
     Memory: the result, the deltas of a group, and what `published.merged` needs.
-
-    Raises
-    ------
-    ParamError : a dense difference is wanted, which only the kernels write.
     """
-    if step.kind == "dense":
-        message = (
-            f"{step.target.key}: {method.name} with refine = {method.refine} is made outside the "
-            "kernels, which write dense differences: leave out dense, or say refine = refine"
-        )
-        raise ParamError(message)
     run = partial(backend.run, threads=job.threads)
     result = np.zeros((step.target.rows, step.target.cols), dtype=np.float32)
     for part in step.parts:
@@ -105,7 +94,8 @@ def _of_dense(method: Composite, step: Step, backend: Backend, job: Job) -> list
             result[rows] = np.float32(part.weights[0]) * deltas[0]
         else:
             result[rows] = published.merged(method, deltas, part.weights, part.site, run)
-    return backend.approximate([step.raw_parts()], [result], job)
+    write = backend.store if step.kind == "dense" else backend.approximate
+    return write([step.raw_parts()], [result], job)
 
 
 def _expanded(group: Group, threads: int | None) -> list[F32]:

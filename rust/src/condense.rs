@@ -186,13 +186,7 @@ pub fn approximate(
     let (cols, rank) = wanted(parts, rows, rule);
     check_rule(rule)?;
     check(parts, rows, cols, (rows + cols) * rank * dtype.size(), out.len())?;
-    if values.len() != rows * cols {
-        return Err(Error::Shape {
-            what: "result",
-            expected: format!("{rows} x {cols}"),
-            got: format!("{} entries", values.len()),
-        });
-    }
+    check_result(values, rows, cols)?;
     let dense = Dense { values, rows, cols };
     let small = rows * cols <= SMALL;
     let most = if small { usize::MAX } else { rank + WIDE };
@@ -227,6 +221,17 @@ pub fn approximate(
     write(&left, &right, &spectrum, rule.gain(kept), kept, dtype, out)?;
     let norm = square.sqrt();
     Ok(Recompressed { rank: kept, norm, rounding: norm, relative_error: spectrum.tail(kept) })
+}
+
+pub(crate) fn check_result(values: &[f32], rows: usize, cols: usize) -> Result<()> {
+    if values.len() == rows * cols {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        what: "result",
+        expected: format!("{rows} x {cols}"),
+        got: format!("{} entries", values.len()),
+    })
 }
 
 /// Columns, and the largest rank that the rule allows.

@@ -20,9 +20,9 @@ use crate::account::{self, Account, bytes};
 use crate::condense::{Part, placed, whole};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{Factored, Prepared, Source};
-use crate::gram::{check_finite, factor_grams};
+use crate::gram::{Grams, check_finite, factor_grams};
 use crate::group::{Group, Member};
-use crate::recompress::{self, Recompressed, Rule};
+use crate::recompress::{self, Mixing, Recompressed, Rule};
 use crate::rng::Stream;
 use crate::space::{Bases, norm};
 use crate::{Error, Result, probe, shrink};
@@ -70,7 +70,68 @@ pub fn project(
     check(parts, rows, cols)?;
     let whole = whole(parts, rows)?;
     check_finite(&whole)?;
-    let made = parts.iter().map(|part| pair(part, space)).collect::<Result<Vec<_>>>()?;
+    match space {
+        Space::Knots => in_knots(parts, &whole, rule, dtype, streams, out),
+        Space::Core => in_cores(parts, &whole, rule, dtype, streams, out),
+    }
+}
+
+/// A result in cores is mixed from the stacks of the factors.
+fn in_cores(
+    parts: &[Part<'_, '_>],
+    whole: &Group<'_>,
+    rule: &Rule,
+    dtype: Dtype,
+    streams: (&Stream, &Stream),
+    out: &mut [u8],
+) -> Result<Projected> {
+    let mut grams = None;
+    let mut blocks = Vec::with_capacity(parts.len());
+    for part in parts {
+        let own = factor_grams::<f64>(part.group)?;
+        blocks.push(mixing(part, &own)?);
+        grams = Some(own);
+    }
+    // Those of a single part are those of the whole.
+    let grams = match grams {
+        Some(own) if parts.len() == 1 && parts[0].group.rows() == whole.rows() => own,
+        _ => factor_grams::<f64>(whole)?,
+    };
+    let mixing = Mixing::diagonal(&blocks);
+    let work = recompress::work_exact(whole, Some(&mixing), grams, rule, dtype, out)?;
+    let account = account::of_meant(whole, &work.grams, &work.meant);
+    let sketch = probe::sketch_mixed(whole, &mixing, streams.0, streams.1)?;
+    Ok(Projected { done: work.done, account, sketch })
+}
+
+/// What a part mixes from its stacks.
+fn mixing(part: &Part<'_, '_>, grams: &Grams) -> Result<Mixing> {
+    let group = part.group;
+    if is_plain(part) {
+        return Ok(Mixing::none(group.rank()));
+    }
+    let bases = Bases::new(group, grams, &vec![1.0; group.members().len()], true)?;
+    if bases.left.size() == 0 {
+        return Ok(Mixing { up: Mat::zeros(group.rank(), 0), down: Mat::zeros(0, group.rank()) });
+    }
+    let (p, q) = (bases.left.size(), bases.right.size());
+    let result = result(part, &bases, Space::Core)?;
+    let core = MatRef::from_row_major_slice(&result, p, q);
+    let core = Mat::from_fn(p, q, |i, j| f64::from(core[(i, j)]));
+    let (left, right) = bases.stored();
+    Ok(Mixing { up: left, down: core * right.transpose() })
+}
+
+/// A result in knots has rows of its own.
+fn in_knots(
+    parts: &[Part<'_, '_>],
+    whole: &Group<'_>,
+    rule: &Rule,
+    dtype: Dtype,
+    streams: (&Stream, &Stream),
+    out: &mut [u8],
+) -> Result<Projected> {
+    let made = parts.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let mut members = Vec::with_capacity(parts.len());
     for (part, made) in parts.iter().zip(&made) {
         match made {
@@ -78,11 +139,16 @@ pub fn project(
             None => members.extend(placed(part)),
         }
     }
-    let pairs = Group::new(rows, cols, members)?;
+    let pairs = Group::new(whole.rows(), whole.cols(), members)?;
     let work = recompress::work(&pairs, None, rule, dtype, out)?;
-    let account = account::of_pairs(&whole, &pairs, &work.grams, &work.meant)?;
+    let account = account::of_pairs(whole, &pairs, &work.grams, &work.meant)?;
     let sketch = probe::sketch(&pairs, streams.0, streams.1)?;
     Ok(Projected { done: work.done, account, sketch })
+}
+
+/// True if there is nothing to decide.
+fn is_plain(part: &Part<'_, '_>) -> bool {
+    part.group.members().len() == 1 && part.program == part.program.sum()
 }
 
 fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
@@ -129,42 +195,36 @@ impl Pair {
     }
 }
 
-/// Runs the program of a part; `None` if there is nothing to decide.
-fn pair(part: &Part<'_, '_>, space: Space) -> Result<Option<Pair>> {
+/// Runs the program of a part on knots; `None` if there is nothing to decide.
+fn pair(part: &Part<'_, '_>) -> Result<Option<Pair>> {
     let group = part.group;
-    if group.members().len() == 1 && part.program == part.program.sum() {
+    if is_plain(part) {
         return Ok(None);
     }
     let grams = factor_grams::<f64>(group)?;
-    let weights = vec![1.0; group.members().len()];
-    let bases = Bases::new(group, &grams, &weights, space == Space::Core)?;
+    let bases = Bases::new(group, &grams, &vec![1.0; group.members().len()], false)?;
     let rank = bases.left.size();
     if rank == 0 {
         return Ok(Some(Pair { up: vec![], down: vec![], rank }));
     }
-    let result = on_entries(part, &bases, space, |source| {
+    let result = result(part, &bases, Space::Knots)?;
+    let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
+    let sizes: Vec<f64> = result.chunks_exact(group.cols()).map(size).collect();
+    Ok(Some(Pair { up: bases.up_bytes(&sizes)?, down: bytes(&result)?, rank }))
+}
+
+/// Entries of the result of a part in a space, row-major.
+fn result(part: &Part<'_, '_>, bases: &Bases<'_, '_>, space: Space) -> Result<Vec<f32>> {
+    on_entries(part, bases, space, |source| {
         let mut result = vec![0f32; source.rows() * source.cols()];
         let prepared = Prepared::new(&part.program, source)?;
         prepared.run(&mut result)?;
         if part.program.clean {
             let noise = prepared.noise(&result)?;
-            shrink::clean(&mut result, rank, noise)?;
+            shrink::clean(&mut result, source.rows(), noise)?;
         }
         Ok(result)
-    })?;
-    let width = result.len() / rank;
-    let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
-    let sizes: Vec<f64> = result.chunks_exact(width).map(size).collect();
-    let down = match space {
-        Space::Knots => bytes(&result)?,
-        Space::Core => {
-            let turn = MatRef::from_row_major_slice(&result, rank, width);
-            let turn = Mat::from_fn(rank, width, |j, x| f64::from(turn[(j, x)]));
-            bases.down_bytes(&turn)?
-        }
-    };
-    let up = bases.up_bytes(&sizes)?;
-    Ok(Some(Pair { up, down, rank }))
+    })
 }
 
 /// Inner products of what the program of a part keeps of its weighted members in a space.

@@ -80,6 +80,27 @@ impl Mixing {
         Ok(Self { up, down })
     }
 
+    /// One that changes nothing.
+    pub(crate) fn none(rank: usize) -> Self {
+        let one = Mat::from_fn(rank, rank, |i, j| if i == j { 1.0 } else { 0.0 });
+        Self { up: one.clone(), down: one }
+    }
+
+    /// Block by block of consecutive stacks.
+    pub(crate) fn diagonal(blocks: &[Self]) -> Self {
+        let rank = blocks.iter().map(Self::rank).sum();
+        let size = blocks.iter().map(Self::size).sum();
+        let mut all = Self { up: Mat::zeros(rank, size), down: Mat::zeros(size, rank) };
+        let (mut a, mut j) = (0, 0);
+        for block in blocks {
+            let (n, p) = (block.rank(), block.size());
+            all.up.submatrix_mut(a, j, n, p).copy_from(&block.up);
+            all.down.submatrix_mut(j, a, p, n).copy_from(&block.down);
+            (a, j) = (a + n, j + p);
+        }
+        all
+    }
+
     /// R of the stacks.
     pub fn rank(&self) -> usize {
         self.up.nrows()
@@ -182,6 +203,47 @@ pub(crate) fn work(
     dtype: Dtype,
     out: &mut [u8],
 ) -> Result<Work> {
+    check(group, mixing, rule, dtype, out)?;
+    let fast = factor_grams::<f32>(group)?;
+    if is_safe(group, &fast) {
+        let stack = stack(group, mixing, &fast);
+        if let Some((done, meant)) = attempt(&stack, rule, Trust::Coarse, dtype, out)? {
+            return Ok(Work { done, meant, grams: fast });
+        }
+    }
+    check_finite(group)?;
+    work_exact(group, mixing, factor_grams::<f64>(group)?, rule, dtype, out)
+}
+
+/// [`work`] with Gram matrices of f64 products, of finite factors.
+pub(crate) fn work_exact(
+    group: &Group<'_>,
+    mixing: Option<&Mixing>,
+    grams: Grams,
+    rule: &Rule,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<Work> {
+    check(group, mixing, rule, dtype, out)?;
+    let found = attempt(&stack(group, mixing, &grams), rule, Trust::Full, dtype, out)?;
+    let (done, meant) = found.ok_or_else(Spectrum::failure)?;
+    Ok(Work { done, meant, grams })
+}
+
+fn stack<'g, 'a>(group: &'g Group<'a>, mixing: Option<&Mixing>, grams: &'g Grams) -> Stack<'g, 'a> {
+    match mixing {
+        Some(mixing) => Stack::mixed(group, grams, mixing),
+        None => Stack::new(group, grams),
+    }
+}
+
+fn check(
+    group: &Group<'_>,
+    mixing: Option<&Mixing>,
+    rule: &Rule,
+    dtype: Dtype,
+    out: &[u8],
+) -> Result<()> {
     check_rule(rule)?;
     check_mixing(group, mixing)?;
     let size = mixing.map_or(group.rank(), Mixing::size).min(group.rank());
@@ -194,21 +256,7 @@ pub(crate) fn work(
             got: format!("{} bytes", out.len()),
         });
     }
-    let stack = |grams| match mixing {
-        Some(mixing) => Stack::mixed(group, grams, mixing),
-        None => Stack::new(group, grams),
-    };
-    let fast = factor_grams::<f32>(group)?;
-    if is_safe(group, &fast)
-        && let Some((done, meant)) = attempt(&stack(&fast), rule, Trust::Coarse, dtype, out)?
-    {
-        return Ok(Work { done, meant, grams: fast });
-    }
-    check_finite(group)?;
-    let exact = factor_grams::<f64>(group)?;
-    let found = attempt(&stack(&exact), rule, Trust::Full, dtype, out)?;
-    let (done, meant) = found.ok_or_else(Spectrum::failure)?;
-    Ok(Work { done, meant, grams: exact })
+    Ok(())
 }
 
 fn check_mixing(group: &Group<'_>, mixing: Option<&Mixing>) -> Result<()> {

@@ -60,10 +60,6 @@ pub fn cores(group: &Group<'_>, weights: &[f64]) -> Result<Cores> {
     let grams = factor_grams::<f64>(group)?;
     let bases = Bases::new(group, &grams, weights, true)?;
     let (left, right) = (&bases.left, &bases.right);
-    let (up_scale, down_scale) = bases.stack.scales();
-    let factors = group.factors();
-    // What a column is scaled by beside its factor; nothing where it is zero.
-    let beside = |a: usize| if up_scale[a] == 0.0 { 0.0 } else { up_scale[a] / factors[a] };
     let mut cores = Vec::with_capacity(weights.len() * left.size() * right.size());
     for member in 0..weights.len() {
         let core = bases.core(member);
@@ -71,11 +67,12 @@ pub fn cores(group: &Group<'_>, weights: &[f64]) -> Result<Cores> {
             (0..left.size() * right.size()).map(|x| core[(x / right.size(), x % right.size())]),
         );
     }
+    let (stored_left, stored_right) = bases.stored();
     Ok(Cores {
         p: left.size(),
         q: right.size(),
-        left: rows(&left.turn, beside),
-        right: rows(&right.turn, |a| down_scale[a]),
+        left: rows(&stored_left),
+        right: rows(&stored_right),
         cores,
     })
 }
@@ -97,10 +94,10 @@ fn check_weights(group: &Group<'_>, weights: &[f64]) -> Result<()> {
     }
 }
 
-/// Row-major entries, row a times `scale(a)`.
-fn rows(matrix: &Mat<f64>, scale: impl Fn(usize) -> f64) -> Vec<f64> {
+/// Row-major entries.
+fn rows(matrix: &Mat<f64>) -> Vec<f64> {
     let n = matrix.ncols();
-    (0..matrix.nrows() * n).map(|x| scale(x / n) * matrix[(x / n, x % n)]).collect()
+    (0..matrix.nrows() * n).map(|x| matrix[(x / n, x % n)]).collect()
 }
 
 /// An orthonormal basis `stack turn`, of one side of a balanced stack.
@@ -181,6 +178,20 @@ impl<'g, 'a> Bases<'g, 'a> {
         (left, self.right.decided(group, &self.stack.up))
     }
 
+    /// `R x p` and `R x q` that make the bases of the stacks as they are stored, but for the
+    /// members' factors in the up side.
+    pub(crate) fn stored(&self) -> (Mat<f64>, Mat<f64>) {
+        let (up_scale, down_scale) = self.stack.scales();
+        let factors = self.stack.group().factors();
+        // What a column is scaled by beside its factor; nothing where it is zero.
+        let beside = |a: usize| if up_scale[a] == 0.0 { 0.0 } else { up_scale[a] / factors[a] };
+        let (left, right) = (&self.left.turn, &self.right.turn);
+        (
+            Mat::from_fn(left.nrows(), left.ncols(), |a, j| beside(a) * left[(a, j)]),
+            Mat::from_fn(right.nrows(), right.ncols(), |a, j| down_scale[a] * right[(a, j)]),
+        )
+    }
+
     /// `p x q` of a member, its factor included.
     fn core(&self, member: usize) -> Mat<f64> {
         let columns = self.stack.group().columns(member);
@@ -204,26 +215,6 @@ impl<'g, 'a> Bases<'g, 'a> {
             self.stack.write_up::<f32>(&stored, 1.0, &mut sink)?;
         } else {
             self.stack.write_up::<f64>(&stored, 1.0, &mut sink)?;
-        }
-        Ok(out)
-    }
-
-    /// f32 bytes of `result V^T`, `k x cols`, for a result of k rows and the right basis V.
-    pub(crate) fn down_bytes(&self, result: &Mat<f64>) -> Result<Vec<u8>> {
-        let group = self.stack.group();
-        let (scale, size) = (self.stack.scales().1, self.stack.size());
-        let turn = result * self.right.turn.transpose();
-        let stored = Mat::from_fn(turn.nrows(), size, |j, a| scale[a] * turn[(j, a)]);
-        let terms = |j: usize| {
-            let term = |a: usize| turn[(j, a)].abs() * self.stack.down[a * size + a].sqrt();
-            (0..size).map(term).sum::<f64>()
-        };
-        let mut out = vec![0; group.cols() * turn.nrows() * Dtype::F32.size()];
-        let mut sink = Sink::new(0, group.cols(), turn.nrows(), Dtype::F32, &mut out);
-        if norm((0..turn.nrows()).map(terms)) <= GROWTH * result.norm_l2() {
-            self.stack.write_down::<f32>(&stored, &mut sink)?;
-        } else {
-            self.stack.write_down::<f64>(&stored, &mut sink)?;
         }
         Ok(out)
     }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::account::{Account, inner};
-use crate::condense::{Part, check, fill, square};
+use crate::condense::{Part, check, check_result, fill, square};
 use crate::dtype::Dtype;
 use crate::gram::{factor_grams, is_safe};
 use crate::group::Group;
@@ -44,15 +44,33 @@ pub struct Whole {
 pub fn write(
     parts: &[Part<'_, '_>],
     rows: usize,
-    (right, left): (&Stream, &Stream),
+    streams: (&Stream, &Stream),
     dtype: Dtype,
     scratch: &mut Vec<f32>,
     out: &mut [u8],
 ) -> Result<Whole> {
     let cols = parts.first().map_or(0, |part| part.group.cols());
+    check(parts, rows, cols, rows * cols * dtype.size(), out.len())?;
+    fill(parts, rows, cols, scratch)?;
+    store(parts, rows, streams, dtype, scratch, out)
+}
+
+/// The second half of [`write`]: the result of its programs is in `values`, `rows x cols`.
+///
+/// # Errors
+/// Those of [`write`]; [`crate::Error::Overflow`] for values that are not finite.
+pub fn store(
+    parts: &[Part<'_, '_>],
+    rows: usize,
+    (right, left): (&Stream, &Stream),
+    dtype: Dtype,
+    values: &[f32],
+    out: &mut [u8],
+) -> Result<Whole> {
+    let cols = parts.first().map_or(0, |part| part.group.cols());
     let size = dtype.size();
     check(parts, rows, cols, rows * cols * size, out.len())?;
-    fill(parts, rows, cols, scratch)?;
+    check_result(values, rows, cols)?;
     if parts.iter().map(|part| part.group.rows()).sum::<usize>() < rows {
         out[..rows * cols * size].fill(0); // there are gaps
     }
@@ -62,7 +80,7 @@ pub fn write(
         let range = part.row_start * cols..(part.row_start + part.group.rows()) * cols;
         let bytes = &mut out[range.start * size..range.end * size];
         let view = View::new(part, right)?;
-        let sums = view.encode(&scratch[range], left, dtype, bytes)?;
+        let sums = view.encode(&values[range], left, dtype, bytes)?;
         account = beside(account, view.account(&sums));
         squares += sums.square;
         add(&mut sketch, &sums.sketch);

@@ -1,4 +1,4 @@
-"""What the package asks of a device: seven verbs, on whole batches of groups.
+"""What the package asks of a device: eight verbs, on whole batches of groups.
 
 No method and no step knows which backend carries it out.  All give equal masks and decisions for
 equal float32 deltas, and values that agree to 1e-5 relative.
@@ -136,6 +136,10 @@ class Backend(Protocol):
         self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
     ) -> list[Factored]:
         """Write factors of results (rows, cols) that were made of the steps elsewhere."""
+        ...
+
+    def store(self, steps: Sequence[RawStep], results: Sequence[F32], job: Job) -> list[Factored]:
+        """Write such results as they are, row-major."""
         ...
 
     def recompress(

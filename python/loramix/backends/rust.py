@@ -69,8 +69,11 @@ class RustBackend:
         self, steps: Sequence[RawStep], results: Sequence[F32], job: Job
     ) -> list[Factored]:
         """As `condense` does it with the results of programs."""
-        dense = [np.ascontiguousarray(one, dtype=np.float32) for one in results]
-        return _factored(_core.approximate(steps, dense, job))
+        return _factored(_core.approximate(steps, _contiguous(results), job))
+
+    def store(self, steps: Sequence[RawStep], results: Sequence[F32], job: Job) -> list[Factored]:
+        """As `dense` does it with the results of programs."""
+        return _factored(_core.store(steps, _contiguous(results), job))
 
     def recompress(
         self,
@@ -109,6 +112,10 @@ class RustBackend:
 
 def _factored(found: Sequence[RawFactored]) -> list[Factored]:
     return [Factored(*row[:4], _square(row[4]), np.array(row[5]), tuple(row[6])) for row in found]
+
+
+def _contiguous(results: Sequence[F32]) -> list[F32]:
+    return [np.ascontiguousarray(one, dtype=np.float32) for one in results]
 
 
 def _square(flat: Sequence[float]) -> F64:

@@ -22,6 +22,7 @@ from loramix.backends.torch_steps import (
     condensed,
     parts_of,
     recompressed,
+    stored,
     whole,
     written,
 )
@@ -120,10 +121,20 @@ class TorchBackend:
         with full_precision():
             for number, (step, result) in enumerate(zip(steps, results, strict=True)):
                 parts = parts_of(step, number, Program(), "weight", self.device)
-                own = np.ascontiguousarray(result, dtype=np.float32)
-                dense = torch.from_numpy(own).to(self.device)
-                made.append(approximated(step, parts, dense, job, number))
+                made.append(approximated(step, parts, self._dense(result), job, number))
         return written(made, job)
+
+    def store(self, steps: Sequence[RawStep], results: Sequence[F32], job: Job) -> list[Factored]:
+        """As `dense` does it with the results of programs."""
+        made = []
+        with full_precision():
+            for number, (step, result) in enumerate(zip(steps, results, strict=True)):
+                parts = parts_of(step, number, Program(), "weight", self.device)
+                made.append(stored(step, parts, self._dense(result), job, number))
+        return made
+
+    def _dense(self, result: F32) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(result, dtype=np.float32)).to(self.device)
 
     def recompress(
         self,

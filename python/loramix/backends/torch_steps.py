@@ -210,10 +210,8 @@ def approximated(
     ------
     CoreError : ``shape``, another size than the step's; ``overflow``, no longer finite.
     """
-    rows, cols, key, _ = step
-    if dense.shape != (rows, cols):
-        text = f"result: expected {rows} x {cols}, got {tuple(dense.shape)}"
-        refuse("shape", text, number)
+    key = step[2]
+    _check_result(step, dense, number)
     norm = _norm_of(dense, number)
     known = torch.cat([part.stack.down for part in parts])
     spectrum = condense.spectrum_of_dense(dense, known, _largest(step, parts, job), norm)
@@ -256,12 +254,31 @@ def _filled(step: RawStep, parts: Sequence[Part]) -> torch.Tensor:
 
 def whole(step: RawStep, parts: Sequence[Part], job: Job, number: int) -> Factored:
     """The result of a step, every entry of it, written into the arena."""
-    dense = _filled(step, parts)
+    return stored(step, parts, _filled(step, parts), job, number)
+
+
+def stored(
+    step: RawStep, parts: Sequence[Part], dense: torch.Tensor, job: Job, number: int
+) -> Factored:
+    """A dense result of a step, (rows, cols) f32, written into the arena.
+
+    Raises
+    ------
+    CoreError : as `approximated`.
+    """
+    _check_result(step, dense, number)
     norm = _norm_of(dense, number)
     condense.encode_dense(dense, job, number)
     along = np.concatenate([part.stack.along_dense(wide(dense[part.rows])) for part in parts])
     sketch = condense.sketch(dense, None, step[2])
     return Factored(min(dense.shape), norm, norm, 0.0, _inner(parts), along, sketch)
+
+
+def _check_result(step: RawStep, dense: torch.Tensor, number: int) -> None:
+    rows, cols = step[:2]
+    if dense.shape != (rows, cols):
+        text = f"result: expected {rows} x {cols}, got {tuple(dense.shape)}"
+        refuse("shape", text, number)
 
 
 def _norm_of(result: torch.Tensor, number: int) -> float:

@@ -70,7 +70,7 @@ pub(super) struct RawPart(RawGroup, Vec<f64>, RawSite, usize, bool);
 
 /// rows, cols, stable hash, parts.
 #[derive(FromPyObject)]
-pub(super) struct RawStep(pub(super) usize, usize, pub(super) u64, Vec<RawPart>);
+pub(super) struct RawStep(pub(super) usize, pub(super) usize, pub(super) u64, Vec<RawPart>);
 
 macro_rules! choice {
     ($name:literal, $text:expr, $($key:literal => $value:expr),+) => {
@@ -330,15 +330,11 @@ impl RawStep {
         scratch: &mut Vec<f32>,
         out: &mut [u8],
     ) -> Result<Written, Error> {
-        let Self(rows, cols, key, _) = self;
+        let Self(rows, _, key, _) = self;
         let groups = self.groups()?;
         let parts = self.parts(program, &groups)?;
         let streams = (&right(*key)?, &left(*key)?);
-        let Whole { norm, account, sketch } =
-            whole::write(&parts, *rows, streams, dtype, scratch, out)?;
-        let done =
-            Recompressed { rank: *rows.min(cols), norm, rounding: norm, relative_error: 0.0 };
-        Ok(written((done, account), sketch))
+        Ok(stored(whole::write(&parts, *rows, streams, dtype, scratch, out)?, self))
     }
 
     fn kept(&self, program: &RawProgram, space: Option<Space>) -> Result<Vec<Vec<f64>>, Error> {
@@ -353,6 +349,12 @@ impl RawStep {
         };
         self.parts(program, &groups)?.iter().map(one).collect()
     }
+}
+
+pub(super) fn stored(Whole { norm, account, sketch }: Whole, step: &RawStep) -> Written {
+    let rank = step.0.min(step.1);
+    let done = Recompressed { rank, norm, rounding: norm, relative_error: 0.0 };
+    written((done, account), sketch)
 }
 
 /// Inner products of what a program keeps of the weighted members, for every part of every step.
