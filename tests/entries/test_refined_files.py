@@ -1,14 +1,13 @@
 """Refined files: factors of results that Python made, parts of fused weights, what is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from entries.refined import BACKENDS, SHAPES, members
-from helpers import F64, Stack, delta_of
+from helpers import F64, Pair, Stack, delta_of, pairs
 from oracles import linear
 from oracles_entries import Definition, merged
 
@@ -20,6 +19,30 @@ from loramix.making import make
 from loramix.methods import method_of
 from loramix.steps import Part, Step
 from loramix.types import Factors, Group, Site, Target, Tensor
+
+BACKENDS = ["rust", "torch:cpu"]
+
+SHAPES = {
+    "unet.blocks.0.attn.to_q": (272, 60),
+    "unet.blocks.0.ff.proj": (40, 20),
+    "unet.blocks.1.conv": (270, 30, 3, 3),
+    "unet.blocks.2.alone": (260, 270),
+}
+
+
+def members(seed: int, modules: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str, Pair]:
+    return pairs(seed, 2 + seed, dtype=dtype, alpha=2.0 + seed, modules=modules)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    """Three adapters; one module belongs to the first alone."""
+    found = Stack(tmp_path, "kohya")
+    for seed in range(3):
+        own = {name: s for name, s in SHAPES.items() if seed == 0 or "alone" not in name}
+        found.add(members(seed, own, "BF16"))
+    return found
+
 
 LEVELS: list[Any] = ["refine-published", "full-published"]
 
