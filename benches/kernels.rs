@@ -303,9 +303,9 @@ fn programs(c: &mut Criterion) {
     bench.finish();
 }
 
-/// The factors of a dense result.
+/// Flops per second of the two products over a dense result that make its factors.
 fn factorings(c: &mut Criterion) {
-    let mut bench = c.benchmark_group("entries");
+    let mut bench = c.benchmark_group("flops");
     bench.sample_size(10);
     let bytes = factors(32);
     let group = group(&bytes, 32);
@@ -321,7 +321,6 @@ fn factorings(c: &mut Criterion) {
         ..Program::default()
     };
     let (mut out, mut factors) = (vec![0f32; SIDE * SIDE], vec![0; 2 * SIDE * 96 * 2]);
-    // Flops of the two products over the dense result, to compare with sgemm.
     Prepared::new(&program, &source)
         .and_then(|p| p.run(&mut out))
         .expect("sizes");

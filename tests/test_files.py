@@ -122,6 +122,26 @@ def test_modified_methods_equal_the_oracle(case: str, stack: Stack) -> None:
     check_exact(stack, merged, what.oracle)
 
 
+@pytest.mark.parametrize("space", ["knots", "core"])
+@pytest.mark.parametrize(
+    "case", [name for name, what in MODIFIED.items() if "published" not in what.refine]
+)
+def test_modified_methods_in_joint_bases_equal_the_oracle(
+    case: str, space: Space, stack: Stack
+) -> None:
+    what = MODIFIED[case]
+    merged = merge(
+        stack.paths, what.method, weights=WEIGHTS, sparsify=what.sparsify, refine=what.refine,
+        space=space, output=Output(dtype="f32"),
+    )  # fmt: skip
+    assert all(rank <= 9 for rank, _ in cuts(stack, merged).values())
+    for key, got in delta_of(merged.adapter).items():
+        deltas, weights = members_of(stack, key)
+        oracle = on_target(what.oracle, target_of(stack, key))
+        far = in_space(space, oracle, deltas, weights, got)
+        assert far <= 2e-5 * size_of(deltas, weights), key
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_limited_rank_is_the_best_of_that_rank_at_the_reported_error(
     name: str, stack: Stack

@@ -4,7 +4,7 @@ The suite runs over the whole table: whoever adds a method gets all of it.  A la
 names in ``breaks`` is not skipped, it must really be broken, or the claim has rotted.
 
 Methods that decide entry by entry or in joint bases work in f32; what holds only for coefficients
-runs over those, what holds for entries is in ``test_elementwise``.  Arrays of every type and size
+runs over those, what holds for entries is in ``entries``.  Arrays of every type and size
 are in ``test_combine``, joint bases in ``test_spaces``, files in ``test_files``.
 """
 
