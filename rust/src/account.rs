@@ -13,13 +13,13 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use crate::Result;
 use crate::dtype::{Dtype, Matrix};
 use crate::gram::{Grams, factor_grams, is_safe};
 use crate::group::{Group, Member};
 use crate::sink::put;
 use crate::stack::Meant;
 use crate::tile::{Real, TILE, down_tile, pieces, up_tile};
-use crate::{Error, Result};
 
 /// What is kept of a written result; see the head of the module.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,37 +30,19 @@ pub struct Account {
     pub along: Vec<f64>,
 }
 
-/// The account of a result given as f32 factors, `left` (`rows x k`) and `right` (`k x cols`),
-/// row-major.
-///
-/// f32 products summed in f64 over tiles: good to about 1e-6 of the product of the norms of the
-/// factors.  Where f32 products could overflow or vanish, everything runs in f64.
-///
-/// # Errors
-/// [`Error::Shape`] for factors that do not fit the group or each other, [`Error::Overflow`] for
-/// factors that are not finite.
-pub fn of_factors(group: &Group<'_>, left: &[f32], right: &[f32]) -> Result<Account> {
-    let (rows, cols) = (group.rows(), group.cols());
-    let rank = left.len().checked_div(rows).unwrap_or(right.len() / cols.max(1));
-    if left.len() != rows * rank || right.len() != rank * cols {
-        return Err(Error::Shape {
-            what: "factors of the result",
-            expected: format!("{rows} x k and k x {cols}"),
-            got: format!("{} and {} entries", left.len(), right.len()),
-        });
+impl Account {
+    /// With that of members in other rows, which have nothing in common with these.
+    pub(crate) fn beside(self, other: Self) -> Self {
+        let (n, m) = (self.along.len(), other.along.len());
+        let mut gram = vec![0.0; (n + m) * (n + m)];
+        for i in 0..n {
+            gram[i * (n + m)..][..n].copy_from_slice(&self.gram[i * n..][..n]);
+        }
+        for i in 0..m {
+            gram[(n + i) * (n + m) + n..][..m].copy_from_slice(&other.gram[i * m..][..m]);
+        }
+        Self { gram, along: [self.along, other.along].concat() }
     }
-    let (up, down) = (bytes(left)?, bytes(right)?);
-    let member = Member {
-        up: Matrix::new(Dtype::F32, rows, rank, &up)?,
-        down: Matrix::new(Dtype::F32, rank, cols, &down)?,
-        factor: 1.0,
-        row_start: 0,
-    };
-    let pair = Group::new(rows, cols, vec![member])?;
-    let one = Mat::from_fn(rank, rank, |i, j| if i == j { 1.0 } else { 0.0 });
-    let meant = Meant { left: one.clone(), right: one };
-    let grams = factor_grams::<f32>(&pair)?;
-    of_pairs(group, &pair, &grams, &meant)
 }
 
 /// The account of a pair that was written: up (`rows x rank`) and then down at the front of `out`,
@@ -109,20 +91,25 @@ pub(crate) fn of_meant(group: &Group<'_>, grams: &Grams, meant: &Meant) -> Accou
     Account { gram: inner(group, grams), along: along(group, &left, &right) }
 }
 
-/// The account, for the members of `group`, of what was made from the stack of `pairs`, whose Gram
-/// matrices are `grams`.
-pub(crate) fn of_pairs(
+/// The account, for the members of `group`, of `pairs` that were turned into `left` (R x k of the
+/// rows of the group) and `right` (k x all pairs).
+///
+/// # Errors
+/// Bytes that do not decode.
+pub(crate) fn of_turned(
     group: &Group<'_>,
-    pairs: &Group<'_>,
     grams: &Grams,
-    meant: &Meant,
+    left: &Mat<f64>,
+    (pairs, right): (&Group<'_>, &Mat<f64>),
+    safe: bool,
 ) -> Result<Account> {
-    let fast = factor_grams::<f32>(group)?;
-    if is_safe(group, &fast) && is_safe(pairs, grams) {
-        across::<f32>(group, pairs, &fast, meant)
+    let down = if safe && is_safe(group, grams) {
+        down_products::<f32>(group, pairs)?
     } else {
-        across::<f64>(group, pairs, &factor_grams::<f64>(group)?, meant)
-    }
+        down_products::<f64>(group, pairs)?
+    };
+    let right = right * down.transpose();
+    Ok(Account { gram: inner(group, grams), along: along(group, left, &right) })
 }
 
 fn across<T: Real>(

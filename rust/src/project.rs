@@ -20,7 +20,7 @@ use crate::account::{self, Account, bytes};
 use crate::condense::{Part, placed, whole};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{Factored, Prepared, Source};
-use crate::gram::{Grams, check_finite, factor_grams};
+use crate::gram::{Grams, check_finite, factor_grams, is_safe};
 use crate::group::{Group, Member};
 use crate::recompress::{self, Mixing, Recompressed, Rule};
 use crate::rng::Stream;
@@ -134,14 +134,22 @@ fn in_knots(
     let made = parts.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let mut members = Vec::with_capacity(parts.len());
     for (part, made) in parts.iter().zip(&made) {
-        match made {
+        match &made.pair {
             Some(pair) => members.push(pair.member(part)?),
             None => members.extend(placed(part)),
         }
     }
     let pairs = Group::new(whole.rows(), whole.cols(), members)?;
     let work = recompress::work(&pairs, None, rule, dtype, out)?;
-    let account = account::of_pairs(whole, &pairs, &work.grams, &work.meant)?;
+    let safe = is_safe(&pairs, &work.grams);
+    let (mut account, mut start) = (Account::default(), 0);
+    for (part, made) in parts.iter().zip(&made) {
+        let size = made.ups.ncols();
+        let left = &made.ups * work.meant.left.subrows(start, size);
+        let turned = (&pairs, &work.meant.right);
+        let own = account::of_turned(part.group, &made.grams, &left, turned, safe)?;
+        (account, start) = (account.beside(own), start + size);
+    }
     let sketch = probe::sketch(&pairs, streams.0, streams.1)?;
     Ok(Projected { done: work.done, account, sketch })
 }
@@ -176,6 +184,16 @@ fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
     }
 }
 
+/// What is made of a part in knots.
+struct Made {
+    /// Of the part's own stack.
+    grams: Grams,
+    /// `None` where the part is its member as it is.
+    pair: Option<Pair>,
+    /// `U_i^T U` of the part's members and the up side of the pair, `R x rank`.
+    ups: Mat<f64>,
+}
+
 /// f32 bytes of the result of one part.
 struct Pair {
     up: Vec<u8>,
@@ -195,22 +213,24 @@ impl Pair {
     }
 }
 
-/// Runs the program of a part on knots; `None` if there is nothing to decide.
-fn pair(part: &Part<'_, '_>) -> Result<Option<Pair>> {
+/// Runs the program of a part on knots.
+fn pair(part: &Part<'_, '_>) -> Result<Made> {
     let group = part.group;
-    if is_plain(part) {
-        return Ok(None);
-    }
     let grams = factor_grams::<f64>(group)?;
-    let bases = Bases::new(group, &grams, &vec![1.0; group.members().len()], false)?;
-    let rank = bases.left.size();
-    if rank == 0 {
-        return Ok(Some(Pair { up: vec![], down: vec![], rank }));
+    if is_plain(part) {
+        let ups = MatRef::from_column_major_slice(&grams.up, group.rank(), group.rank());
+        return Ok(Made { pair: None, ups: ups.to_owned(), grams });
     }
-    let result = result(part, &bases, Space::Knots)?;
-    let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
-    let sizes: Vec<f64> = result.chunks_exact(group.cols()).map(size).collect();
-    Ok(Some(Pair { up: bases.up_bytes(&sizes)?, down: bytes(&result)?, rank }))
+    let bases = Bases::new(group, &grams, &vec![1.0; group.members().len()], false)?;
+    let (rank, ups) = (bases.left.size(), bases.ups(&grams));
+    let (mut up, mut down) = (vec![], vec![]);
+    if rank > 0 {
+        let result = result(part, &bases, Space::Knots)?;
+        let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
+        let sizes: Vec<f64> = result.chunks_exact(group.cols()).map(size).collect();
+        (up, down) = (bases.up_bytes(&sizes)?, bytes(&result)?);
+    }
+    Ok(Made { pair: Some(Pair { up, down, rank }), ups, grams })
 }
 
 /// Entries of the result of a part in a space, row-major.

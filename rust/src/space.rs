@@ -192,6 +192,14 @@ impl<'g, 'a> Bases<'g, 'a> {
         )
     }
 
+    /// `U_i^T U` of the members' up sides as they are stored and the left basis, `R x p`; `grams`
+    /// are those of the stored stack.
+    pub(crate) fn ups(&self, grams: &Grams) -> Mat<f64> {
+        let (scale, rank) = (self.stack.scales().0, self.left.turn.nrows());
+        let turn = Mat::from_fn(rank, self.left.size(), |a, j| scale[a] * self.left.turn[(a, j)]);
+        MatRef::from_column_major_slice(&grams.up, rank, rank) * turn
+    }
+
     /// `p x q` of a member, its factor included.
     fn core(&self, member: usize) -> Mat<f64> {
         let columns = self.stack.group().columns(member);

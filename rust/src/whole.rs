@@ -81,24 +81,11 @@ pub fn store(
         let bytes = &mut out[range.start * size..range.end * size];
         let view = View::new(part, right)?;
         let sums = view.encode(&values[range], left, dtype, bytes)?;
-        account = beside(account, view.account(&sums));
+        account = account.beside(view.account(&sums));
         squares += sums.square;
         add(&mut sketch, &sums.sketch);
     }
     Ok(Whole { norm: squares.sqrt(), account, sketch })
-}
-
-/// The account of members in different rows: they have nothing in common.
-fn beside(one: Account, two: Account) -> Account {
-    let (n, m) = (one.along.len(), two.along.len());
-    let mut gram = vec![0.0; (n + m) * (n + m)];
-    for i in 0..n {
-        gram[i * (n + m)..][..n].copy_from_slice(&one.gram[i * n..][..n]);
-    }
-    for i in 0..m {
-        gram[(n + i) * (n + m) + n..][..m].copy_from_slice(&two.gram[i * m..][..m]);
-    }
-    Account { gram, along: [one.along, two.along].concat() }
 }
 
 /// What the result of a part is looked at with.

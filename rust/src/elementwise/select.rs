@@ -13,8 +13,10 @@ use super::{Keep, rows_of_tile};
 use crate::tile::pieces;
 use crate::{Result, scratch};
 
-/// Entries that the bracket is estimated from, at most; all of them if there are fewer.
-const SAMPLE: usize = 1 << 17;
+/// Entries that the bracket is estimated from: one of so many, within bounds; all if there are fewer.
+const SAMPLE: usize = 16;
+const FEWEST: usize = 1 << 13;
+const MOST: usize = 1 << 17;
 /// Rows of a block of the sample; each block has columns of its own.
 const BLOCK_ROWS: usize = 16;
 /// Half width of the bracket in standard deviations of the sample's quantile.
@@ -188,14 +190,15 @@ struct Sample {
 impl Sample {
     fn new<S: Source>(source: &S, member: usize) -> Result<Self> {
         let (rows, cols) = (source.rows(), source.cols());
-        let wide = (SAMPLE / rows.max(1)).clamp(16, cols.max(16)).min(cols);
+        let size = (rows * cols / SAMPLE).clamp(FEWEST, MOST);
+        let wide = (size / rows.max(1)).clamp(16, cols.max(16)).min(cols);
         if rows * cols == 0 {
             return Ok(Self { bits: Vec::new(), bins: vec![0; BINS] });
         }
         let blocks: Vec<_> = pieces(rows, BLOCK_ROWS).collect();
-        let skip = (blocks.len() * BLOCK_ROWS * wide).div_ceil(4 * SAMPLE).max(1);
+        let skip = (blocks.len() * BLOCK_ROWS * wide).div_ceil(4 * size).max(1);
         let mut values = vec![0f32; BLOCK_ROWS * wide];
-        let mut bits = Vec::with_capacity(rows.min(SAMPLE) * wide);
+        let mut bits = Vec::with_capacity(rows.min(size) * wide);
         for (index, block) in blocks.into_iter().enumerate().step_by(skip) {
             // A comb of columns, moved on from block to block by the golden ratio.
             let shift = (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
