@@ -216,32 +216,6 @@ fn programs(c: &mut Criterion) {
             b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
         });
     }
-    let selfish = |published| Selfish {
-        lambda: 3.0,
-        published,
-        level: !published,
-    };
-    for (name, published) in [("tall", false), ("published", true)] {
-        let program = Program {
-            selfish: Some(selfish(published)),
-            reduce: Reduce::Average,
-            ..Program::default()
-        };
-        bench.bench_function(BenchmarkId::new("selfish", name), |b| {
-            b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
-        });
-    }
-    let dense: Vec<Vec<u8>> = (0..COUNT as u64)
-        .map(|i| values(Dtype::F32, SIDE * SIDE, i))
-        .collect();
-    let rows: Vec<Matrix<'_>> = dense
-        .iter()
-        .map(|bytes| Matrix::new(Dtype::F32, 1, SIDE * SIDE, bytes).expect("sizes"))
-        .collect();
-    let mut masks = vec![0; COUNT * SIDE * SIDE];
-    bench.bench_function("masks of selfish entries", |b| {
-        b.iter(|| owners(black_box(&rows), &weights, 3.0, &mut masks));
-    });
     bench.bench_function("della ranks", |b| {
         let ranking = Ranking {
             density: 0.7,
@@ -299,6 +273,45 @@ fn programs(c: &mut Criterion) {
             let both = (&streams[0], &streams[1]);
             whole::write(&[part], SIDE, both, Dtype::F16, &mut scratch, &mut dense)
         });
+    });
+    bench.finish();
+}
+
+/// Entries of a delta per second where those that belong to one member go around the rest.
+fn selfishness(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+    let bytes = factors(32);
+    let group = group(&bytes, 32);
+    let weights = vec![1.0; COUNT];
+    let source = Factored::new(&group, weights.clone()).expect("sizes");
+    let mut out = vec![0f32; SIDE * SIDE];
+    let selfish = |published| Selfish {
+        lambda: 3.0,
+        published,
+        level: !published,
+    };
+    for (name, published) in [("tall", false), ("published", true)] {
+        let program = Program {
+            selfish: Some(selfish(published)),
+            reduce: Reduce::Average,
+            ..Program::default()
+        };
+        bench.bench_function(BenchmarkId::new("selfish", name), |b| {
+            b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
+        });
+    }
+    let dense: Vec<Vec<u8>> = (0..COUNT as u64)
+        .map(|i| values(Dtype::F32, SIDE * SIDE, i))
+        .collect();
+    let rows: Vec<Matrix<'_>> = dense
+        .iter()
+        .map(|bytes| Matrix::new(Dtype::F32, 1, SIDE * SIDE, bytes).expect("sizes"))
+        .collect();
+    let mut masks = vec![0; COUNT * SIDE * SIDE];
+    bench.bench_function("masks of selfish entries", |b| {
+        b.iter(|| owners(black_box(&rows), &weights, 3.0, &mut masks));
     });
     bench.finish();
 }
@@ -363,6 +376,7 @@ fn single(c: &mut Criterion) {
     algebra(c);
     passes(c);
     programs(c);
+    selfishness(c);
     factorings(c);
 }
 

@@ -74,7 +74,7 @@ def test_what_has_nothing_in_common_is_not_mixed_even_by_rounding(ratio: float) 
 
 @pytest.mark.parametrize("backend", ["rust", "torch:cpu"])
 def test_entries_that_cancel_have_no_vote(backend: str) -> None:
-    """A delta that orthogonalisation takes away leaves rounding, here with the sign of the other."""
+    """A delta that orthogonalisation takes away leaves rounding, with a sign."""
     first = np.random.default_rng(49).normal(size=(7, 90)).astype(np.float32)
     second = first / np.float32(0.3)
     rest = np.float32(0.1) * first - np.float32(0.03) * second
