@@ -23,6 +23,9 @@ VERBS: dict[str, Callable[[Job], Any]] = {
     "mixed": lambda job: BACKEND.recompress([GROUP] * 2, job, [Mixed(np.eye(2), np.eye(2), 0)] * 2),
     "condense": lambda job: BACKEND.condense([STEP] * 2, Program(), "weight", job),
     "whole": lambda job: BACKEND.dense([STEP] * 2, Program(), job),
+    "approximate": lambda job: BACKEND.approximate(
+        [STEP] * 2, [np.full((3, 3), 2.0, dtype=np.float32)] * 2, job
+    ),
     "project": lambda job: BACKEND.condense([STEP] * 2, Program(), "core", job),
 }
 ROOM = 48
