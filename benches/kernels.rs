@@ -187,7 +187,7 @@ fn passes(c: &mut Criterion) {
     bench.finish();
 }
 
-/// Entries of a delta per second through elementwise methods, and their condensation.
+/// Entries of a delta per second through elementwise methods.
 fn programs(c: &mut Criterion) {
     let mut bench = c.benchmark_group("entries");
     bench.sample_size(10);
@@ -231,6 +231,15 @@ fn programs(c: &mut Criterion) {
             b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
         });
     }
+    bench.finish();
+}
+
+/// Entries of dense deltas per second: which are an adapter's own, and their ranks in the row.
+fn decisions(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+    let weights = vec![1.0; COUNT];
     let dense: Vec<Vec<u8>> = (0..COUNT as u64)
         .map(|i| values(Dtype::F32, SIDE * SIDE, i))
         .collect();
@@ -257,8 +266,22 @@ fn programs(c: &mut Criterion) {
             BatchSize::LargeInput,
         );
     });
+    bench.finish();
+}
+
+/// Entries of whole targets per second: as factors, and as they are.
+fn steps(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+    let bytes = factors(32);
+    let group = group(&bytes, 32);
+    let weights = vec![1.0; COUNT];
     let program = Program {
-        keep: largest,
+        keep: Keep::Largest {
+            density: 0.2,
+            skip: 0.0,
+        },
         vote: Vote::Mass,
         reduce: Reduce::Mean,
         ..Program::default()
@@ -363,6 +386,8 @@ fn single(c: &mut Criterion) {
     algebra(c);
     passes(c);
     programs(c);
+    decisions(c);
+    steps(c);
     factorings(c);
 }
 
