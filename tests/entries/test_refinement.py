@@ -10,7 +10,10 @@ from oracles import F64
 from oracles_entries import set_aside
 
 from loramix import combine
+from loramix.backends import backend_of
+from loramix.methods.base import Program
 from loramix.methods.ortho import orthogonalised
+from loramix.types import Site
 
 
 @pytest.mark.parametrize("cosine", [-0.99999, -0.9, 0.0, 0.5, 0.9, 0.999, 0.9999999, 1.0])
@@ -52,6 +55,34 @@ def test_orthogonalised_is_what_it_says() -> None:
     assert np.allclose(orthogonalised(far @ far.T), np.eye(3), atol=1e-12)
     assert not orthogonalised(np.zeros((2, 2))).any()
     assert np.allclose(orthogonalised(np.diag([4.0, 0.0])), np.diag([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e-3, 1e6])
+def test_what_has_nothing_in_common_is_not_mixed_even_by_rounding(ratio: float) -> None:
+    # Two pairs and one alone: an entry of 1e-17 would count among the winners of a vote.
+    first = np.array([[4.0, 1.0], [1.0, 2.0]])
+    second = ratio * np.array([[3.0, -0.7], [-0.7, 1.0]])
+    gram = np.zeros((5, 5))
+    gram[np.ix_([0, 3], [0, 3])], gram[np.ix_([1, 4], [1, 4])] = first, second
+    gram[2, 2] = 0.3
+    turn = orthogonalised(gram)
+    linked = gram != 0
+    assert np.array_equal(turn != 0, linked)
+    assert np.allclose(turn[np.ix_([0, 3], [0, 3])], orthogonalised(first), rtol=1e-9)
+    assert np.allclose(turn[np.ix_([1, 4], [1, 4])], orthogonalised(second), rtol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["rust", "torch:cpu"])
+def test_entries_that_cancel_have_no_vote(backend: str) -> None:
+    """A delta that orthogonalisation takes away leaves rounding, with a sign."""
+    first = np.random.default_rng(49).normal(size=(7, 90)).astype(np.float32)
+    second = first / np.float32(0.3)
+    rest = np.float32(0.1) * first - np.float32(0.03) * second
+    assert np.count_nonzero(np.sign(rest) == np.sign(first)) > 50
+    program = Program(vote="mass", reduce="mean")
+    site = Site(mix=[1.0, 0.0, 0.1, -0.03])
+    got = backend_of(backend).run([first, second], [1.0, 1.0], program, site, threads=1)
+    assert np.array_equal(got, first)  # and not half of it
 
 
 def structured(kind: str, seed: int, count: int) -> list[Any]:

@@ -44,6 +44,7 @@ def decaying(seed: int, rank: int, shape: tuple[int, ...], decay: float) -> Pair
     return replace(one, down=down)
 
 
+F32 = Output(dtype="f32")
 FULL = Output(rank=10**6, dtype="f32")
 
 
@@ -122,6 +123,21 @@ def test_what_has_low_rank_is_written_whole(decay: float, rank: int | None, tmp_
     found = relative(written, stack.sum(weights)["unet.proj"])
     assert found < 1e-5
     assert merged.log[0].rank <= 10
+
+
+@pytest.mark.parametrize("small", [1e-4, 1e-5, 3e-6])
+@pytest.mark.parametrize("shape", [(60, 44), (44, 60), (600, 500)], ids=str)
+def test_directions_that_are_small_beside_others_are_written_too(
+    shape: tuple[int, int], small: float, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path)
+    for seed in range(2):
+        stack.add({"unet.proj": pair(np.random.default_rng(seed), shape, 5)})
+    merged = merge(stack.paths, "dare:density=1", weights=[1.0, small], output=F32)
+    (written,) = delta_of(merged.adapter).values()
+    meant = stack.sum([1.0, small])["unet.proj"]
+    assert merged.log[0].rank == 10
+    assert relative(written, meant) < 5e-7
 
 
 @pytest.mark.parametrize("rank", [10, 12, 30, 44, None])
