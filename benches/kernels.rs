@@ -187,7 +187,7 @@ fn passes(c: &mut Criterion) {
     bench.finish();
 }
 
-/// Entries of a delta per second through elementwise methods, and their condensation.
+/// Entries of a delta per second through elementwise methods.
 fn programs(c: &mut Criterion) {
     let mut bench = c.benchmark_group("entries");
     bench.sample_size(10);
@@ -216,6 +216,41 @@ fn programs(c: &mut Criterion) {
             b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
         });
     }
+    let selfish = |published| Selfish {
+        lambda: 3.0,
+        published,
+        level: !published,
+    };
+    for (name, published) in [("tall", false), ("published", true)] {
+        let program = Program {
+            selfish: Some(selfish(published)),
+            reduce: Reduce::Average,
+            ..Program::default()
+        };
+        bench.bench_function(BenchmarkId::new("selfish", name), |b| {
+            b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
+        });
+    }
+    bench.finish();
+}
+
+/// Entries of dense deltas per second: which are an adapter's own, and their ranks in the row.
+fn decisions(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+    let weights = vec![1.0; COUNT];
+    let dense: Vec<Vec<u8>> = (0..COUNT as u64)
+        .map(|i| values(Dtype::F32, SIDE * SIDE, i))
+        .collect();
+    let rows: Vec<Matrix<'_>> = dense
+        .iter()
+        .map(|bytes| Matrix::new(Dtype::F32, 1, SIDE * SIDE, bytes).expect("sizes"))
+        .collect();
+    let mut masks = vec![0; COUNT * SIDE * SIDE];
+    bench.bench_function("masks of selfish entries", |b| {
+        b.iter(|| owners(black_box(&rows), &weights, 3.0, &mut masks));
+    });
     bench.bench_function("della ranks", |b| {
         let ranking = Ranking {
             density: 0.7,
@@ -231,8 +266,22 @@ fn programs(c: &mut Criterion) {
             BatchSize::LargeInput,
         );
     });
+    bench.finish();
+}
+
+/// Entries of whole targets per second: as factors, and as they are.
+fn steps(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("entries");
+    bench.sample_size(10);
+    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+    let bytes = factors(32);
+    let group = group(&bytes, 32);
+    let weights = vec![1.0; COUNT];
     let program = Program {
-        keep: largest,
+        keep: Keep::Largest {
+            density: 0.2,
+            skip: 0.0,
+        },
         vote: Vote::Mass,
         reduce: Reduce::Mean,
         ..Program::default()
@@ -273,45 +322,6 @@ fn programs(c: &mut Criterion) {
             let both = (&streams[0], &streams[1]);
             whole::write(&[part], SIDE, both, Dtype::F16, &mut scratch, &mut dense)
         });
-    });
-    bench.finish();
-}
-
-/// Entries of a delta per second where those that belong to one member go around the rest.
-fn selfishness(c: &mut Criterion) {
-    let mut bench = c.benchmark_group("entries");
-    bench.sample_size(10);
-    bench.throughput(Throughput::Elements((SIDE * SIDE) as u64));
-    let bytes = factors(32);
-    let group = group(&bytes, 32);
-    let weights = vec![1.0; COUNT];
-    let source = Factored::new(&group, weights.clone()).expect("sizes");
-    let mut out = vec![0f32; SIDE * SIDE];
-    let selfish = |published| Selfish {
-        lambda: 3.0,
-        published,
-        level: !published,
-    };
-    for (name, published) in [("tall", false), ("published", true)] {
-        let program = Program {
-            selfish: Some(selfish(published)),
-            reduce: Reduce::Average,
-            ..Program::default()
-        };
-        bench.bench_function(BenchmarkId::new("selfish", name), |b| {
-            b.iter(|| Prepared::new(&program, black_box(&source)).and_then(|p| p.run(&mut out)));
-        });
-    }
-    let dense: Vec<Vec<u8>> = (0..COUNT as u64)
-        .map(|i| values(Dtype::F32, SIDE * SIDE, i))
-        .collect();
-    let rows: Vec<Matrix<'_>> = dense
-        .iter()
-        .map(|bytes| Matrix::new(Dtype::F32, 1, SIDE * SIDE, bytes).expect("sizes"))
-        .collect();
-    let mut masks = vec![0; COUNT * SIDE * SIDE];
-    bench.bench_function("masks of selfish entries", |b| {
-        b.iter(|| owners(black_box(&rows), &weights, 3.0, &mut masks));
     });
     bench.finish();
 }
@@ -376,7 +386,8 @@ fn single(c: &mut Criterion) {
     algebra(c);
     passes(c);
     programs(c);
-    selfishness(c);
+    decisions(c);
+    steps(c);
     factorings(c);
 }
 

@@ -251,6 +251,8 @@ def test_every_verb_on_a_pretended_device(
             check(lambda b: b.dense([step], program, whole))  # noqa: B023
         result, job = draw(43, 1, shape)[0], job_of([(*shape, 9)], rank=5)
         check(lambda b: b.approximate([step], [result], job))  # noqa: B023
+        room = Job(np.zeros(4 * result.size, dtype=np.uint8), [0, 4 * result.size], "F32")
+        check(lambda b: b.store([step], [result], room))  # noqa: B023
         check(lambda b: b.gram([group], threads=None))  # noqa: B023
         check(lambda b: b.cores([group], [np.ones(3)], threads=None)[0].cores)  # noqa: B023
         for rank in (None, 4):

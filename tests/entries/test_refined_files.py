@@ -230,12 +230,30 @@ def test_factors_of_any_dense_result(shape: tuple[int, int], backend: str) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(31, 23), (300, 260)], ids=str)
+def test_any_dense_result_is_stored_as_it_is(shape: tuple[int, int], backend: str) -> None:
+    part = part_of(5, shape, [1.0, 0.5], 0)
+    step = Step(Target("any", shape), "", (), swap=False, parts=(part,), kind="dense")
+    result = np.random.default_rng(6).normal(size=shape).astype(np.float32)
+    size = 4 * result.size
+    job = Job(np.empty(size, dtype=np.uint8), [0, size], "F32")
+    (made,) = backend_of(backend).store([step.raw_parts()], [result], job)
+    assert np.array_equal(job.arena.view(np.float32).reshape(shape), result)
+    assert (made.rank, made.cut) == (min(shape), 0.0)
+    assert made.norm == pytest.approx(float(np.linalg.norm(result)), rel=1e-6)
+    along = [float(np.sum(result * delta)) for delta in dense(part)]
+    scale = made.norm * max(float(np.linalg.norm(delta)) for delta in dense(part))
+    assert np.abs(made.along - along).max() < 1e-6 * scale
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("verb", ["approximate", "store"])
 @pytest.mark.parametrize("result", [np.ones((31, 22)), np.full((31, 23), np.inf)])
-def test_results_that_do_not_fit_are_refused(result: F64, backend: str) -> None:
+def test_results_that_do_not_fit_are_refused(result: F64, verb: str, backend: str) -> None:
     part = part_of(7, (31, 23), [1.0, 0.5], 0)
     step = Step(Target("any", (31, 23)), "", (), swap=False, parts=(part,), kind="entries")
-    job = Job(np.empty(4 * 54 * 6, dtype=np.uint8), [0, 4 * 54 * 6], "F32")
+    job = Job(np.empty(4 * 31 * 23, dtype=np.uint8), [0, 4 * 31 * 23], "F32")
     with pytest.raises(CoreError) as caught:
-        backend_of(backend).approximate([step.raw_parts()], [result.astype(np.float32)], job)
+        getattr(backend_of(backend), verb)([step.raw_parts()], [result.astype(np.float32)], job)
     assert caught.value.args[0] == ("shape" if result.shape == (31, 22) else "overflow")
     assert caught.value.args[2] == 0
