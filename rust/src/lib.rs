@@ -18,6 +18,7 @@ pub mod gram;
 pub mod group;
 pub mod header;
 mod panels;
+mod passes;
 pub mod probe;
 pub mod project;
 #[cfg(feature = "python")]

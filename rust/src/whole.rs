@@ -13,10 +13,11 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::account::{Account, inner};
-use crate::condense::{Part, check, check_result, fill, square};
+use crate::condense::{Part, check, check_result, fill};
 use crate::dtype::Dtype;
 use crate::gram::{factor_grams, is_safe};
 use crate::group::Group;
+use crate::passes::square;
 use crate::probe::{PROBES, add_left, signs};
 use crate::rng::Stream;
 use crate::scratch::floats;
