@@ -30,7 +30,6 @@ use crate::group::{Group, Member};
 use crate::panels::{DIM, Panels, leading_turn, orthonormal, well_conditioned};
 use crate::passes::Dense;
 use crate::recompress::{Recompressed, Rule, check_rule};
-use crate::rng::Stream;
 use crate::scratch::floats;
 use crate::sink::Sink;
 use crate::spectrum::Spectrum;
@@ -255,11 +254,6 @@ fn range_of(columns: &Panels, most: usize, quick: bool) -> Result<Panels> {
         }
     }
     orthonormal(columns, quick)
-}
-
-/// `Z^T M X` of the matrix that [`condense`] left in `scratch`; see [`crate::probe::sketch`].
-pub fn sketch(scratch: &[f32], cols: usize, right: &Stream, left: &Stream) -> Vec<f64> {
-    crate::probe::sketch_dense(scratch, cols, right, left)
 }
 
 /// Refuses parts that do not fit, an output of less than `need` bytes, and bad input.

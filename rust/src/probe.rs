@@ -89,7 +89,7 @@ pub fn sketch_mixed(
 }
 
 /// The same of a dense row-major matrix.
-pub(crate) fn sketch_dense(values: &[f32], cols: usize, right: &Stream, left: &Stream) -> Vec<f64> {
+pub fn sketch_dense(values: &[f32], cols: usize, right: &Stream, left: &Stream) -> Vec<f64> {
     let signs = signs(right, 0, cols);
     let signs = MatRef::from_row_major_slice(&signs, cols, PROBES);
     let mut sum = vec![0f64; PROBES * PROBES];

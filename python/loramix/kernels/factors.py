@@ -22,7 +22,8 @@ def expand(target: Target, members: Sequence[Factors]) -> npt.NDArray[np.float32
     Examples
     --------
     >>> adapter = load("style.safetensors")                            # doctest: +SKIP
-    >>> expand(*next(iter(adapter.targets.items())))                   # doctest: +SKIP
+    >>> target, factors = next(iter(adapter.targets.items()))          # doctest: +SKIP
+    >>> expand(target, [factors])                                      # doctest: +SKIP
     """
     out = np.empty((target.rows, target.cols), dtype=np.float32)
     group = Group(target, tuple(members), tuple(range(len(members))))

@@ -173,16 +173,26 @@ impl<'s, S: Source> Prepared<'s, S> {
         let mut widening = 1.0;
         loop {
             let brackets = self.brackets(widening)?;
-            let cols = self.source.cols();
-            let surveys = self.tiles(brackets.len() + 1, |tile, values, len| {
-                let (values, out) = values.split_at_mut(brackets.len() * len);
-                Ok(decide(&self.positions, &brackets, tile.start * cols, values, out))
-            })?;
-            if let Some(cuts) = cuts(&brackets, &Survey::join(surveys, brackets.len())) {
+            let survey = if brackets.iter().all(Brackets::is_known) {
+                Survey::new(brackets.len())
+            } else {
+                self.survey(&brackets)?
+            };
+            if let Some(cuts) = cuts(&brackets, &survey) {
                 return Ok(cuts);
             }
             widening *= 8.0;
         }
+    }
+
+    /// The positions that brackets leave open, in a pass of its own.
+    fn survey(&self, brackets: &[Brackets]) -> Result<Survey> {
+        let (count, cols) = (brackets.len(), self.source.cols());
+        let surveys = self.tiles(count + 1, |tile, values, len| {
+            let (values, out) = values.split_at_mut(count * len);
+            Ok(decide(&self.positions, brackets, tile.start * cols, values, out))
+        })?;
+        Ok(Survey::join(surveys, count))
     }
 
     /// Calls `work` with the weighted deltas of every tile, in room for `count` of them.

@@ -123,6 +123,11 @@ pub(super) struct Brackets {
 }
 
 impl Brackets {
+    /// True if no entry has to be looked at to know what is kept.
+    pub(super) fn is_known(&self) -> bool {
+        !self.high.is_open() && !self.low.is_open()
+    }
+
     /// True if there is nothing to drop.
     pub(super) fn keeps_all(&self) -> bool {
         self.high.known == Some(Edge::FIRST) && self.low.known == Some(Edge::LAST)

@@ -317,7 +317,7 @@ impl RawStep {
         out: &[u8],
     ) -> Result<Written, Error> {
         let Self(rows, cols, key, _) = self;
-        let sketch = calculate::sketch(values, *cols, &right(*key)?, &left(*key)?);
+        let sketch = probe::sketch_dense(values, *cols, &right(*key)?, &left(*key)?);
         let whole = calculate::whole(parts, *rows)?;
         let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
         Ok(written((done, account), sketch))
