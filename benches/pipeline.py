@@ -42,14 +42,14 @@ def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
     """Inner products of all groups."""
     del out
     from loramix import groups
-    from loramix.analysis import analyze
+    from loramix.analysis.passing import products
     from loramix.backends.rust import RustBackend
     from loramix.merging import open_all
 
     stack = open_all(paths)
     aligned = groups.align(stack, split=False)
     start = time.perf_counter()
-    analyze(aligned, stack, RustBackend())
+    products(aligned, stack, RustBackend())
     seconds = time.perf_counter() - start
     flops = 0
     for group in aligned:
@@ -99,7 +99,7 @@ def baker(method: str) -> Callable[[list[Path], Path], dict[str, Any]]:
 
         import loramix
         from loramix import groups, planning
-        from loramix.analysis import nothing
+        from loramix.analysis.passing import nothing
         from loramix.backends.base import Job
         from loramix.backends.rust import RustBackend
         from loramix.batching import DENSE_BYTES, batches

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loramix import adapters as opening
 from loramix import executing, placing, planning
-from loramix.analysis import analyze, nothing
+from loramix.analysis.passing import nothing, products
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.errors import FormatError, ParamError
@@ -104,7 +104,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     _refuse_strangers(stack, groups)
     ticker = _Ticker(progress, 3 * len(groups))
     if auto_strength or reads_gram(chosen):
-        analysis = analyze(groups, stack, device, threads=threads, step=ticker.add)
+        analysis = products(groups, stack, device, threads=threads, step=ticker.add)
     else:
         analysis = nothing(groups)
         ticker.add(len(groups))

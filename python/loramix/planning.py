@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loramix import analysis as analysing
-from loramix.analysis import Analysis, Strength
+from loramix.analysis import strengths as energies
+from loramix.analysis.statistics import Analysis
+from loramix.analysis.strengths import Strength
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
 from loramix.formats.layout import Layout, load_layout
@@ -64,11 +65,11 @@ def plan(
     dialect = dialect_of(adapters, output)
     architecture = common_architecture(adapters)
     layout = load_layout(architecture) if architecture else None
-    merged = analysing.coefficients(method, groups, analysis, weights)
+    merged = energies.coefficients(method, groups, analysis, weights)
     strengths: dict[str, Strength] = {}
     if auto_strength:
-        energy = analysing.energy_coefficients(method, merged)
-        strengths = analysing.strengths(groups, analysis, energy, weights, floor=floor)
+        energy = energies.energy_coefficients(method, merged)
+        strengths = energies.strengths(groups, analysis, energy, weights, floor=floor)
         merged = [
             c * strengths[group.target.branch].scale
             for group, c in zip(groups, merged, strict=True)

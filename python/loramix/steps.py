@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from loramix._core import VERSION
-from loramix.analysis import Strength
+from loramix.analysis.strengths import Strength
 from loramix.errors import ParamError
 from loramix.formats.dialects import DIALECTS, Dialect
 from loramix.formats.layout import Layout, load_layout

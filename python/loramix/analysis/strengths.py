@@ -1,30 +1,15 @@
-"""Pass 1: what the adapters do to each other.  Only small statistics survive it."""
+"""Energy normalisation: how strong a merged branch is, and how strong it may be."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from loramix.backends.base import Backend
-from loramix.batching import READ_BYTES, batches, bytes_of
+from loramix.analysis.statistics import Analysis
 from loramix.methods import Coefficients, Method, apply
 from loramix.methods.average import Average
-from loramix.refusals import with_names
-from loramix.types import F64, Adapter, Group, Weight, weight_of
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """Statistics of a stack.
-
-    Attributes
-    ----------
-    grams : for each group, inner products of its deltas (n, n).
-    """
-
-    grams: tuple[F64, ...]
+from loramix.types import F64, Group, Weight, weight_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +28,6 @@ class Strength:
     norm: float
     reference: float
     cosine: float
-
-
-def analyze(
-    groups: Sequence[Group],
-    adapters: Sequence[Adapter],
-    backend: Backend,
-    *,
-    threads: int | None = None,
-    step: Callable[[int], None] | None = None,
-) -> Analysis:
-    """Inner products of all groups, batch by batch; touched pages are given back.
-
-    Cost: one read of the inputs, 2 * (rows + cols) * R^2 flops per group.
-    """
-    grams: list[F64] = []
-    for batch in batches(groups, bytes_of, READ_BYTES):
-        work = partial(backend.gram, [group.raw() for group in batch], threads=threads)
-        grams += with_names(batch, work)
-        for adapter in adapters:
-            adapter.source.release()
-        if step is not None:
-            step(len(batch))
-    return Analysis(tuple(grams))
-
-
-def nothing(groups: Sequence[Group]) -> Analysis:
-    """Stands in where nobody reads the inner products; whoever does gets NaN."""
-    counts = [len(group.members) for group in groups]
-    return Analysis(tuple(np.full((n, n), np.nan) for n in counts))
 
 
 def coefficients(

@@ -1,0 +1,97 @@
+"""What a policy is: the statistics of a whole stack in, one decision for every group out.
+
+A policy is mathematics and words: it reads no tensor, knows no file, and decides nothing about
+ranks, names or devices.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+from loramix.analysis.statistics import Analysis, GroupStatistics
+from loramix.analysis.strengths import Strength
+from loramix.methods import Method
+from loramix.types import Adapter
+
+Side: TypeAlias = Literal["all", "low", "high", "around"]
+"""What a member gives to its group: ``all`` of its delta; only entries with the sign of the
+majority of the members (``low`` conflict), or only the others (``high``); or all of it, around the
+method: it is added to the result, at its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What a policy sees.
+
+    Attributes
+    ----------
+    adapters : in the user's order.
+    analysis : statistics of every group.
+    weights : for every group, the users' weights of its members, any sign.
+    architecture : the base model, if it is known.
+    """
+
+    adapters: tuple[Adapter, ...]
+    analysis: Analysis
+    weights: tuple[tuple[float, ...], ...]
+    architecture: str | None
+
+    @property
+    def groups(self) -> Iterator[tuple[GroupStatistics, tuple[float, ...]]]:
+        """Statistics and weights of every group."""
+        return zip(self.analysis.groups, self.weights, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done with one group, and why.
+
+    Attributes
+    ----------
+    method : what the members become one by.
+    weights : what the method gets, for every member; 0 leaves it out.
+    regime : one word for what the members do to each other, such as ``aligned``.
+    why : a sentence with the numbers that decided.
+    numbers : the statistics that decided, by name.
+    sides : for every member; empty: all.
+    """
+
+    method: Method
+    weights: tuple[float, ...]
+    regime: str
+    why: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    sides: tuple[Side, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy says of a stack.
+
+    Attributes
+    ----------
+    decisions : one for each group, in their order.
+    strengths : energy normalisation that is in the weights, by branch; empty if there is none.
+    notes : one line for everything a user should know.
+    suggested : largest strength at which the result should be applied, if the policy has a view.
+    """
+
+    decisions: tuple[Decision, ...]
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    suggested: float | None = None
+
+
+class Policy(Protocol):
+    """Chooses methods.
+
+    Attributes
+    ----------
+    name : as users write it.
+    """
+
+    name: ClassVar[str]
+
+    def decide(self, stack: Stack) -> Verdict:
+        """One decision for every group."""
+        ...
