@@ -44,7 +44,7 @@ def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
     from loramix import groups
     from loramix.analysis.passing import products
     from loramix.backends.rust import RustBackend
-    from loramix.merging import open_all
+    from loramix.opening import open_all
 
     stack = open_all(paths)
     aligned = groups.align(stack, split=False)
@@ -98,20 +98,14 @@ def baker(method: str) -> Callable[[list[Path], Path], dict[str, Any]]:
         import numpy as np
 
         import loramix
-        from loramix import groups, planning
-        from loramix.analysis.passing import nothing
         from loramix.backends.base import Job
         from loramix.backends.rust import RustBackend
         from loramix.batching import DENSE_BYTES, batches
         from loramix.making import make
-        from loramix.merging import open_all
-        from loramix.methods import method_of
         from loramix.steps import Step
 
-        stack, chosen = open_all(paths), method_of(method)
-        aligned = groups.align(stack, split=True)
         output = loramix.Output(dense=True, dtype="f16")
-        plan = planning.plan(stack, aligned, nothing(aligned), chosen, WEIGHTS, output)
+        plan = loramix.plan(paths, method, weights=WEIGHTS, output=output)
         steps = [step for step in plan.steps if step.kind == "dense"]
 
         def size(step: Step) -> int:
@@ -121,7 +115,7 @@ def baker(method: str) -> Callable[[list[Path], Path], dict[str, Any]]:
         before, start = os.times(), time.perf_counter()
         for batch in batches(steps, size, DENSE_BYTES):
             offsets = np.cumsum([0, *map(size, batch)]).tolist()
-            make(chosen, batch, RustBackend(), Job(arena, offsets, "F16"))
+            make(batch, RustBackend(), Job(arena, offsets, "F16"))
         seconds, after = time.perf_counter() - start, os.times()
         return {"seconds": seconds, "user": after.user - before.user}
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from loramix.inspecting import Inspection, inspect
     from loramix.kernels import expand
     from loramix.memory import combine
-    from loramix.merging import merge, resize, save
+    from loramix.merging import execute, merge, plan, resize, save
     from loramix.methods import METHODS, Method
-    from loramix.steps import Output
+    from loramix.output import Output
+    from loramix.steps import Plan
     from loramix.types import Adapter, Factors, Target
 
 # Loaded when first asked for: the command line's help must not wait for NumPy.
@@ -34,16 +35,19 @@ _HOMES = {
     "LoramixError": "errors",
     "Merged": "executing",
     "Method": "methods",
-    "Output": "steps",
+    "Output": "output",
     "OutputError": "errors",
     "ParamError": "errors",
+    "Plan": "steps",
     "ShapeError": "errors",
     "Target": "types",
     "combine": "memory",
+    "execute": "merging",
     "expand": "kernels",
     "inspect": "inspecting",
     "load": "adapters",
     "merge": "merging",
+    "plan": "merging",
     "resize": "merging",
     "save": "merging",
 }
@@ -61,15 +65,18 @@ __all__ = [
     "Output",
     "OutputError",
     "ParamError",
+    "Plan",
     "ShapeError",
     "Target",
     "__version__",
     "combine",
+    "execute",
     "expand",
     "inspect",
     "kernels",
     "load",
     "merge",
+    "plan",
     "resize",
     "save",
 ]

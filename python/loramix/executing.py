@@ -26,8 +26,9 @@ from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.making import make
+from loramix.output import CODES, Output
 from loramix.refusals import with_names
-from loramix.steps import CODES, Output, Plan, Step
+from loramix.steps import Plan, Step
 from loramix.types import ITEM_BYTES, Adapter
 from loramix.verifying import FLOOR, Done, Row, release, verify
 
@@ -156,7 +157,6 @@ def _write(
     rule = partial(
         Job,
         dtype=CODES[plan.dtype],
-        rank=wish.rank,
         energy=wish.energy,
         max_error=wish.max_error,
         alpha=plan.alpha,
@@ -181,7 +181,8 @@ def _write(
             if len(arenas[index % 2]) < offsets[-1]:
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
             arena = arenas[index % 2]
-            finished = _compute(plan, batch, backend, rule(arena, offsets))
+            job = rule(arena, offsets, rank=batch[0].rank or wish.rank)
+            finished = _compute(plan, batch, backend, job)
             release(plan)
             if pending is not None:
                 pending.result()
@@ -194,13 +195,13 @@ def _write(
 
 
 def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
-    """Steps of one kind together."""
-    for kind, steps in groupby(plan.steps, key=lambda one: one.kind):
+    """Steps that are made alike together."""
+    for (kind, _, _), steps in groupby(plan.steps, key=lambda s: (s.kind, s.method, s.rank)):
         yield from batches(steps, capacity, DENSE_BYTES if kind == "dense" else WRITE_BYTES)
 
 
 def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:
-    work = partial(make, plan.method, batch, backend, job)
+    work = partial(make, batch, backend, job)
     made = with_names([one.group() for one in batch], work)
     done = [Done(one, result) for one, result in zip(batch, made, strict=True)]
     for item in done:

@@ -9,33 +9,35 @@ import numpy as np
 
 from loramix import _core
 from loramix.backends.base import Backend, Cores, Factored, Job, Mixed
-from loramix.methods import Composite, Elementwise, Method, Subspace, published
+from loramix.methods import Coefficients, Composite, Elementwise, Subspace, published
 from loramix.methods.composite import mixer_of, space_of
 from loramix.refusals import with_names
 from loramix.steps import Part, Step
 from loramix.types import F32, F64, Group
 
 
-def make(method: Method, batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
+def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     """Factors of every step of a batch, or their dense results, written into the job's arena.
 
     Parameters
     ----------
-    batch : steps of one kind.
+    batch : steps of one kind, and of one method if they have one.
     job : room and rule.
 
     Raises
     ------
     CoreError : what the kernels refuse; see `loramix.refusals.with_names`.
     """
-    if batch[0].kind == "sum":
+    kind, method = batch[0].kind, batch[0].method
+    if kind == "sum":
         return backend.recompress([one.raw() for one in batch], job)
-    if isinstance(method, Subspace):
-        return _in_joint_bases(method, batch, backend, job)
-    assert isinstance(method, Elementwise | Composite)
-    if isinstance(method, Composite) and any(_is_whole(method, one) for one in batch):
-        return _one_by_one(method, batch, backend, job)
-    return _by_entries(method, batch, backend, job)
+    if isinstance(method, Elementwise | Composite):
+        if isinstance(method, Composite) and any(map(_is_whole, batch)):
+            return _one_by_one(method, batch, backend, job)
+        return _by_entries(method, batch, backend, job)
+    if kind == "joint":
+        return _in_joint_bases(batch, backend, job)
+    return _one_by_one(None, batch, backend, job)
 
 
 def _by_entries(
@@ -58,27 +60,37 @@ def _by_entries(
     return backend.condense(steps, program, space, job)
 
 
-def _is_whole(method: Composite, step: Step) -> bool:
-    groups = [(part.group.target, len(part.weights)) for part in step.parts]
-    return any(method.whole(target.rows, target.cols, count) for target, count in groups)
+def _is_whole(step: Step) -> bool:
+    return any(_looks_at_all(part) for part in step.parts)
+
+
+def _looks_at_all(part: Part) -> bool:
+    target, count = part.group.target, len(part.weights)
+    method = part.method
+    return isinstance(method, Composite) and method.whole(target.rows, target.cols, count)
 
 
 def _one_by_one(
-    method: Composite, batch: Sequence[Step], backend: Backend, job: Job
+    method: Composite | None, batch: Sequence[Step], backend: Backend, job: Job
 ) -> list[Factored]:
-    """What has a group that is whole is in memory as it is, so there is one step at a time."""
+    """What is multiplied out is in memory as it is, so there is one step at a time.
+
+    Parameters
+    ----------
+    method : that of all steps; None where parts of a step have different ones.
+    """
     found = []
     for one, (start, end) in zip(batch, pairwise(job.offsets), strict=True):
         own = replace(job, arena=job.arena[start:end], offsets=[0, end - start])
-        if _is_whole(method, one):
-            work = partial(_of_dense, method, one, backend, own)
+        if method is None or _is_whole(one):
+            work = partial(_of_dense, one, backend, own)
         else:
             work = partial(_by_entries, method, [one], backend, own)
         found += with_names([one.group()], work)
     return found
 
 
-def _of_dense(method: Composite, step: Step, backend: Backend, job: Job) -> list[Factored]:
+def _of_dense(step: Step, backend: Backend, job: Job) -> list[Factored]:
     """By way of the dense result, group by group.
 
     Memory: the result, the deltas of a group, and what `published.merged` needs.
@@ -88,14 +100,27 @@ def _of_dense(method: Composite, step: Step, backend: Backend, job: Job) -> list
     for part in step.parts:
         rows = slice(part.row_start, part.row_start + part.group.target.rows)
         deltas = _expanded(part.group, job.threads)
-        if not all(np.isfinite(delta).all() for delta in deltas):
-            result[rows] = np.inf  # refused, with the name of the target, where factors are made
-        elif len(deltas) < 2:
-            result[rows] = np.float32(part.weights[0]) * deltas[0]
+        if all(np.isfinite(delta).all() for delta in deltas):
+            result[rows] = _merged(part, deltas, run)
         else:
-            result[rows] = published.merged(method, deltas, part.weights, part.site, run)
+            result[rows] = np.inf  # refused, with the name of the target, where factors are made
     write = backend.store if step.kind == "dense" else backend.approximate
     return write([step.raw_parts()], [result], job)
+
+
+def _merged(part: Part, deltas: Sequence[F32], run: published.Run) -> F32:
+    """What a method of any kind but rules on cores makes of dense deltas."""
+    method = part.method
+    if part.place == "anywhere":
+        result = np.zeros_like(deltas[0])
+        for weight, delta in zip(part.weights, deltas, strict=True):
+            result += np.float32(weight) * delta
+        return result
+    assert isinstance(method, Elementwise | Composite)
+    if isinstance(method, Composite) and _looks_at_all(part):
+        return published.merged(method, deltas, part.weights, part.site, run)
+    found = run(deltas, part.weights, method.program(), part.site, mix=mixer_of(method))
+    return np.asarray(found)
 
 
 def _expanded(group: Group, threads: int | None) -> list[F32]:
@@ -108,21 +133,19 @@ def _expanded(group: Group, threads: int | None) -> list[F32]:
     return deltas
 
 
-def _in_joint_bases(
-    method: Subspace, batch: Sequence[Step], backend: Backend, job: Job
-) -> list[Factored]:
+def _in_joint_bases(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     parts = [part for one in batch for part in one.parts]
     weights = [np.array(part.weights) for part in parts]
     raw = [part.group.raw() for part in parts]
     found = iter(backend.cores(raw, weights, threads=job.threads))
+    run = partial(backend.run, threads=job.threads)
 
     def mixers(part: Part, cores: Cores) -> tuple[F64, F64]:
         """What is left and right of the stacks in the result."""
-        sizes = np.array(part.weights)
-        if len(sizes) == 1:
+        if part.alone:
             unit = np.eye(part.group.members[0].rank)
-            return sizes[0] * unit, unit
-        return cores.left, method.merge(cores.cores, sizes) @ cores.right.T
+            return part.weights[0] * unit, unit
+        return cores.left, _core_of(part, cores.cores, run) @ cores.right.T
 
     # One after the other: LAPACK has threads of its own, and they get into each other's way.
     pairs = map(mixers, parts, found)
@@ -132,6 +155,19 @@ def _in_joint_bases(
         for own, one in zip(blocks, batch, strict=True)
     ]
     return backend.recompress([one.raw_stored() for one in batch], job, mixed)
+
+
+def _core_of(part: Part, cores: F64, run: published.Run) -> F64:
+    """The core (p, q) of the result of a part, from those of its members."""
+    sizes = np.array(part.weights)
+    if isinstance(part.method, Subspace):
+        return part.method.merge(cores, sizes)
+    if isinstance(part.method, Coefficients):
+        return np.tensordot(sizes, cores, axes=1)
+    values = list(cores.astype(np.float32))
+    mix = mixer_of(part.method)
+    found = run(values, part.weights, part.method.program(), part.site, mix=mix)
+    return np.asarray(found).astype(np.float64)
 
 
 def _diagonal(blocks: Sequence[F64]) -> F64:

@@ -153,8 +153,8 @@ def _not_linear(
         gram = with_names([], partial(_gram, deltas, threads))
     site = site_of(method, gram, sizes, key=0, seed=seed)
     if space != "weight":
-        step = _step(deltas, sizes, site)
-        return with_names([], partial(_jointly, method, step, deltas[0], backend, threads))
+        step = _step(method, deltas, sizes, site)
+        return with_names([], partial(_jointly, step, deltas[0], backend, threads))
     assert isinstance(method, Elementwise | Composite)
     if isinstance(method, Composite):
         rows, cols = arrays.matrix_shape(deltas[0])
@@ -188,7 +188,7 @@ def _whole(
     return arrays.from_f32(result.reshape(tuple(deltas[0].shape)), deltas[0])
 
 
-def _step(deltas: Sequence[Any], sizes: F64, site: Site) -> Step:
+def _step(method: Method, deltas: Sequence[Any], sizes: F64, site: Site) -> Step:
     """Dense deltas as factors: one side is the matrix, the other the identity."""
     rows, cols = arrays.matrix_shape(deltas[0])
     side = min(rows, cols)
@@ -205,7 +205,8 @@ def _step(deltas: Sequence[Any], sizes: F64, site: Site) -> Step:
 
     owners = tuple(range(len(deltas)))
     group = Group(target, tuple(factors(delta) for delta in deltas), owners)
-    part = Part(group, tuple(sizes.tolist()), 0, site)
+    weights = tuple(sizes.tolist())
+    part = Part(group, method, weights, weights, 0, site)
     return Step(target, "", (), swap=False, parts=(part,), kind="joint")
 
 
@@ -214,7 +215,6 @@ def _view(data: "npt.NDArray[np.uint8]") -> memoryview:
 
 
 def _jointly(
-    method: Method,
     step: Step,
     delta: Any,  # noqa: ANN401 - numpy or torch
     backend: Backend,
@@ -226,7 +226,7 @@ def _jointly(
     room = (rows + cols) * min(rows, cols)
     arena = np.empty(4 * room, dtype=np.uint8)
     job = Job(arena, [0, len(arena)], "F32", rank=max(min(rows, cols), 1), threads=threads)
-    (made,) = make(method, [step], backend, job)
+    (made,) = make([step], backend, job)
     values = arena.view(np.float32)
     up = values[: rows * made.rank].reshape(rows, -1)
     down = values[rows * made.rank :][: made.rank * cols].reshape(-1, cols)

@@ -1,4 +1,4 @@
-"""What a plan is made of: the wished output, the steps, and the plan itself.
+"""What a plan is made of: choices, steps, and the plan itself.
 
 Immutable and printable; made by `loramix.planning`, carried out by `loramix.executing`.
 """
@@ -10,10 +10,12 @@ from typing import Literal, TypeAlias
 
 from loramix._core import VERSION
 from loramix.analysis.strengths import Strength
-from loramix.errors import ParamError
-from loramix.formats.dialects import DIALECTS, Dialect
+from loramix.formats.dialects import Dialect
 from loramix.formats.layout import Layout, load_layout
-from loramix.methods import Method, describe
+from loramix.methods import Coefficients, Method, Subspace, describe
+from loramix.methods.composite import space_of
+from loramix.output import Output
+from loramix.policies.base import Decision
 from loramix.types import (
     Adapter,
     Dtype,
@@ -28,62 +30,6 @@ from loramix.types import (
 )
 
 Kind: TypeAlias = Literal["sum", "entries", "dense", "joint"]
-CODES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What the result should look like.  Give at most one of energy and max_error.
-
-    Entry by entry methods have results of full rank.  ``dense`` writes them as they are, as dense
-    differences, and leaves nothing out, so it goes with none of rank, energy and max_error.  What
-    is a sum, or made in joint bases, has a low rank: its exact factors are written as ever.
-
-    Attributes
-    ----------
-    rank : at most this rank per target; default: exact (the sum of the ranks, reduced to the
-        numerical rank).
-    energy : smallest rank that keeps this share of the squared norm, (0, 1].
-    max_error : smallest rank with at most this relative error, [0, 1).
-    dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
-    dialect : kohya, diffusers or peft; default: that of the first input.
-    dense : whether to write results of full rank as they are; the dialect must have that (kohya).
-    """
-
-    rank: int | None = None
-    energy: float | None = None
-    max_error: float | None = None
-    dtype: Dtype | None = None
-    dialect: str | None = None
-    dense: bool = False
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("rank", self.rank, self.rank is None or self.rank >= 1, "an integer of at least 1"),
-            ("energy", self.energy, self.energy is None or 0 < self.energy <= 1, "in (0, 1]"),
-            (
-                "max_error", self.max_error,
-                self.max_error is None or 0 <= self.max_error < 1, "in [0, 1)",
-            ),
-            ("dtype", self.dtype, self.dtype is None or self.dtype in CODES, ", ".join(CODES)),
-            (
-                "dialect", self.dialect,
-                self.dialect is None or self.dialect in DIALECTS, ", ".join(DIALECTS),
-            ),
-        )  # fmt: skip
-        for name, value, good, allowed in checks:
-            if not good:
-                message = f"{name} = {value!r}: allowed is {allowed}"
-                raise ParamError(message)
-        if self.energy is not None and self.max_error is not None:
-            message = "energy and max_error are two ways to choose the rank: give one"
-            raise ParamError(message)
-        if self.dense and (self.rank, self.energy, self.max_error) != (None, None, None):
-            message = (
-                "dense leaves nothing out; rank, energy and max_error say what to leave out: "
-                "give one or the other"
-            )
-            raise ParamError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +52,58 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided for one group.
+
+    Attributes
+    ----------
+    owners : for each member, the position of its adapter in the stack.
+    asked : the users' weights of the members.
+    rank : at most this rank; None: that of the whole output.
+    """
+
+    target: Target
+    owners: tuple[int, ...]
+    asked: tuple[float, ...]
+    decision: Decision
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a step that a method which is not a sum makes of one group.
+    """Rows of a step that are made of one group.
 
     Attributes
     ----------
     group : members of weight other than 0.
-    weights : theirs.
+    weights : theirs; the coefficients, where the method is a sum.
+    asked : the users' weights of them.
     site : what a program needs to know of the group.
     """
 
     group: Group
+    method: Method
     weights: tuple[float, ...]
+    asked: tuple[float, ...]
     row_start: int
     site: Site
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one member: its weighted delta, whatever the method."""
+        return len(self.weights) == 1
+
+    @property
+    def place(self) -> Literal["anywhere", "weight", "knots", "core", "bases"]:
+        """Where the method works; sums are the same everywhere, ``bases`` is for rules on cores."""
+        if self.alone or isinstance(self.method, Coefficients):
+            return "anywhere"
+        return "bases" if isinstance(self.method, Subspace) else space_of(self.method)
 
     def raw(self, mix: Sequence[float] = ()) -> RawPart:
         """What the kernels take."""
         site = replace(self.site, mix=mix) if mix else self.site
-        alone = len(self.weights) == 1
-        return (self.group.raw(self.weights), list(self.weights), site, self.row_start, alone)
+        return (self.group.raw(self.weights), list(self.weights), site, self.row_start, self.alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +116,9 @@ class Step:
     stem : its name in the output.
     pieces : what is summed.
     swap : whether the halves of the rows are exchanged in the output's naming.
-    parts : what a method that is not a sum is applied to; empty where the result is the sum of
-        the pieces.
+    parts : what methods that are not all sums are applied to; empty where the result is the sum
+        of the pieces.
+    rank : at most this rank; None: that of the whole output.
     kind : ``sum`` of the pieces; ``entries`` decided one by one: the result has full rank;
         ``dense``: the same, written as it is; ``joint``: made in joint bases of all factors: the
         result has at most the sum of the ranks.
@@ -151,6 +130,13 @@ class Step:
     swap: bool
     parts: tuple[Part, ...] = ()
     kind: Kind = "sum"
+    rank: int | None = None
+
+    @property
+    def method(self) -> Method | None:
+        """The one method of all parts; None for a sum, and where parts have different ones."""
+        methods = {part.method for part in self.parts if not part.alone}
+        return methods.pop() if len(methods) == 1 else None
 
     def raw(self) -> RawGroup:
         """What the kernels take."""
@@ -183,7 +169,7 @@ class Step:
     def weights(self) -> tuple[float, ...]:
         """The users' weights of the members of `group`."""
         if self.parts:
-            return tuple(weight for part in self.parts for weight in part.weights)
+            return tuple(weight for part in self.parts for weight in part.asked)
         return tuple(p.weight for p in self.pieces)
 
     def largest_rank(self, output: Output) -> int:
@@ -192,7 +178,7 @@ class Step:
         if self.kind == "dense":
             return smaller
         total = sum(p.factors.rank for p in self.pieces)
-        wanted = output.rank or total
+        wanted = self.rank or output.rank or total
         # A result of full rank can have any that is asked for.
         rank = wanted if self.kind == "entries" else min(total, wanted)
         return max(1, min(rank, smaller))
@@ -218,20 +204,27 @@ class Plan:
     ----------
     alpha : the one value of alpha in the whole file, for dialects that store it; None also where
         all is dense.
+    method : name and parameters of the method, or of the policy that chose one per group.
+    choices : what was decided for every group, and why.
     strengths : energy normalisation by branch, empty if it was off.
+    notes : what a user should know of the decisions.
+    suggested : largest strength at which the result should be applied, if the policy has a view.
     seed : of the random draws.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
     adapters: tuple[Adapter, ...]
     weights: tuple[Weight, ...]
-    method: Method
+    method: Mapping[str, object]
+    choices: tuple[Choice, ...] = field(repr=False)
     output: Output
     dialect: Dialect
     dtype: Dtype
     architecture: str | None
     alpha: float | None
     strengths: Mapping[str, Strength]
+    notes: tuple[str, ...] = ()
+    suggested: float | None = None
     seed: int = 0
 
     @property
@@ -244,9 +237,9 @@ class Plan:
         hasher = hashlib.blake2b(digest_size=16)
         for step in self.steps:
             pieces = [(step.kind, p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces]
-            hasher.update(repr((step.stem, step.target, pieces)).encode())
-        method = (describe(self.method), self.seed)
-        rule = (self.output, self.dialect.name, self.dtype, self.alpha, method)
+            parts = [(describe(part.method), part.site) for part in step.parts]
+            hasher.update(repr((step.stem, step.target, step.rank, pieces, parts)).encode())
+        rule = (self.output, self.dialect.name, self.dtype, self.alpha, self.seed)
         hasher.update(repr(rule).encode())
         return hasher.hexdigest()
 
@@ -264,7 +257,7 @@ class Plan:
         rule = {"rank": self.output.rank, "energy": self.output.energy, "dense": self.output.dense}
         return {
             "version": VERSION,
-            "method": describe(self.method),
+            "method": dict(self.method),
             "seed": self.seed,
             "sources": sources,
             "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},

@@ -12,8 +12,9 @@ from loramix.accounting import Share, shares
 from loramix.backends.base import Factored
 from loramix.batching import READ_BYTES, batches, bytes_of
 from loramix.errors import OutputError
+from loramix.output import CODES
 from loramix.refusals import with_names
-from loramix.steps import CODES, Plan, Step
+from loramix.steps import Plan, Step
 from loramix.types import ITEM_BYTES, Adapter, Group
 
 # Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.

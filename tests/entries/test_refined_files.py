@@ -16,11 +16,12 @@ from loramix._core import CoreError
 from loramix.backends import backend_of
 from loramix.backends.base import Factored, Job
 from loramix.making import make
-from loramix.methods import method_of
+from loramix.methods import Method, method_of
 from loramix.steps import Part, Step
 from loramix.types import Factors, Group, Site, Target, Tensor
 
 BACKENDS = ["rust", "torch:cpu"]
+TIES = method_of("ties")
 
 SHAPES = {
     "unet.blocks.0.attn.to_q": (272, 60),
@@ -146,7 +147,13 @@ def factors_of(up: F64, down: F64) -> Factors:
     return Factors(tensor(up), tensor(down), 1.0, ("up", "down"), "file")
 
 
-def part_of(seed: int, shape: tuple[int, int], weights: Sequence[float], start: int) -> Part:
+def part_of(
+    seed: int,
+    shape: tuple[int, int],
+    weights: Sequence[float],
+    start: int,
+    method: Method = TIES,
+) -> Part:
     rng = np.random.default_rng(seed)
     rows, cols = shape
     each = [(rng.normal(size=(rows, 3)), rng.normal(size=(3, cols))) for _ in weights]
@@ -155,7 +162,8 @@ def part_of(seed: int, shape: tuple[int, int], weights: Sequence[float], start: 
         tuple(factors_of(up, down) for up, down in each),
         tuple(range(len(weights))),
     )
-    return Part(group, tuple(weights), start, Site(key=seed))
+    sizes = tuple(weights)
+    return Part(group, method, sizes, sizes, start, Site(key=seed))
 
 
 def dense(part: Part) -> list[F64]:
@@ -180,20 +188,20 @@ def rebuilt(job: Job, index: int, made: Factored, shape: tuple[int, int]) -> F64
 @pytest.mark.parametrize("refine", LEVELS)
 def test_parts_of_fused_weights_stand_where_they_belong(refine: Any, backend: str) -> None:
     # One whole, a gap, one adapter alone, one small; and a step of small ones in the same batch.
+    method = method_of("linear", refine=refine)
     parts = (
-        part_of(1, (300, 280), [0.9, 0.6], 0),
-        part_of(2, (20, 280), [-0.7], 310),
-        part_of(3, (40, 280), [0.5, 0.8, 1.1], 330),
+        part_of(1, (300, 280), [0.9, 0.6], 0, method),
+        part_of(2, (20, 280), [-0.7], 310, method),
+        part_of(3, (40, 280), [0.5, 0.8, 1.1], 330, method),
     )
-    small = part_of(4, (30, 25), [1.0, 0.4], 0)
+    small = part_of(4, (30, 25), [1.0, 0.4], 0, method)
     steps = [
         Step(Target("fused", (380, 280)), "", (), swap=False, parts=parts, kind="entries"),
         Step(Target("small", (30, 25)), "", (), swap=False, parts=(small,), kind="entries"),
     ]
-    method = method_of("linear", refine=refine)
     offsets = np.cumsum([0, 4 * 660 * 280, 4 * 55 * 25]).tolist()
     job = Job(np.empty(offsets[-1], dtype=np.uint8), offsets, "F32", rank=280)
-    made = make(method, steps, backend_of(backend), job)
+    made = make(steps, backend_of(backend), job)
     means = Definition(linear, mean=False, published="full" if "full" in refine else "refine")
     for index, step in enumerate(steps):
         shape = (step.target.rows, step.target.cols)

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramix.analysis.statistics import Analysis
-from loramix.methods import Coefficients, Method, apply
-from loramix.methods.average import Average
-from loramix.types import F64, Group, Weight, weight_of
+from loramix.analysis.statistics import GroupStatistics
+from loramix.types import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +28,10 @@ class Strength:
     cosine: float
 
 
-def coefficients(
-    method: Method, groups: Sequence[Group], analysis: Analysis, weights: Sequence[Weight]
-) -> list[F64]:
-    """The method's coefficients for the members of every group; the weights, if it has none."""
-    found = []
-    for group, gram in zip(groups, analysis.grams, strict=True):
-        own = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
-        found.append(apply(method, gram, own) if isinstance(method, Coefficients) else own)
-    return found
-
-
-def energy_coefficients(method: Method, merged: Sequence[F64]) -> Sequence[F64]:
-    """Coefficients whose result stands for that of the method, for its norm.
-
-    That of a method that is no linear combination is not known before it is made: the plain sum
-    or the plain mean takes its place.
-    """
-    if not isinstance(method, Coefficients) and method.mean:
-        return [Average().coefficients(np.empty((0, 0)), weights) for weights in merged]
-    return merged
-
-
 def strengths(
-    groups: Sequence[Group],
-    analysis: Analysis,
+    groups: Sequence[GroupStatistics],
+    weights: Sequence[Sequence[float]],
     merged: Sequence[F64],
-    weights: Sequence[Weight],
     *,
     floor: float | None = None,
 ) -> dict[str, Strength]:
@@ -68,6 +43,7 @@ def strengths(
 
     Parameters
     ----------
+    weights : for every group, the users' weights of its members.
     merged : coefficients of every group before normalisation.
     floor : least scale of a branch whose adapters are independent (mean cosine within 0.1).
     """
@@ -75,20 +51,19 @@ def strengths(
     result: dict[str, Strength] = {}
     for branch in ("model", "text_encoder"):
         rows = [
-            (group, gram, c)
-            for group, gram, c in zip(groups, analysis.grams, merged, strict=True)
-            if group.target.branch == branch
+            row
+            for row in zip(groups, weights, merged, strict=True)
+            if row[0].target.branch == branch
         ]
         if not rows:
             continue
         total = np.zeros((count, count))
         own = np.zeros(count)
         energy = 0.0
-        for group, gram, c in rows:
-            total[np.ix_(group.owners, group.owners)] += gram
-            w = np.array([weight_of(weights[owner], group.target) for owner in group.owners])
-            own[list(group.owners)] += w * w * np.diag(gram)
-            energy += float(c @ gram @ c)
+        for group, w, c in rows:
+            total[np.ix_(group.owners, group.owners)] += group.gram
+            own[list(group.owners)] += np.square(w) * np.diag(group.gram)
+            energy += float(c @ group.gram @ c)
         norm, reference = math.sqrt(max(energy, 0.0)), math.sqrt(own.max())
         cosine = _mean_cosine(total)
         scale = min(reference / norm, 1.0) if norm > 0 else 1.0

@@ -6,13 +6,15 @@ ranks, names or devices.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from loramix.analysis.statistics import Analysis, GroupStatistics
 from loramix.analysis.strengths import Strength
 from loramix.methods import Method
 from loramix.types import Adapter
 
+Reads: TypeAlias = Literal["nothing", "products", "statistics"]
+"""What a policy needs of pass 1: nothing, inner products, or all statistics."""
 Side: TypeAlias = Literal["all", "low", "high", "around"]
 """What a member gives to its group: ``all`` of its delta; only entries with the sign of the
 majority of the members (``low`` conflict), or only the others (``high``); or all of it, around the
@@ -82,15 +84,29 @@ class Verdict:
     suggested: float | None = None
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses methods.
 
     Attributes
     ----------
     name : as users write it.
+    reads : which statistics it needs.
     """
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def reads(self) -> Reads:
+        """See above."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """Name and parameters, for recipes and reports."""
+        ...
 
     def decide(self, stack: Stack) -> Verdict:
         """One decision for every group."""

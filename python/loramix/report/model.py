@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 from loramix import __version__
 from loramix.accounting import Share
 from loramix.executing import Merged
-from loramix.methods import describe
 from loramix.types import Adapter, Weight
 from loramix.verifying import Row
 
@@ -139,7 +138,7 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
     return Report(
         version=__version__,
         inputs=[_input(*pair) for pair in zip(plan.adapters, plan.weights, strict=True)],
-        method=describe(plan.method),
+        method=dict(plan.method),
         auto_strength={branch: asdict(found) for branch, found in plan.strengths.items()},
         output=_written(merged),
         groups=Groups(
