@@ -87,7 +87,9 @@ def arrange(
         ranks = [item.rank for item, _ in parts[key] if item.rank is not None]
         kind = _kind(decided, output, key)
         swap = key in swapped
-        steps.append(Step(target, stem, pieces, swap, decided, kind, max(ranks, default=None)))
+        rank = max(ranks, default=None)
+        keys = tuple(item.group.target.key for item, _ in parts[key])
+        steps.append(Step(target, stem, pieces, swap, decided, kind, rank, keys))
     return steps
 
 

@@ -257,6 +257,7 @@ class _Stack:
     weights: tuple[Weight, ...]
     output: Output
     dialect: Dialect
+    split: bool
 
     @classmethod
     def of(
@@ -281,7 +282,7 @@ class _Stack:
         joined = isinstance(rule, Fixed) and isinstance(rule.method, Coefficients) and dialect.fused
         groups = align(adapters, split=not joined)
         opening.refuse_strangers(adapters, groups)
-        return cls(adapters, groups, each, wish, dialect)
+        return cls(adapters, groups, each, wish, dialect, not joined)
 
     def plan(
         self, rule: Policy, device: Backend, ticker: "_Ticker", *, seed: int, threads: int | None
@@ -301,6 +302,7 @@ class _Stack:
             method=rule.describe(),
             verdict=verdict,
             seed=seed,
+            split=self.split,
         )
 
     def _analysis(

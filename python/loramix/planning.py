@@ -64,6 +64,7 @@ def plan(
     method: Mapping[str, object],
     verdict: Verdict,
     seed: int = 0,
+    split: bool = True,
 ) -> Plan:
     """Decide coefficients, names, type and alpha of every target.
 
@@ -72,6 +73,7 @@ def plan(
     chosen : one for each group.
     weights, method : what the user asked for, for reports.
     verdict : likewise, what the policy says of the whole stack.
+    split : whether fused weights are groups of their parts.
     """
     dialect = dialect_of(adapters, output)
     architecture = common_architecture(adapters)
@@ -95,6 +97,7 @@ def plan(
         notes=verdict.notes,
         suggested=verdict.suggested,
         seed=seed,
+        split=split,
     )
 
 

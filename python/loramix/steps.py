@@ -14,7 +14,7 @@ from loramix.formats.dialects import Dialect
 from loramix.formats.layout import Layout, load_layout
 from loramix.methods import Coefficients, Method, Subspace, describe
 from loramix.methods.composite import space_of
-from loramix.output import Output
+from loramix.output import CODES, Output
 from loramix.policies.base import Decision
 from loramix.types import (
     Adapter,
@@ -131,6 +131,7 @@ class Step:
     parts: tuple[Part, ...] = ()
     kind: Kind = "sum"
     rank: int | None = None
+    keys: tuple[str, ...] = ()
 
     @property
     def method(self) -> Method | None:
@@ -188,6 +189,12 @@ class Step:
         rows, cols = self.target.rows, self.target.cols
         return rows * cols if self.kind == "dense" else (rows + cols) * rank
 
+    def bytes(self, output: Output, dtype: Dtype) -> int:
+        """What it takes in memory beside the inputs: the result, and the entries on the way."""
+        size = self.numbers(self.largest_rank(output)) * ITEM_BYTES[CODES[dtype]]
+        entries = self.target.rows * self.target.cols * ITEM_BYTES["F32"]
+        return size + (entries if self.kind in ("entries", "dense") else 0)
+
     def tensor(self, dialect: Dialect) -> str:
         """Name of the dense difference that is written, or of up."""
         if self.kind == "dense":
@@ -210,6 +217,7 @@ class Plan:
     notes : what a user should know of the decisions.
     suggested : largest strength at which the result should be applied, if the policy has a view.
     seed : of the random draws.
+    split : whether weights that the original code fuses were decided part by part.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
@@ -226,6 +234,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     suggested: float | None = None
     seed: int = 0
+    split: bool = True
 
     @property
     def layout(self) -> Layout | None:
@@ -257,10 +266,17 @@ class Plan:
         rule = {"rank": self.output.rank, "energy": self.output.energy, "dense": self.output.dense}
         return {
             "version": VERSION,
-            "method": dict(self.method),
+            "method": _without_none(self.method),
             "seed": self.seed,
             "sources": sources,
             "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},
             "auto_strength": {branch: s.scale for branch, s in self.strengths.items()},
             "decisions": self.digest(),
         }
+
+
+def _without_none(value: object) -> object:
+    """Plain data without the keys that say nothing: files that cannot hold None agree with it."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(one) for key, one in value.items() if one is not None}
+    return value

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO, cast
 import typer
 
 from loramix import __version__
-from loramix.cli import commands, console
+from loramix.cli import console, looking, merging, shared, showing
 from loramix.errors import LoramixError, ParamError
 
 _INTERRUPTED = 130
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (commands.merge, commands.resize, commands.inspect, commands.methods, commands.demo):
+for command in (merging.merge, merging.resize, looking.inspect, looking.methods, showing.demo):
     app.command()(command)
 
 
@@ -74,7 +74,7 @@ def _guarded(args: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (LoramixError, OSError) as error:
-        console.complain(f"error: {commands.explain(error)}")
+        console.complain(f"error: {shared.explain(error)}")
         return 1
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED

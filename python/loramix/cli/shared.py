@@ -1,0 +1,68 @@
+"""What commands have in common: options become objects, results become text."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from loramix.cli import console
+from loramix.errors import FormatError, LoramixError
+
+if TYPE_CHECKING:
+    from loramix import Adapter, Merged, Output
+    from loramix.types import Dtype, Progress
+
+
+def explain(error: LoramixError | OSError) -> str:
+    """What went wrong, with the file in front."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def output_of(
+    rank: int | None,
+    energy: float | None,
+    max_error: float | None,
+    *,
+    dtype: str | None,
+    dialect: str | None,
+    dense: bool = False,
+) -> "Output":
+    """The wished output."""
+    from loramix import Output
+
+    kind = cast("Dtype | None", dtype)  # Output checks it
+    return Output(
+        rank=rank, energy=energy, max_error=max_error, dtype=kind, dialect=dialect, dense=dense
+    )
+
+
+def stack_of(
+    paths: Sequence[str], architecture: str | None, skip: Sequence[str] | None, *, strict: bool
+) -> "list[Adapter]":
+    """Open adapters; with strict, refuse those that there is something to note about."""
+    from loramix import opening
+
+    stack = opening.open_all(paths, architecture=architecture, skip=skip or ())
+    notes = [(adapter, note) for adapter in stack for note in adapter.coverage.notes]
+    if strict and notes:
+        adapter, note = notes[0]
+        more = f" (and {len(notes) - 1} more notes)" if len(notes) > 1 else ""
+        message = f"{adapter.source.path}: {note}{more}; refused because of --strict"
+        raise FormatError(message)
+    return stack
+
+
+def report(run: "Callable[[Progress | None], Merged]", *, as_json: bool) -> None:
+    """Run a merge under a progress bar and show what came of it."""
+    from loramix.report import text
+    from loramix.report.model import report_of
+
+    start = time.perf_counter()
+    with console.progress(quiet=as_json) as bar:
+        merged = run(bar)
+    report = report_of(merged, seconds=time.perf_counter() - start)
+    if as_json:
+        console.show_json(report)
+    else:
+        console.show(text.render(report, console.width()))
