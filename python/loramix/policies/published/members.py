@@ -14,7 +14,7 @@ KeyFilter: TypeAlias = Literal["all", "shared_only", "unique_only"]
 ConflictMode: TypeAlias = Literal["all", "low", "high"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Members:
     """One group after the key filters.
 

@@ -41,20 +41,25 @@ class Published:
 
     Flaws of the publication are kept, so that it can be compared:
 
-    - ties is out of reach of ordinary data: the excess conflict takes a share of positions from a
-      share of magnitudes, which is 0 for elliptical data of any c >= 0 and at most 0.14 below;
+    - ties is out of reach of ordinary data: the excess conflict is a share of magnitudes less a
+      share of positions; cut at 0, that leaves nothing of elliptical data of c >= 0, and at most
+      0.14 where c < 0;
     - slerp or mean hangs on the sign of a cosine that is noise for independent adapters;
     - means, slerp and consensus divide by the sum of the weights, so the size of all weights
-      cancels: the weights given to the methods here, which are as strong as the heaviest adapter,
-      are divided by the largest one.  The strength of the model's branch cancels likewise; that of
-      the text encoders multiplies the result;
+      cancels.  The methods here make something as strong as the heaviest adapter, so they get the
+      weights divided by the largest one.  The scale of the model's branch cancels likewise; that
+      of the text encoders is applied to the result;
     - groups of one contributor have their full strength, outside the energy normalisation, as the
       publication says (its implementation scales them), although they count in the energies.
 
-    Three things are not as published.  The methods are those of this package (`Slerp` is of
-    directions and independent of the order, `Consensus` shrinks noise by its level); the figures
-    are of whole deltas where a conflict mode keeps only a side of them; and ``global``, in which
-    the published implementation only adds, does what it says.
+    What is not as published:
+
+    - the methods are those of this package: `Slerp` is of directions and does not depend on the
+      order, `Consensus` shrinks singular values by the noise that is there;
+    - figures are of whole deltas, also where a conflict mode keeps only a side of them;
+    - blocks are those of canonical keys, so they do not depend on a dialect, and the text encoders
+      have their own;
+    - ``global``, in which the published implementation only adds, does what it says.
 
     Parameters
     ----------

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from loramix.analysis.strengths import Strength, energy_coefficients
-from loramix.methods import Coefficients, Elementwise, Linear, Method, apply
+from loramix.methods import Coefficients, Linear, Method, apply
 from loramix.methods.composite import calibration
+from loramix.methods.consensus import Consensus
 from loramix.methods.ties_upstream import TiesPublished
 from loramix.policies.base import Decision
 from loramix.policies.published.members import Members
@@ -124,8 +125,10 @@ def _norm(method: Method, gram: F64, weights: F64) -> float:
     """
     used = np.flatnonzero(weights)
     inner, w = gram[np.ix_(used, used)], weights[used]
-    if isinstance(method, Elementwise) and method.program().calibrate:
+    if isinstance(method, Consensus):
         return calibration(inner, w)
-    c = apply(method, inner, w) if isinstance(method, Coefficients) else w
-    c = energy_coefficients(method, [c])[0]
+    if isinstance(method, Coefficients):
+        c = apply(method, inner, w)
+    else:
+        c = energy_coefficients(method, [w])[0]
     return math.sqrt(max(float(c @ inner @ c), 0.0))
