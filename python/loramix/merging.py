@@ -16,7 +16,7 @@ from loramix.formats.dialects import Dialect
 from loramix.groups import align, common_architecture
 from loramix.methods import Coefficients, Level, Method, Space, method_of
 from loramix.output import Output
-from loramix.policies import policy_of
+from loramix.policies import POLICIES, policy_of
 from loramix.policies.base import Policy, Stack
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
@@ -230,7 +230,9 @@ def _rule(
     if floor is not None and not 0 < floor <= 1:
         message = f"floor = {floor}: allowed is (0, 1]"
         raise ParamError(message)
-    found = policy_of(method)
+    found = None
+    if isinstance(method, Policy) or (isinstance(method, str) and _is_policy(method)):
+        found = policy_of(method)
     if found is None:
         chosen = method_of(
             cast("str | Method", method), sparsify=sparsify, refine=refine, space=space
@@ -246,6 +248,10 @@ def _rule(
         return found
     thin = method_of(sparsify) if sparsify is not None else None
     return Modified(found, thin, refine, space)
+
+
+def _is_policy(text: str) -> bool:
+    return text.partition(":")[0] in POLICIES
 
 
 @dataclass(frozen=True, slots=True)

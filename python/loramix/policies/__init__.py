@@ -1,7 +1,78 @@
-"""Policies: functions from what a stack's adapters do to each other to a method per group."""
+"""Policies: functions from what a stack's adapters do to each other to a method per group.
 
-from loramix.policies.base import Policy
+The table: one line each.  To add one: a file or a folder beside this one, a line here.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+from loramix.errors import ParamError
+from loramix.policies.base import Decision as Decision
+from loramix.policies.base import Policy as Policy
+from loramix.policies.base import Side as Side
+from loramix.policies.base import Stack as Stack
+from loramix.policies.base import Verdict as Verdict
+from loramix.policies.published import Published
+
+_ALL: tuple[type[Policy], ...] = (Published,)
+POLICIES: Mapping[str, type[Policy]] = MappingProxyType({p.name: p for p in _ALL})
 
 
-def policy_of(text: object) -> Policy | None:
-    return text if isinstance(text, Policy) else None
+def policy_of(policy: str | Policy) -> Policy:
+    """A policy object from a text such as ``published`` or ``published:mode=global,floor=1``.
+
+    Objects pass through.  Several values of one parameter are joined by ``+``:
+    ``key_filters=all+shared_only``.
+
+    Raises
+    ------
+    ParamError : no such name or parameter, or a value outside its range.
+    """
+    if not isinstance(policy, str):
+        return policy
+    name, _, parameters = policy.partition(":")
+    if name not in POLICIES:
+        message = f"policy {name!r}{_hint(name, POLICIES)}; known are {', '.join(POLICIES)}"
+        raise ParamError(message)
+    kind = cast("Callable[..., Policy]", POLICIES[name])
+    return kind(**_parameters(POLICIES[name], parameters))
+
+
+def _parameters(policy: type[Policy], text: str) -> dict[str, Any]:
+    """Values of ``key=value,key=value`` in the types of the policy's fields."""
+    known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cast("Any", policy))}
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key in found:
+            message = f"{policy.name}: {key} is given twice"
+            raise ParamError(message)
+        if key not in known:
+            hint = _hint(key, known)
+            listed = ", ".join(known) or "none"
+            message = f"{policy.name}: no parameter {key!r}{hint}; it has {listed}"
+            raise ParamError(message)
+        found[key] = _value(known[key], value)
+    return found
+
+
+def _value(default: object, text: str) -> object:
+    """A text as what the default is, or as it is: the policy says what it allows."""
+    if isinstance(default, bool):
+        return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+    if isinstance(default, tuple):
+        return tuple(text.split("+"))
+    if default is None and text.lower() == "none":
+        return None
+    try:
+        return text if isinstance(default, str) else float(text)
+    except ValueError:
+        return text
+
+
+def _hint(word: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""

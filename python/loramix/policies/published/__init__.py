@@ -1,0 +1,3 @@
+"""The published adaptive composition: `Published`, and what it is made of."""
+
+from loramix.policies.published.policy import Published as Published
