@@ -11,7 +11,7 @@ from loramix.types import RawFactored, RawGroup, RawStep, Site
 
 __all__ = [
     "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
-    "difference", "disagreement", "expand", "gram", "kept", "owners", "program_gram", "project",
+    "difference", "disagreement", "expand", "give_back", "gram", "kept", "owners", "program_gram", "project",
     "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "store", "whole",
 ]  # fmt: skip
 
@@ -86,6 +86,9 @@ def owners(
     threads: int | None = None,
 ) -> None:
     """1 where an entry of a dense delta (dtype, bytes) is selfish, into N rows of `out`; else 0."""
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the allocator keeps it."""
 
 def expand(
     group: RawGroup, start: int, stop: int, out: NDArray[Any], *, threads: int | None = None

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from loramix import adapters, placing
+from loramix import _core, adapters, placing
 from loramix.accounting import Share, total
 from loramix.backends.base import Backend, Job
 from loramix.batching import DENSE_BYTES, WRITE_BYTES, batches
@@ -184,6 +184,7 @@ def _write(
             job = rule(arena, offsets, rank=batch[0].rank or wish.rank)
             finished = _compute(plan, batch, backend, job)
             release(plan)
+            _core.give_back()
             if pending is not None:
                 pending.result()
             pending = background.submit(_append, plan, writer, finished, arena, offsets)

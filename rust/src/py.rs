@@ -330,5 +330,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(spaces::cores, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::project, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
-    module.add_function(wrap_pyfunction!(verbs::owners, module)?)
+    module.add_function(wrap_pyfunction!(verbs::owners, module)?)?;
+    module.add_function(wrap_pyfunction!(verbs::give_back, module)?)
 }
