@@ -160,6 +160,9 @@ def composed(
     inner: Method, sparsify: Method | None = None, refine: Level = "none", space: Space = "weight"
 ) -> Method:
     """A method with modifiers; one that has others already only takes a space."""
+    if isinstance(sparsify, Composite):
+        message = f"sparsify = {text_of(sparsify)}: give dare, della or breadcrumbs, unmodified"
+        raise ParamError(message)
     if isinstance(inner, Composite) and sparsify is None and refine == "none":
         if space in ("weight", inner.space):
             return inner
