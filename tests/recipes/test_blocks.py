@@ -8,10 +8,10 @@ import pytest
 from recipes.blocks_oracle import BLOCK_OF, FLUX, FORMS, PRESETS
 
 from loramix.errors import ParamError
-from loramix.formats.layout import LAYOUTS, Module, load_layout
+from loramix.formats.layout import Module, load_layout
 from loramix.groups import fusions
 from loramix.recipes import blocks
-from loramix.recipes.block_tables import load_table, parse_table
+from loramix.recipes.block_tables import TABLES, load_table, parse_table
 from loramix.types import Target, weight_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "RECIPES.md"
@@ -53,7 +53,7 @@ def test_each_number_reaches_the_targets_of_its_block(
     assert set(weight.values()) == set(numbers.values())  # none was lost
 
 
-@pytest.mark.parametrize("architecture", LAYOUTS)
+@pytest.mark.parametrize("architecture", TABLES)
 def test_every_target_is_in_exactly_one_block_of_the_full_form(architecture: str) -> None:
     table = load_table(architecture)
     for module in load_layout(architecture).modules:
@@ -66,7 +66,7 @@ def test_every_target_is_in_exactly_one_block_of_the_full_form(architecture: str
         assert hits == [BLOCK_OF[architecture](module)], key
 
 
-@pytest.mark.parametrize("architecture", LAYOUTS)
+@pytest.mark.parametrize("architecture", TABLES)
 def test_no_target_is_in_two_blocks_of_any_form(architecture: str) -> None:
     table = load_table(architecture)
     keys = [key_of(module) for module in load_layout(architecture).modules]
@@ -194,7 +194,7 @@ def documented() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
 
 
-@pytest.mark.parametrize("architecture", LAYOUTS)
+@pytest.mark.parametrize("architecture", TABLES)
 def test_the_documented_blocks_are_those_of_the_table(architecture: str) -> None:
     found: dict[str, tuple[str, ...]] = {}
     for row in documented():
@@ -218,9 +218,9 @@ def test_the_documented_presets_are_those_of_the_tool() -> None:
 
 def test_the_documented_forms_are_those_of_the_tables() -> None:
     rows = {(row[1], int(row[0])): row[2] for row in documented() if row[0].isdigit()}
-    for architecture in LAYOUTS:
+    for architecture in TABLES:
         for count, names in load_table(architecture).forms.items():
             lines = f"A unet.x\n{''.join(f'{name} unet.y{name}' + chr(10) for name in names)}"
             text = f"{lines}form {count} {rows[architecture, count]}"
             assert parse_table("page", text).forms[count] == names
-    assert len(rows) == sum(len(load_table(a).forms) for a in LAYOUTS)
+    assert len(rows) == sum(len(load_table(a).forms) for a in TABLES)

@@ -14,7 +14,7 @@ from loramix.methods import METHODS, Composite, Method, method_of
 from loramix.methods.dare import Dare
 from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
-from loramix.recipes.choosing import POLICIES, Choice
+from loramix.recipes.policy import POLICIES, Choice
 from loramix.recipes.reading import parse, read
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
@@ -199,7 +199,8 @@ METHOD_NAMES = ", ".join(METHODS)
          "of numbers"),
         (ONE + "weight = inf", "adapter 1: weight = inf: allowed is a finite number, or a table "
          "of numbers"),
-        (ONE + 'weight = { "*" = "1" }', 'adapter 1: weight: * = "1": allowed is a finite number'),
+        (ONE + 'weight = { "*" = "1" }', 'adapter 1: weight: "*" = "1": allowed is a finite '
+         "number"),
         (ONE + "weight = {}", "adapter 1: weight = {}: allowed is a finite number of any sign, "
          "for each glob"),
         (ONE + 'weight = { "*" = 1 }\ntext_encoder = 0.5', "adapter 1: text_encoder = 0.5 beside "
@@ -312,6 +313,23 @@ def test_refusals(text: str, message: str) -> None:
 def test_what_cannot_be_parsed(text: str, syntax: str, message: str) -> None:
     # The rest is the parser's, and differs between versions of Python.
     assert refusal(text, FormatError, syntax=syntax).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"adapter": [{"path": "\ud800"}]}, "adapter 1: path = '\\ud800': allowed is a text that "
+         "is not empty"),
+        ({"adapter": [{"path": "a\0"}]}, 'adapter 1: path = "a\\u0000": allowed is a path; no path '
+         "has a NUL"),
+        ({"adapter": [{"path": "a", "weight": {"\udfff": "1"}}]}, "adapter 1: weight: '\\udfff' = "
+         '"1": allowed is a finite number'),
+        ({"skip": ["\udfff"]}, "skip = ['\\udfff']: allowed is a list of texts"),
+        ({"\udfff": 1}, "unknown key '\\udfff'; known are adapter,"),
+    ],
+)  # fmt: skip
+def test_texts_that_only_json_can_spell(values: dict[str, object], message: str) -> None:
+    assert refusal(json.dumps(values), syntax="JSON").startswith(f"stack.toml: {message}")
 
 
 def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:

@@ -16,14 +16,15 @@ from loramix.methods.linear import Linear
 from loramix.methods.tall import Tall
 from loramix.recipes import spelling
 from loramix.recipes.blocks import PRESETS
-from loramix.recipes.choosing import POLICIES, Choice, text_of
+from loramix.recipes.choosing import text_of
+from loramix.recipes.policy import POLICIES, Choice
 from loramix.recipes.reading import parse
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.recipes.writing import tables, to_toml
 from loramix.steps import Output
 
-steady = settings(derandomize=True, max_examples=150, deadline=None, database=None)
+steady = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 FOLDER = Path("/data/some folder")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -1,11 +1,11 @@
 """Block tables: which targets the numbers of block weight strings stand for.
 
 One text file for each architecture, in ``tables/``; the grammar is at the head of ``sd15.blocks``.
-Sources: the README of sd-webui-lora-block-weight (names and order of 12, 17, 20 and 26; its
-``CLIP T5 IN ... OUT`` of 61), the ``--lbws`` of sd-scripts (which modules a block has, SDXL's
-time and size embeddings in IN00), the Inspire Pack for ComfyUI (58: a base, then the blocks).
-Ours: SD 1.5's time embedding in IN00 as well, and conv_out in the last OUT, since no tool gives
-it a number.
+Sources: sd-webui-lora-block-weight (names and order of 12, 17, 20, 26 and 61), the ``--lbws`` of
+sd-scripts (which modules a block has; SDXL's time and size embeddings in IN00), the Inspire Pack
+for ComfyUI (58: a base that is all the rest, then the blocks).  Ours: SD 1.5's time embedding in
+IN00 as well, conv_out in the last OUT, since no tool gives it a number, and which ends of FLUX.1
+are IN and OUT, by their names.
 """
 
 import re
@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-from loramix.formats.layout import LAYOUTS
+TABLES: tuple[str, ...] = ("sd15", "sdxl", "flux1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,7 @@ class BlockTable:
 
     Attributes
     ----------
-    architecture : one of ``LAYOUTS``.
+    architecture : one of ``TABLES``.
     forms : how many numbers a string may have, to the names of their blocks in order; the last
         form is the most complete.
     globs : name of a block to globs of its targets' keys.  Each is a key, or what a key begins
@@ -54,8 +54,8 @@ def load_table(architecture: str) -> BlockTable:
 
 
 def load_tables() -> tuple[BlockTable, ...]:
-    """All of them, in the order of ``LAYOUTS``."""
-    return tuple(map(load_table, LAYOUTS))
+    """All of them."""
+    return tuple(map(load_table, TABLES))
 
 
 def parse_table(architecture: str, text: str) -> BlockTable:
@@ -65,20 +65,15 @@ def parse_table(architecture: str, text: str) -> BlockTable:
     ------
     ValueError : a mistake in the text, with file name and line number.
     """
-    lines = [line.partition("#")[0].split() for line in text.splitlines()]
     globs: dict[str, tuple[str, ...]] = {}
     forms: dict[int, tuple[str, ...]] = {}
-    for number, words in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
         try:
-            if words and words[0] != "form":
-                globs.update(_blocks(words, globs))
-        except ValueError as error:
-            message = f"{architecture}.blocks, line {number}: {error}"
-            raise ValueError(message) from error
-    for number, words in enumerate(lines, 1):
-        try:
-            if words and words[0] == "form":
+            if words[:1] == ["form"]:
                 forms[int(words[1])] = _form(words, globs)
+            elif words:
+                globs.update(_blocks(words, globs))
         except ValueError as error:
             message = f"{architecture}.blocks, line {number}: {error}"
             raise ValueError(message) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
 
 from loramix.errors import FormatError
-from loramix.recipes import choosing
+from loramix.recipes import choosing, policy
 from loramix.recipes.choosing import one_of
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe
 from loramix.recipes.rules import Rule
@@ -57,7 +57,7 @@ def _output(table: Table, key: str) -> Output:
 _RECIPE: Mapping[str, Reader] = {
     "adapter": _entries,
     "method": choosing.method,
-    "policy": choosing.policy,
+    "policy": policy.policy,
     "sparsify": choosing.method,
     "refine": choosing.level,
     "space": choosing.space,

@@ -15,7 +15,8 @@ from loramix.methods import Level, Method, Space
 from loramix.methods.composite import LEVELS, SPACES
 from loramix.methods.linear import Linear
 from loramix.recipes import blocks as lbw
-from loramix.recipes.choosing import Choice, composed
+from loramix.recipes.choosing import composed
+from loramix.recipes.policy import Choice
 from loramix.recipes.rules import Rule
 from loramix.recipes.strict import finite
 from loramix.recipes.weights import combined

@@ -75,7 +75,15 @@ def _text(found: str) -> str:
     return json.dumps(found, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def shown_key(name: str) -> str:
+    """A key in a message."""
+    return name if _BARE.fullmatch(name) else shown(name)
+
+
 def shown(found: object) -> str:
-    """A value in a message: not too long."""
-    text = value(found)
+    """A value in a message: not too long, and whatever it holds."""
+    try:
+        text = value(found)
+    except ParamError:
+        text = ascii(found)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

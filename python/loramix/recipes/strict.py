@@ -74,13 +74,13 @@ class Table:
     def refuse(self, key: str, allowed: str) -> NoReturn:
         """Say what was found and what is allowed."""
         shown = spelling.shown(self.values[key])
-        message = f"{self.where}: {key} = {shown}: allowed is {allowed}"
+        message = f"{self.where}: {spelling.shown_key(key)} = {shown}: allowed is {allowed}"
         raise ParamError(message)
 
     def text(self, key: str) -> str:
         """A text that is not empty."""
         value = self.values[key]
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not _readable(value):
             self.refuse(key, "a text that is not empty")
         return value
 
@@ -107,12 +107,17 @@ class Table:
 
     def path(self, key: str) -> Path:
         """A path, from the folder of the recipe if it is relative."""
-        return self.folder / self.text(key)
+        text = self.text(key)
+        if "\0" in text:
+            self.refuse(key, "a path; no path has a NUL")
+        return self.folder / text
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts."""
         value = self.values[key]
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        if not isinstance(value, list) or not all(
+            isinstance(one, str) and _readable(one) for one in value
+        ):
             self.refuse(key, "a list of texts")
         return tuple(value)
 
@@ -142,6 +147,11 @@ class Table:
             Table(one, f"{self.where}: {key} {place}", self.folder)
             for place, one in enumerate(value, 1)
         )
+
+
+def _readable(text: str) -> bool:
+    """Whether a text is Unicode and not empty: JSON can spell halves of characters."""
+    return bool(text) and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def finite(value: object) -> float | None:

@@ -7,6 +7,7 @@ from typing import cast
 
 from loramix.methods import Method
 from loramix.recipes import choosing, spelling
+from loramix.recipes.policy import Choice
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.steps import Output
@@ -55,7 +56,7 @@ def _plain(value: object, folder: StrPath | None) -> object:
             found = _path(value, folder)
         case Entry() | Rule() | Output():
             found = _said(value, folder)
-        case choosing.Choice():
+        case Choice():
             found = value.plain
         case str() | int() | float():
             found = value
