@@ -1,0 +1,1 @@
+"""What a user wants, as a file: adapters, weights by block, rules by target, output."""
