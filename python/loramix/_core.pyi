@@ -11,8 +11,9 @@ from loramix.types import RawFactored, RawGroup, RawStep, Site
 
 __all__ = [
     "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
-    "difference", "disagreement", "expand", "give_back", "gram", "kept", "owners", "program_gram", "project",
-    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "store", "whole",
+    "difference", "disagreement", "expand", "give_back", "gram", "kept", "owners", "program_gram",
+    "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "store",
+    "whole",
 ]  # fmt: skip
 
 VERSION: str

@@ -17,6 +17,7 @@ from loramix.methods.composite import space_of
 from loramix.output import CODES, Output
 from loramix.policies.base import Decision
 from loramix.types import (
+    ITEM_BYTES,
     Adapter,
     Dtype,
     Factors,

@@ -14,11 +14,11 @@ from loramix.methods import METHODS, Composite, Method, method_of
 from loramix.methods.dare import Dare
 from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
+from loramix.output import Output
 from loramix.recipes.policy import POLICIES, Choice
 from loramix.recipes.reading import parse, read
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
-from loramix.output import Output
 
 DOCS = Path(__file__).parents[2] / "docs" / "RECIPES.md"
 ONE = '[[adapter]]\npath = "a"\n'

@@ -14,6 +14,7 @@ from loramix.errors import ParamError
 from loramix.methods import METHODS, Method, method_of
 from loramix.methods.linear import Linear
 from loramix.methods.tall import Tall
+from loramix.output import Output
 from loramix.recipes import spelling
 from loramix.recipes.blocks import PRESETS
 from loramix.recipes.choosing import text_of
@@ -22,7 +23,6 @@ from loramix.recipes.reading import parse
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.recipes.writing import tables, to_toml
-from loramix.output import Output
 
 steady = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 FOLDER = Path("/data/some folder")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramix.analysis.statistics import GroupStatistics
+from loramix.methods import Coefficients, Method, apply
+from loramix.methods.average import Average
 from loramix.types import F64
 
 
@@ -71,6 +73,17 @@ def strengths(
             scale = max(scale, min(floor, 1.0))
         result[branch] = Strength(scale, norm, reference, cosine)
     return result
+
+
+def stand_in(method: Method, gram: F64, weights: F64) -> F64:
+    """Coefficients whose result stands for that of the method, for its norm.
+
+    That of a method that is no linear combination is not known before it is made: the plain sum
+    or the plain mean takes its place.
+    """
+    if isinstance(method, Coefficients):
+        return apply(method, gram, weights)
+    return Average().coefficients(gram, weights) if method.mean else weights
 
 
 _INDEPENDENT = 0.1

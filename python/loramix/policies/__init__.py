@@ -17,7 +17,7 @@ from loramix.policies.base import Stack as Stack
 from loramix.policies.base import Verdict as Verdict
 from loramix.policies.published import Published
 
-_ALL: tuple[type[Policy], ...] = (Published,)
+_ALL = (Published,)
 POLICIES: Mapping[str, type[Policy]] = MappingProxyType({p.name: p for p in _ALL})
 
 

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramix.analysis.strengths import strengths
-from loramix.methods import Coefficients, Method, apply, describe, reads_gram
-from loramix.methods.average import Average
+from loramix.analysis.strengths import stand_in, strengths
+from loramix.methods import Method, describe, reads_gram
 from loramix.policies.base import Decision, Reads, Stack, Verdict
-from loramix.types import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Fixed:
         found = {}
         if self.auto_strength:
             merged = [
-                _stand_in(self.method, group.gram, np.array(weights))
+                stand_in(self.method, group.gram, np.array(weights))
                 for group, weights in stack.groups
             ]
             found = strengths(stack.analysis.groups, stack.weights, merged, floor=self.floor)
@@ -56,14 +54,3 @@ class Fixed:
             own = tuple(scale * weight for weight in weights)
             decisions.append(Decision(self.method, own, "", ""))
         return Verdict(tuple(decisions), found)
-
-
-def _stand_in(method: Method, gram: F64, weights: F64) -> F64:
-    """Coefficients whose result stands for that of the method, for its norm.
-
-    That of a method that is no linear combination is not known before it is made: the plain sum
-    or the plain mean takes its place.
-    """
-    if isinstance(method, Coefficients):
-        return apply(method, gram, weights)
-    return Average().coefficients(gram, weights) if method.mean else weights

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
 
 from loramix.errors import FormatError
+from loramix.output import Output
 from loramix.recipes import choosing, policy
 from loramix.recipes.choosing import one_of
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.recipes.strict import Reader, Table
-from loramix.output import Output
 from loramix.types import StrPath
 
 Syntax: TypeAlias = Literal["TOML", "JSON"]

@@ -14,13 +14,13 @@ from loramix.formats.layout import LAYOUTS
 from loramix.methods import Level, Method, Space
 from loramix.methods.composite import LEVELS, SPACES
 from loramix.methods.linear import Linear
+from loramix.output import Output
 from loramix.recipes import blocks as lbw
 from loramix.recipes.choosing import composed
 from loramix.recipes.policy import Choice
 from loramix.recipes.rules import Rule
 from loramix.recipes.strict import finite
 from loramix.recipes.weights import combined
-from loramix.output import Output
 from loramix.types import Weight
 
 KeyFilter: TypeAlias = Literal["all", "shared_only", "unique_only"]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import cast
 
 from loramix.methods import Method
+from loramix.output import Output
 from loramix.recipes import choosing, spelling
 from loramix.recipes.policy import Choice
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
-from loramix.output import Output
 from loramix.types import StrPath
 
 _ORDER = (

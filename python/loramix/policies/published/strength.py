@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from loramix.analysis.strengths import Strength, energy_coefficients
-from loramix.methods import Coefficients, Linear, Method, apply
+from loramix.analysis.strengths import Strength, stand_in
+from loramix.methods import Linear, Method
 from loramix.methods.composite import calibration
 from loramix.methods.consensus import Consensus
 from loramix.methods.ties_upstream import TiesPublished
@@ -127,8 +127,5 @@ def _norm(method: Method, gram: F64, weights: F64) -> float:
     inner, w = gram[np.ix_(used, used)], weights[used]
     if isinstance(method, Consensus):
         return calibration(inner, w)
-    if isinstance(method, Coefficients):
-        c = apply(method, inner, w)
-    else:
-        c = energy_coefficients(method, [w])[0]
+    c = stand_in(method, inner, w)
     return math.sqrt(max(float(c @ inner @ c), 0.0))

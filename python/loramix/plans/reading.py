@@ -1,0 +1,215 @@
+"""A file becomes a plan again: sources opened and checked, every group found."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import cast, get_args
+
+from loramix import adapters, planning
+from loramix.analysis.passing import nothing, products
+from loramix.analysis.strengths import Strength
+from loramix.backends import backend_of
+from loramix.backends.base import Backend
+from loramix.errors import FormatError, ParamError
+from loramix.groups import align
+from loramix.methods import Method, reads_gram
+from loramix.output import Output
+from loramix.plans import FORMAT
+from loramix.policies.base import Decision, Side, Verdict
+from loramix.recipes import choosing
+from loramix.recipes.nearest import hint
+from loramix.recipes.strict import Table
+from loramix.steps import Choice, Plan
+from loramix.types import Adapter, Group, StrPath, Weight
+
+
+def load_plan(
+    path: StrPath, *, threads: int | None = None, backend: str | Backend = "rust"
+) -> Plan:
+    """Read a plan and open what it names.
+
+    Returns
+    -------
+    For `execute`; an unchanged file gives what `plan` gave, and the same bytes.
+
+    Raises
+    ------
+    ParamError, FormatError : not a plan, or an adapter is not the file that the plan was made for,
+        or its groups are not those of the plan.
+    OSError : a file cannot be read.
+    """
+    file = Path(path)
+    top = Table(_parsed(file), str(file), file.parent)
+    found = top.make(_Top, _TOP, ("plan", "adapter", "group"))
+    if found.plan != FORMAT:
+        message = f"{file}: a plan of format {found.plan}; this version reads {FORMAT}"
+        raise ParamError(message)
+    stack = [_opened(entry) for entry in found.adapter]
+    weights = tuple(entry.numbers("weight") for entry in found.adapter)
+    names = [entry.text("name") for entry in found.adapter]
+    groups = align(stack, split=found.split)
+    rows = {row.text("target"): row for row in found.group}
+    _refuse_others(file, groups, rows)
+    chosen = [_choice(rows[group.target.key], group, names, weights) for group in groups]
+    decisions = tuple(choice.decision for choice in chosen)
+    verdict = Verdict(decisions, found.strengths, found.notes, found.suggested)
+    if any(reads_gram(choice.decision.method) for choice in chosen):
+        analysis = products(groups, stack, backend_of(backend), threads=threads)
+    else:
+        analysis = nothing(groups)
+    return planning.plan(
+        stack,
+        groups,
+        analysis,
+        chosen,
+        found.output,
+        weights=weights,
+        method=found.method,
+        verdict=verdict,
+        seed=found.seed,
+        split=found.split,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """What stands at the top of the file."""
+
+    plan: int
+    adapter: tuple[Table, ...]
+    group: tuple[Table, ...]
+    version: str = ""
+    seed: int = 0
+    split: bool = True
+    method: Mapping[str, object] = field(default_factory=dict)
+    output: Output = field(default_factory=Output)
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    suggested: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    name: str
+    path: Path
+    sha256: str
+    weight: Weight
+    architecture: str | None = None
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A group; what was found is carried along for reports."""
+
+    target: str
+    members: tuple[str, ...]
+    method: Method
+    weights: object
+    sides: tuple[str, ...] = ()
+    rank: int | None = None
+    regime: str = ""
+    why: str = ""
+    numbers: object = field(default_factory=dict)
+    made: object = None
+
+
+def _parsed(file: Path) -> Mapping[str, object]:
+    kind, parse = ("JSON", json.loads) if file.suffix == ".json" else ("TOML", tomllib.loads)
+    try:
+        found = parse(file.read_bytes().decode())
+    except ValueError as error:
+        message = f"{file}: {error}; expected a plan in {kind}"
+        raise FormatError(message) from None
+    if not isinstance(found, dict):
+        message = f"{file}: not a plan"
+        raise FormatError(message)
+    return found
+
+
+def _output(table: Table, key: str) -> Output:
+    readers = {
+        "rank": Table.integer, "energy": Table.number, "max_error": Table.number,
+        "dtype": Table.text, "dialect": Table.text, "dense": Table.truth,
+    }  # fmt: skip
+    return table.table(key).make(Output, readers)
+
+
+def _strengths(table: Table, key: str) -> dict[str, Strength]:
+    inner = table.table(key)
+    readers = {f.name: Table.number for f in fields(Strength)}
+    return {
+        branch: inner.table(branch).make(Strength, readers, tuple(readers))
+        for branch in inner.values
+    }
+
+
+def _as_it_is(table: Table, key: str) -> object:
+    return table.values[key]
+
+
+_TOP = {
+    "plan": Table.integer, "version": Table.text, "seed": Table.integer, "split": Table.truth,
+    "method": lambda table, key: dict(table.table(key).values), "output": _output,
+    "strengths": _strengths, "notes": Table.texts, "suggested": Table.number,
+    "adapter": Table.tables, "group": Table.tables,
+}  # fmt: skip
+_ADAPTER = {
+    "name": Table.text, "path": Table.path, "sha256": Table.text, "weight": Table.numbers,
+    "architecture": Table.text, "skip": Table.texts,
+}  # fmt: skip
+_GROUP = {
+    "target": Table.text, "members": Table.texts, "method": choosing.method,
+    "weights": _as_it_is, "sides": Table.texts, "rank": Table.integer, "regime": Table.text,
+    "why": Table.text, "numbers": _as_it_is, "made": _as_it_is,
+}  # fmt: skip
+
+
+def _opened(entry: Table) -> Adapter:
+    found = entry.make(_Adapter, _ADAPTER, ("name", "path", "sha256", "weight"))
+    adapter = adapters.load(
+        found.path, name=found.name, architecture=found.architecture, skip=found.skip
+    )
+    if adapter.source.sha256() != found.sha256:
+        message = (
+            f"{entry.where}: {found.path} is not the file that the plan was made for (its sha256 "
+            "differs): make the plan again"
+        )
+        raise ParamError(message)
+    return adapter
+
+
+def _refuse_others(file: Path, groups: Sequence[Group], rows: Mapping[str, Table]) -> None:
+    keys = {group.target.key for group in groups}
+    for key in rows.keys() - keys:
+        message = f"{file}: group {key}: no adapter has this target{hint(key, keys)}"
+        raise ParamError(message)
+    for key in sorted(keys - rows.keys()):
+        message = f"{file}: there is no group {key}, which the adapters have: every group is needed"
+        raise ParamError(message)
+
+
+def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[Weight]) -> Choice:
+    found = row.make(_Row, _GROUP, ("target", "members", "method", "weights"))
+    own = tuple(names[owner] for owner in group.owners)
+    if found.members != own:
+        allowed = f"the adapters that have it: {', '.join(own)}; weight 0 leaves one out"
+        row.refuse("members", allowed)
+    sizes = found.weights
+    if not isinstance(sizes, list) or len(sizes) != len(own):
+        row.refuse("weights", f"{len(own)} numbers, one for each member")
+    each = tuple(Table({"weights": size}, row.where).number("weights") for size in sizes)
+    if found.sides and (len(found.sides) != len(own) or not set(found.sides) <= _SIDES):
+        row.refuse("sides", f"one of {', '.join(sorted(_SIDES))} for each member")
+    if found.rank is not None and found.rank < 1:
+        row.refuse("rank", "at least 1")
+    numbers = cast("Mapping[str, float]", found.numbers)
+    sides = cast("tuple[Side, ...]", found.sides)
+    decision = Decision(found.method, each, found.regime, found.why, numbers, sides)
+    (asked,) = planning.asked([group], weights)
+    return Choice(group.target, group.owners, asked, decision, found.rank)
+
+
+_SIDES: frozenset[str] = frozenset(get_args(Side))

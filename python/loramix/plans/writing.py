@@ -1,0 +1,161 @@
+"""A plan becomes a file."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from loramix import __version__, placing
+from loramix.errors import ParamError
+from loramix.formats import scales
+from loramix.output import Output
+from loramix.plans import FORMAT
+from loramix.recipes import choosing, spelling
+from loramix.steps import Choice, Plan, Step
+from loramix.types import Adapter, StrPath, Weight
+
+_HEAD = """\
+# A plan of loramix {version}: what will be done with every group of weights, and why.
+#   loramix merge --plan {name} -o OUT.safetensors
+# does exactly this.  Change method, weights, sides and rank of a group, [output] and seed as you
+# like; regime, why, numbers and made say what was found, and are not read.
+"""
+
+
+def save_plan(plan: Plan, path: StrPath) -> Path:
+    """Write a plan as TOML, or as JSON if the name ends in ``.json``.
+
+    Parameters
+    ----------
+    path : its folder must exist; a file that is there is replaced, at once and as a whole.
+
+    Raises
+    ------
+    ParamError : an adapter of the plan has no file, or a method has no name.
+    OSError : the file cannot be written.
+    """
+    target = Path(path)
+    tables = as_tables(plan, target.parent)
+    if target.suffix == ".json":
+        text = json.dumps(tables, indent=1) + "\n"
+    else:
+        head = _HEAD.format(version=__version__, name=target.name)
+        text = f"{head}\n{spelling.document(tables)}"
+    placing.write_text(target, text)
+    return target
+
+
+def as_tables(plan: Plan, folder: Path = Path()) -> dict[str, object]:
+    """A plan as plain data.
+
+    Parameters
+    ----------
+    folder : where the file will be; sources in it or below are named from there.
+    """
+    names = _names(plan.adapters)
+    steps = _steps_of(plan)
+    found: dict[str, object] = {
+        "plan": FORMAT,
+        "version": __version__,
+        "seed": plan.seed,
+        "split": plan.split,
+        "method": _plain(plan.method),
+        "output": _given(plan.output),
+        "strengths": {branch: asdict(one) for branch, one in plan.strengths.items()},
+        "notes": list(plan.notes),
+        "adapter": [
+            _adapter(one, name, weight, folder)
+            for one, name, weight in zip(plan.adapters, names, plan.weights, strict=True)
+        ],
+        "group": [_group(choice, names, steps, plan) for choice in plan.choices],
+    }
+    if plan.suggested is not None:
+        found["suggested"] = plan.suggested
+    return {key: value for key, value in found.items() if value not in ({}, [])}
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - what JSON and TOML can hold
+    """Without what TOML cannot hold: a key that is missing says the same."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _given(output: Output) -> dict[str, object]:
+    """What was asked for; the rest follows from the inputs."""
+    defaults = {f.name: f.default for f in fields(output)}
+    return {name: v for name, v in asdict(output).items() if v != defaults[name]}
+
+
+def _names(stack: Sequence[Adapter]) -> list[str]:
+    """Names that tell the adapters apart."""
+    found: list[str] = []
+    for adapter in stack:
+        name, count = adapter.name, 1
+        while name in found:
+            count += 1
+            name = f"{adapter.name} ({count})"
+        found.append(name)
+    return found
+
+
+def _adapter(adapter: Adapter, name: str, weight: Weight, folder: Path) -> dict[str, object]:
+    path = adapter.source.path
+    if path is None:
+        message = f"{adapter.name} is in memory: save it first, a plan names files"
+        raise ParamError(message)
+    found: dict[str, object] = {
+        "name": name,
+        "path": _from(path.parent if scales.CONFIG in adapter.metadata else path, folder),
+        "sha256": adapter.source.sha256(),
+        "weight": dict(weight) if isinstance(weight, Mapping) else weight,
+    }
+    if adapter.architecture is not None:
+        found["architecture"] = adapter.architecture
+    if adapter.coverage.skipped:
+        found["skip"] = list(adapter.coverage.skipped)
+    return found
+
+
+def _from(path: Path, folder: Path) -> str:
+    """Relative to the folder if it is inside, so that both can be moved together."""
+    near = os.path.relpath(path, folder)
+    return os.path.realpath(path) if near.startswith("..") else near
+
+
+def _steps_of(plan: Plan) -> dict[str, Step]:
+    """The step that makes a group, by the group's key."""
+    found = {step.target.key: step for step in plan.steps}
+    for step in plan.steps:
+        found.update(dict.fromkeys(step.keys, step))
+    return found
+
+
+def _group(
+    choice: Choice, names: Sequence[str], steps: Mapping[str, Step], plan: Plan
+) -> dict[str, object]:
+    decision, step = choice.decision, steps[choice.target.key]
+    found: dict[str, object] = {
+        "target": choice.target.key,
+        "members": [names[owner] for owner in choice.owners],
+        "method": choosing.plain(decision.method),
+        "weights": list(decision.weights),
+    }
+    if decision.sides:
+        found["sides"] = list(decision.sides)
+    if choice.rank is not None:
+        found["rank"] = choice.rank
+    found["regime"], found["why"] = decision.regime, decision.why
+    found["numbers"] = dict(decision.numbers)
+    found["made"] = {
+        "shape": list(choice.target.shape),
+        "rank": step.largest_rank(plan.output),
+        "space": choosing.plain(decision.method).get("space", "weight"),
+        "as": step.kind,
+        "bytes": step.bytes(plan.output, plan.dtype),
+    }
+    return {key: value for key, value in found.items() if value not in ("", {})}
