@@ -1,0 +1,236 @@
+"""From sources and wishes to a plan: open, align, analyse as far as needed, decide."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from loramix import opening, planning
+from loramix.analysis import passing
+from loramix.analysis.statistics import Analysis
+from loramix.backends.base import Backend
+from loramix.errors import ParamError
+from loramix.formats.dialects import Dialect
+from loramix.groups import align, common_architecture
+from loramix.methods import Coefficients, Level, Method, Space, method_of, reads_gram
+from loramix.output import Output
+from loramix.policies import POLICIES, policy_of
+from loramix.policies.base import Policy, Stack, Verdict
+from loramix.policies.fixed import Fixed
+from loramix.policies.modified import Modified
+from loramix.recipes.rules import Resolved, Rule, keys_of, resolve
+from loramix.steps import Choice, Plan
+from loramix.types import Adapter, Group, Progress, StrPath, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user wants of a stack.
+
+    Attributes
+    ----------
+    policy : decides; one method for all groups is a policy, too.
+    rules : what is different for some targets.
+    seed : of the random draws.
+    samples : see `loramix.analyze`; None: all entries.
+    analysis : statistics that are there already.
+    """
+
+    policy: Policy
+    rules: tuple[Rule, ...] = ()
+    output: Output = field(default_factory=Output)
+    seed: int = 0
+    samples: int | None = passing.SAMPLES
+    analysis: Analysis | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            message = f"seed = {self.seed}: allowed is 0 to 2^64 - 1"
+            raise ParamError(message)
+        if self.samples is not None and self.samples < 1:
+            message = f"samples = {self.samples}: at least 1, or None for all entries"
+            raise ParamError(message)
+
+
+def policy_for(
+    method: str | Method | Policy,
+    *,
+    sparsify: str | Method | None = None,
+    refine: Level = "none",
+    space: Space = "weight",
+    auto_strength: bool = False,
+    floor: float | None = None,
+) -> Policy:
+    """What decides: a policy, or one method for all.
+
+    Raises
+    ------
+    ParamError : no such method or policy, a parameter out of its range, or options that do not go
+        together.
+    """
+    if floor is not None and not 0 < floor <= 1:
+        message = f"floor = {floor}: allowed is (0, 1]"
+        raise ParamError(message)
+    if not _is_policy(method):
+        plain = cast("str | Method", method)
+        chosen = method_of(plain, sparsify=sparsify, refine=refine, space=space)
+        return Fixed(chosen, auto_strength, floor)
+    policy = policy_of(cast("str | Policy", method))
+    if auto_strength or floor is not None:
+        message = (
+            f"auto_strength and floor go with a method; the policy {policy.name} sees to the "
+            "strength itself"
+        )
+        raise ParamError(message)
+    if sparsify is None and refine == "none" and space == "weight":
+        return policy
+    thin = method_of(sparsify) if sparsify is not None else None
+    return Modified(policy, thin, refine, space)
+
+
+def _is_policy(method: str | Method | Policy) -> bool:
+    if isinstance(method, str):
+        return method.partition(":")[0] in POLICIES
+    return isinstance(method, Policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Opened sources, aligned.
+
+    Attributes
+    ----------
+    weights : one per adapter.
+    split : whether weights that the original code fuses are groups of their parts.
+    """
+
+    adapters: tuple[Adapter, ...]
+    groups: tuple[Group, ...] = field(repr=False)
+    weights: tuple[Weight, ...]
+    dialect: Dialect
+    split: bool
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sequence[StrPath | Adapter],
+        weights: Sequence[Weight] | None,
+        wish: Wish,
+        *,
+        architecture: str | None = None,
+        skip: Sequence[str] = (),
+    ) -> "Opened":
+        """Open and align what a user named.
+
+        Raises
+        ------
+        FormatError, ShapeError, ParamError, OSError : see `loramix.merge`.
+        """
+        if not sources:
+            message = "no adapters: merge needs at least one file, folder or loaded adapter"
+            raise ParamError(message)
+        each = opening.weights_of(sources, weights)
+        opening.refuse_twice(sources)
+        adapters = opening.open_all(sources, architecture=architecture, skip=skip)
+        dialect = planning.dialect_of(adapters, wish.output)
+        # What is no sum must not depend on how the output spells its names.
+        joined = dialect.fused and not wish.rules and _is_sum(wish.policy)
+        groups = align(adapters, split=not joined)
+        opening.refuse_strangers(adapters, groups)
+        return cls(tuple(adapters), groups, each, dialect, not joined)
+
+    def plan(self, wish: Wish, device: Backend, ticker: "Ticker", threads: int | None) -> Plan:
+        """Analysis as far as it is needed, decisions, steps."""
+        architecture = common_architecture(self.adapters)
+        known = keys_of(architecture) if architecture else ()
+        keys = [group.target.key for group in self.groups]
+        names = [adapter.name for adapter in self.adapters]
+        resolved = resolve(wish.rules, keys, names, known=known)
+        asked = tuple(
+            tuple(weight * setting.factors[owner] for owner, weight in zip(g.owners, row, strict=True))
+            for g, row, setting in zip(
+                self.groups, planning.asked(self.groups, self.weights), resolved.settings,
+                strict=True,
+            )
+        )  # fmt: skip
+        analysis = self._analysis(wish, resolved, device, ticker, threads)
+        verdict = wish.policy.decide(Stack(self.adapters, analysis, asked, architecture))
+        chosen = planning.choices(self.groups, asked, verdict)
+        return planning.plan(
+            self.adapters,
+            self.groups,
+            analysis,
+            _ruled(chosen, resolved, keep=isinstance(wish.policy, Fixed)),
+            wish.output,
+            weights=self.weights,
+            method=wish.policy.describe(),
+            verdict=replace(verdict, notes=(*verdict.notes, *resolved.notes)),
+            seed=wish.seed,
+            split=self.split,
+        )
+
+    def _analysis(
+        self,
+        wish: Wish,
+        resolved: Resolved,
+        device: Backend,
+        ticker: "Ticker",
+        threads: int | None,
+    ) -> Analysis:
+        if wish.analysis is not None:
+            ticker.add(len(self.groups))
+            return wish.analysis
+        if wish.policy.reads == "statistics":
+            return passing.analyze(
+                self.groups,
+                self.adapters,
+                samples=wish.samples,
+                threads=threads,
+                step=ticker.add,
+            )
+        methods = {setting.method for setting in resolved.settings if setting.method is not None}
+        if wish.policy.reads == "nothing" and not any(map(reads_gram, methods)):
+            ticker.add(len(self.groups))
+            return passing.nothing(self.groups)
+        return passing.products(
+            self.groups, self.adapters, device, threads=threads, step=ticker.add
+        )
+
+
+def _is_sum(policy: Policy) -> bool:
+    return isinstance(policy, Fixed) and isinstance(policy.method, Coefficients)
+
+
+def _ruled(chosen: Sequence[Choice], resolved: Resolved, *, keep: bool) -> tuple[Choice, ...]:
+    """Choices with what the rules say instead.
+
+    Parameters
+    ----------
+    keep : whether a rule's method gets the decided weights; those of a policy belong to the
+        method that it chose.
+    """
+    found = []
+    for choice, setting in zip(chosen, resolved.settings, strict=True):
+        decision, by = choice.decision, setting.by
+        if "method" in by or "space" in by:
+            place = by.get("method", by.get("space"))
+            decision = replace(decision, method=setting.chosen(decision.method))
+            decision = replace(decision, regime="rule", why=f"rule {place} of the recipe")
+            if "method" in by and not keep:
+                decision = replace(decision, weights=choice.asked, sides=())
+        found.append(replace(choice, decision=decision, rank=setting.rank))
+    return tuple(found)
+
+
+class Ticker:
+    """Counts steps for a callback."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self.done = 0
+        self.total = total
+
+    def add(self, count: int) -> None:
+        """Some more are done."""
+        self.done += count
+        if self._progress is not None:
+            self._progress(self.done, self.total)
