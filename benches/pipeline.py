@@ -44,7 +44,7 @@ def run_gram(paths: list[Path], out: Path) -> dict[str, Any]:
     from loramix import groups
     from loramix.analysis.passing import products
     from loramix.backends.rust import RustBackend
-    from loramix.merging import open_all
+    from loramix.opening import open_all
 
     stack = open_all(paths)
     aligned = groups.align(stack, split=False)
@@ -104,8 +104,8 @@ def baker(method: str) -> Callable[[list[Path], Path], dict[str, Any]]:
         from loramix.backends.rust import RustBackend
         from loramix.batching import DENSE_BYTES, batches
         from loramix.making import make
-        from loramix.merging import open_all
         from loramix.methods import method_of
+        from loramix.opening import open_all
         from loramix.steps import Step
 
         stack, chosen = open_all(paths), method_of(method)

@@ -14,6 +14,7 @@ from loramix._core import VERSION as __version__
 if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
+    from loramix.analyzing import Analyzed, analyze
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "methods",
     "Adapter": "types",
+    "Analyzed": "analyzing",
     "Factors": "types",
     "FormatError": "errors",
     "Inspection": "inspecting",
@@ -39,6 +41,7 @@ _HOMES = {
     "ParamError": "errors",
     "ShapeError": "errors",
     "Target": "types",
+    "analyze": "analyzing",
     "combine": "memory",
     "expand": "kernels",
     "inspect": "inspecting",
@@ -52,6 +55,7 @@ _ROOMS = frozenset({"kernels"})  # public as a whole
 __all__ = [
     "METHODS",
     "Adapter",
+    "Analyzed",
     "Factors",
     "FormatError",
     "Inspection",
@@ -64,6 +68,7 @@ __all__ = [
     "ShapeError",
     "Target",
     "__version__",
+    "analyze",
     "combine",
     "expand",
     "inspect",

@@ -1,21 +1,20 @@
 """Files in, file out: the stages in a row."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loramix import adapters as opening
 from loramix import executing, placing, planning
 from loramix.analysis.passing import nothing, products
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
-from loramix.errors import FormatError, ParamError
+from loramix.errors import ParamError
 from loramix.executing import Merged
 from loramix.groups import align
 from loramix.methods import Coefficients, Level, Method, Space, method_of, reads_gram
+from loramix.opening import open_all, refuse_strangers, refuse_twice
 from loramix.steps import Output
-from loramix.types import Adapter, Dtype, Group, Progress, StrPath, Weight
+from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
 
 
 def merge(  # noqa: PLR0913 - the one call with every option
@@ -93,7 +92,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     device = backend_of(backend)
     each = _weights(sources, weights)
     output = output or Output()
-    _refuse_twice(sources)
+    refuse_twice(sources)
     stack = open_all(sources, architecture=architecture, skip=skip)
     dialect = planning.dialect_of(stack, output)
     target = None if path is None else Path(path)
@@ -101,7 +100,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
         placing.check(target, stack, dialect)
     # What is no sum must not depend on how the output spells its names.
     groups = align(stack, split=not (isinstance(chosen, Coefficients) and dialect.fused))
-    _refuse_strangers(stack, groups)
+    refuse_strangers(stack, groups)
     ticker = _Ticker(progress, 3 * len(groups))
     if auto_strength or reads_gram(chosen):
         analysis = products(groups, stack, device, threads=threads, step=ticker.add)
@@ -163,64 +162,6 @@ def save(
     return Path(path)
 
 
-def open_all(
-    sources: Sequence[StrPath | Adapter],
-    *,
-    architecture: str | None = None,
-    skip: Sequence[str] = (),
-) -> list[Adapter]:
-    """Load what is not loaded; undecided architectures follow the decided ones."""
-    stack = [
-        source
-        if isinstance(source, Adapter)
-        else opening.load(source, architecture=architecture, skip=skip)
-        for source in sources
-    ]
-    decided = {adapter.architecture for adapter in stack if adapter.architecture}
-    if len(decided) == 1:
-        (known,) = decided
-        stack = [
-            opening.resolve(a, known) if a.architecture is None and known in a.candidates else a
-            for a in stack
-        ]
-    _refuse_mixed_unknown(stack)
-    return stack
-
-
-def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
-    """Flattened names of an unknown model meet no other names."""
-    flat = next((a for a in stack if a.architecture is None and a.dialect == "kohya"), None)
-    other = next((a for a in stack if a.dialect != "kohya"), None)
-    if flat is not None and other is not None:
-        message = (
-            f"{flat.name} has Kohya names of a model that loramix does not know, {other.name} "
-            f"has {other.dialect} names: they cannot be matched"
-        )
-        raise FormatError(message)
-
-
-def _refuse_strangers(stack: Sequence[Adapter], groups: Sequence[Group]) -> None:
-    """An adapter of an unknown model whose names are of another world than all others'.
-
-    Sharing no target is no mistake in itself: one may change attention, the other the MLPs.
-    """
-    met = {owner for group in groups if len(group.owners) > 1 for owner in group.owners}
-    roots = [{target.key.partition(".")[0] for target in adapter} for adapter in stack]
-    for owner, adapter in enumerate(stack):
-        others = set().union(*roots[:owner], *roots[owner + 1 :])
-        if adapter.architecture or owner in met or len(stack) == 1 or roots[owner] & others:
-            continue
-        message = (
-            f"{adapter.name} shares no target with the other adapters, and no names either "
-            f"({min(adapter).key} against {', '.join(sorted(others))}): its names follow another "
-            "convention, or it is for another model"
-        )
-        if adapter.candidates:
-            fitting = " or ".join(adapter.candidates)
-            message = f"{adapter.name} fits {fitting}: say which with --architecture"
-        raise FormatError(message)
-
-
 def _weights(
     sources: Sequence[StrPath | Adapter], weights: Sequence[Weight] | None
 ) -> tuple[Weight, ...]:
@@ -236,19 +177,6 @@ def _weights(
             message = f"weight {weight} of {name}: a finite number of any sign"
             raise ParamError(message)
     return tuple(weights)
-
-
-def _refuse_twice(sources: Sequence[StrPath | Adapter]) -> None:
-    seen: set[str] = set()
-    for source in sources:
-        path = source.source.path if isinstance(source, Adapter) else Path(source)
-        if path is None:
-            continue
-        real = os.path.realpath(path)
-        if real in seen:
-            message = f"{path} is given twice; give it once, with the sum of the weights"
-            raise ParamError(message)
-        seen.add(real)
 
 
 class _Ticker:

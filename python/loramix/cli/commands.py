@@ -217,9 +217,9 @@ def _rule(
 def _open(
     paths: Sequence[str], architecture: str | None, skip: Sequence[str] | None, *, strict: bool
 ) -> "list[Adapter]":
-    from loramix import merging
+    from loramix import opening
 
-    stack = merging.open_all(paths, architecture=architecture, skip=skip or ())
+    stack = opening.open_all(paths, architecture=architecture, skip=skip or ())
     notes = [(adapter, note) for adapter in stack for note in adapter.coverage.notes]
     if strict and notes:
         adapter, note = notes[0]

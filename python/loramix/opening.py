@@ -1,0 +1,90 @@
+"""From what a user names to a stack: loaded, of one model, each adapter once."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from loramix import adapters
+from loramix.errors import FormatError, ParamError
+from loramix.types import Adapter, Group, StrPath
+
+
+def open_all(
+    sources: Sequence[StrPath | Adapter],
+    *,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+) -> list[Adapter]:
+    """Load what is not loaded; undecided architectures follow the decided ones."""
+    stack = [
+        source
+        if isinstance(source, Adapter)
+        else adapters.load(source, architecture=architecture, skip=skip)
+        for source in sources
+    ]
+    decided = {adapter.architecture for adapter in stack if adapter.architecture}
+    if len(decided) == 1:
+        (known,) = decided
+        stack = [
+            adapters.resolve(a, known) if a.architecture is None and known in a.candidates else a
+            for a in stack
+        ]
+    _refuse_mixed_unknown(stack)
+    return stack
+
+
+def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
+    """Flattened names of an unknown model meet no other names."""
+    flat = next((a for a in stack if a.architecture is None and a.dialect == "kohya"), None)
+    other = next((a for a in stack if a.dialect != "kohya"), None)
+    if flat is not None and other is not None:
+        message = (
+            f"{flat.name} has Kohya names of a model that loramix does not know, {other.name} "
+            f"has {other.dialect} names: they cannot be matched"
+        )
+        raise FormatError(message)
+
+
+def refuse_strangers(stack: Sequence[Adapter], groups: Sequence[Group]) -> None:
+    """An adapter of an unknown model whose names are of another world than all others'.
+
+    Sharing no target is no mistake in itself: one may change attention, the other the MLPs.
+
+    Raises
+    ------
+    FormatError : there is such an adapter.
+    """
+    met = {owner for group in groups if len(group.owners) > 1 for owner in group.owners}
+    roots = [{target.key.partition(".")[0] for target in adapter} for adapter in stack]
+    for owner, adapter in enumerate(stack):
+        others = set().union(*roots[:owner], *roots[owner + 1 :])
+        if adapter.architecture or owner in met or len(stack) == 1 or roots[owner] & others:
+            continue
+        message = (
+            f"{adapter.name} shares no target with the other adapters, and no names either "
+            f"({min(adapter).key} against {', '.join(sorted(others))}): its names follow another "
+            "convention, or it is for another model"
+        )
+        if adapter.candidates:
+            fitting = " or ".join(adapter.candidates)
+            message = f"{adapter.name} fits {fitting}: say which with --architecture"
+        raise FormatError(message)
+
+
+def refuse_twice(sources: Sequence[StrPath | Adapter]) -> None:
+    """One file given twice.
+
+    Raises
+    ------
+    ParamError : two sources are the same file.
+    """
+    seen: set[str] = set()
+    for source in sources:
+        path = source.source.path if isinstance(source, Adapter) else Path(source)
+        if path is None:
+            continue
+        real = os.path.realpath(path)
+        if real in seen:
+            message = f"{path} is given twice; give it once, with the sum of the weights"
+            raise ParamError(message)
+        seen.add(real)
