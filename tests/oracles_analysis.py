@@ -192,17 +192,23 @@ def _aligned(a: F64, b: F64) -> float:
 
 def weighted_overlap(a: F64, b: F64) -> float:
     """``<a a^T, b b^T>`` over the product of their norms."""
+    size = math.sqrt(_squares(a, a)) * math.sqrt(_squares(b, b))
+    return _squares(a, b) / size if size > 0 else 0.0
 
-    def inner(x: F64, y: F64) -> float:
-        if x.shape[0] > x.shape[1]:  # the same trace, of a smaller matrix
-            return float(((x.T @ y) ** 2).sum())
-        return float(((x @ x.T) * (y @ y.T)).sum())
 
-    size = math.sqrt(inner(a, a) * inner(b, b))
-    return inner(a, b) / size if size > 0 else 0.0
+def _squares(a: F64, b: F64) -> float:
+    """``<a a^T, b b^T>``."""
+    if a.shape[0] > a.shape[1]:  # the same trace, of a smaller matrix
+        return float(((a.T @ b) ** 2).sum())
+    return float(((a @ a.T) * (b @ b.T)).sum())
 
 
 def chance(a: F64, b: F64, dim: int) -> float:
     """Of independent deltas with these spectra: ``sqrt(p_a p_b) / dim``."""
-    first, second = (delta_statistics(x, 0, 1).participation for x in (a, b))
-    return min(1.0, math.sqrt(first * second) / dim)
+    squares = [_squares(delta, delta) for delta in (a, b)]
+    if min(squares) == 0:
+        return 0.0
+    first, second = (
+        (delta**2).sum() / math.sqrt(square) for delta, square in zip((a, b), squares, strict=True)
+    )
+    return min(1.0, first * second / dim)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from analysis.cases import Member, check, dense, draw, factors, group_of, statistics
+from analysis.cases import check, dense, draw, factors, group_of, statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
