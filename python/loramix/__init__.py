@@ -14,6 +14,7 @@ from loramix._core import VERSION as __version__
 if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
+    from loramix.analyzing import Analyzed, analyze
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "methods",
     "Adapter": "types",
+    "Analyzed": "analyzing",
     "Factors": "types",
     "FormatError": "errors",
     "Inspection": "inspecting",
@@ -41,6 +43,7 @@ _HOMES = {
     "Plan": "steps",
     "ShapeError": "errors",
     "Target": "types",
+    "analyze": "analyzing",
     "combine": "memory",
     "execute": "merging",
     "expand": "kernels",
@@ -56,6 +59,7 @@ _ROOMS = frozenset({"kernels"})  # public as a whole
 __all__ = [
     "METHODS",
     "Adapter",
+    "Analyzed",
     "Factors",
     "FormatError",
     "Inspection",
@@ -69,6 +73,7 @@ __all__ = [
     "ShapeError",
     "Target",
     "__version__",
+    "analyze",
     "combine",
     "execute",
     "expand",

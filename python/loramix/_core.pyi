@@ -12,8 +12,8 @@ from loramix.types import RawFactored, RawGroup, RawStep, Site
 __all__ = [
     "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
     "difference", "disagreement", "expand", "give_back", "gram", "kept", "owners", "program_gram",
-    "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "store",
-    "whole",
+    "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
+    "statistics", "store", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -68,6 +68,25 @@ def project(steps: Sequence[RawStep], program: Program, space: str, job: Job) ->
     """Factors of every step's elementwise result in a space ("knots", "core"), into its range.
 
     Returns as `recompress`.
+    """
+
+def statistics(
+    groups: Sequence[RawGroup],
+    keys: Sequence[int],
+    out: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    samples: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Statistics of every group, into its range of `out` (float64).
+
+    In it one after the other: the inner products (`n * n`); of every member stable rank, effective
+    rank, participation, density and 64 magnitudes; of every pair (0, 1), (0, 2), ..., (1, 2), ...
+    the numbers of positions looked at, of those where both are non-zero, and of conflicts, the sums
+    dot, first2, second2, product, total, conflicting, `floor_total`, `floor_conflicting`, the
+    shared directions overlap, left, right, `left_chance`, `right_chance`, and three triangles of
+    covariances (21 each).
     """
 
 def disagreement(

@@ -14,7 +14,7 @@ from loramix.groups import align, common_architecture
 from loramix.methods import Coefficients, Level, Method, Space, method_of, reads_gram
 from loramix.output import Output
 from loramix.policies import POLICIES, policy_of
-from loramix.policies.base import Policy, Stack, Verdict
+from loramix.policies.base import Policy, Stack
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
 from loramix.recipes.rules import Resolved, Rule, keys_of, resolve
@@ -145,13 +145,7 @@ class Opened:
         keys = [group.target.key for group in self.groups]
         names = [adapter.name for adapter in self.adapters]
         resolved = resolve(wish.rules, keys, names, known=known)
-        asked = tuple(
-            tuple(weight * setting.factors[owner] for owner, weight in zip(g.owners, row, strict=True))
-            for g, row, setting in zip(
-                self.groups, planning.asked(self.groups, self.weights), resolved.settings,
-                strict=True,
-            )
-        )  # fmt: skip
+        asked = self._asked(resolved)
         analysis = self._analysis(wish, resolved, device, ticker, threads)
         verdict = wish.policy.decide(Stack(self.adapters, analysis, asked, architecture))
         chosen = planning.choices(self.groups, asked, verdict)
@@ -166,6 +160,19 @@ class Opened:
             verdict=replace(verdict, notes=(*verdict.notes, *resolved.notes)),
             seed=wish.seed,
             split=self.split,
+        )
+
+    def _asked(self, resolved: Resolved) -> tuple[tuple[float, ...], ...]:
+        """The users' weights of the members of every group, those of rules included."""
+        rows = zip(
+            self.groups,
+            planning.asked(self.groups, self.weights),
+            resolved.settings,
+            strict=True,
+        )
+        return tuple(
+            tuple(w * one.factors[owner] for w, owner in zip(row, group.owners, strict=True))
+            for group, row, one in rows
         )
 
     def _analysis(

@@ -86,28 +86,6 @@ class Place:
                 shutil.rmtree(self._hidden)
 
 
-def write_text(path: Path, text: str) -> None:
-    """A text file that appears whole or not at all.
-
-    Raises
-    ------
-    OutputError : its folder does not exist, or the path is a folder.
-    OSError : it cannot be written.
-    """
-    if path.is_dir():
-        message = f"{path} is a folder; name a file in it"
-        raise OutputError(message)
-    if not path.parent.is_dir():
-        message = f"{path}: the folder {path.parent} does not exist; create it first"
-        raise OutputError(message)
-    hidden = path.with_name(f".{path.name}.part")
-    try:
-        hidden.write_text(text, encoding="utf-8")
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
-
-
 def check(path: Path, adapters: Sequence[Adapter], dialect: Dialect) -> None:
     """Refuse outputs that would surprise.
 

@@ -140,7 +140,8 @@ pub(crate) fn is_safe(group: &Group<'_>, grams: &Grams) -> bool {
     })
 }
 
-fn contract(group: &Group<'_>, grams: &Grams) -> Vec<f64> {
+/// `N x N` inner products, row-major, from the Gram matrices of the stacks.
+pub(crate) fn contract(group: &Group<'_>, grams: &Grams) -> Vec<f64> {
     let (n, rank) = (group.members().len(), group.rank());
     let mut k = vec![0.0; n * n];
     for i in 0..n {

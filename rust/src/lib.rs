@@ -32,6 +32,7 @@ pub mod space;
 mod spectrum;
 mod stack;
 mod start;
+pub mod statistics;
 mod tile;
 pub mod whole;
 

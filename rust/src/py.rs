@@ -6,6 +6,7 @@ mod job;
 mod programs;
 mod results;
 mod spaces;
+mod statistics;
 mod verbs;
 
 use std::ops::Range;
@@ -329,6 +330,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::cores, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::project, module)?)?;
+    module.add_function(wrap_pyfunction!(statistics::statistics, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::owners, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::give_back, module)?)

@@ -108,6 +108,7 @@ class _Row:
     members: tuple[str, ...]
     method: Method
     weights: object
+    asked: object = None
     sides: tuple[str, ...] = ()
     rank: int | None = None
     regime: str = ""
@@ -162,7 +163,7 @@ _ADAPTER = {
 }  # fmt: skip
 _GROUP = {
     "target": Table.text, "members": Table.texts, "method": choosing.method,
-    "weights": _as_it_is, "sides": Table.texts, "rank": Table.integer, "regime": Table.text,
+    "weights": _as_it_is, "asked": _as_it_is, "sides": Table.texts, "rank": Table.integer, "regime": Table.text,
     "why": Table.text, "numbers": _as_it_is, "made": _as_it_is,
 }  # fmt: skip
 
@@ -197,10 +198,7 @@ def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[We
     if found.members != own:
         allowed = f"the adapters that have it: {', '.join(own)}; weight 0 leaves one out"
         row.refuse("members", allowed)
-    sizes = found.weights
-    if not isinstance(sizes, list) or len(sizes) != len(own):
-        row.refuse("weights", f"{len(own)} numbers, one for each member")
-    each = tuple(Table({"weights": size}, row.where).number("weights") for size in sizes)
+    each = _numbers(row, "weights", found.weights, len(own))
     if found.sides and (len(found.sides) != len(own) or not set(found.sides) <= _SIDES):
         row.refuse("sides", f"one of {', '.join(sorted(_SIDES))} for each member")
     if found.rank is not None and found.rank < 1:
@@ -208,8 +206,17 @@ def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[We
     numbers = cast("Mapping[str, float]", found.numbers)
     sides = cast("tuple[Side, ...]", found.sides)
     decision = Decision(found.method, each, found.regime, found.why, numbers, sides)
-    (asked,) = planning.asked([group], weights)
+    if found.asked is None:
+        (asked,) = planning.asked([group], weights)
+    else:
+        asked = _numbers(row, "asked", found.asked, len(own))
     return Choice(group.target, group.owners, asked, decision, found.rank)
+
+
+def _numbers(row: Table, key: str, values: object, count: int) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) != count:
+        row.refuse(key, f"{count} numbers, one for each member")
+    return tuple(Table({key: value}, row.where).number(key) for value in values)
 
 
 _SIDES: frozenset[str] = frozenset(get_args(Side))

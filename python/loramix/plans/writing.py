@@ -7,14 +7,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from loramix import __version__, placing
+from loramix import __version__
 from loramix.errors import ParamError
 from loramix.formats import scales
+from loramix.io.text import write_text
 from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.recipes import choosing, spelling
 from loramix.steps import Choice, Plan, Step
-from loramix.types import Adapter, StrPath, Weight
+from loramix.types import Adapter, StrPath, Weight, weight_of
 
 _HEAD = """\
 # A plan of loramix {version}: what will be done with every group of weights, and why.
@@ -43,7 +44,7 @@ def save_plan(plan: Plan, path: StrPath) -> Path:
     else:
         head = _HEAD.format(version=__version__, name=target.name)
         text = f"{head}\n{spelling.document(tables)}"
-    placing.write_text(target, text)
+    write_text(target, text)
     return target
 
 
@@ -145,6 +146,9 @@ def _group(
         "method": choosing.plain(decision.method),
         "weights": list(decision.weights),
     }
+    usual = tuple(weight_of(plan.weights[owner], choice.target) for owner in choice.owners)
+    if choice.asked != usual:
+        found["asked"] = list(choice.asked)
     if decision.sides:
         found["sides"] = list(decision.sides)
     if choice.rank is not None:
