@@ -15,7 +15,7 @@ from loramix.methods.dare import Dare
 from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
 from loramix.output import Output
-from loramix.recipes.policy import POLICIES, Choice
+from loramix.recipes.policy import POLICIES, Named
 from loramix.recipes.reading import parse, read
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
@@ -104,7 +104,7 @@ def test_everything_there_is() -> None:
     )
     assert found == Recipe(
         adapters=(Entry(Path("/data/a.safetensors"), -1.0, 0.0, "ALL"),),
-        policy=Choice("published", {"preset": "dit", "lambda": 0.25, "smooth": True, "count": 3}),
+        policy=Named("published", {"preset": "dit", "lambda": 0.25, "smooth": True, "count": 3}),
         sparsify=Dare(0.7),
         refine="refine",
         space="core",
@@ -178,9 +178,9 @@ def test_modifiers_go_with_the_method_of_the_file_only() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_policies(name: str) -> None:
-    assert parse(f'policy = "{name}"\n{ONE}').policy == Choice(name)
+    assert parse(f'policy = "{name}"\n{ONE}').policy == Named(name)
     table = f'policy = {{ name = "{name}", x = 1e-3, y = "z" }}\n{ONE}'
-    assert parse(table).policy == Choice(name, {"x": 0.001, "y": "z"})
+    assert parse(table).policy == Named(name, {"x": 0.001, "y": "z"})
 
 
 METHOD_NAMES = ", ".join(METHODS)

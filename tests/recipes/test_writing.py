@@ -18,7 +18,7 @@ from loramix.output import Output
 from loramix.recipes import spelling
 from loramix.recipes.blocks import PRESETS
 from loramix.recipes.choosing import text_of
-from loramix.recipes.policy import POLICIES, Choice
+from loramix.recipes.policy import POLICIES, Named
 from loramix.recipes.reading import parse
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe
 from loramix.recipes.rules import Rule
@@ -94,7 +94,7 @@ outputs = st.one_of(
 )
 scalars = st.one_of(texts, numbers, st.booleans(), st.integers(-(2**63), 2**63 - 1))
 choices = st.builds(
-    Choice,
+    Named,
     st.sampled_from(POLICIES),
     st.dictionaries(texts.filter(lambda text: text != "name"), scalars, max_size=3),
 )

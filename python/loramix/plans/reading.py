@@ -163,8 +163,8 @@ _ADAPTER = {
 }  # fmt: skip
 _GROUP = {
     "target": Table.text, "members": Table.texts, "method": choosing.method,
-    "weights": _as_it_is, "asked": _as_it_is, "sides": Table.texts, "rank": Table.integer, "regime": Table.text,
-    "why": Table.text, "numbers": _as_it_is, "made": _as_it_is,
+    "weights": _as_it_is, "asked": _as_it_is, "sides": Table.texts, "rank": Table.integer,
+    "regime": Table.text, "why": Table.text, "numbers": _as_it_is, "made": _as_it_is,
 }  # fmt: skip
 
 

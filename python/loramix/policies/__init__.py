@@ -37,24 +37,47 @@ def policy_of(policy: str | Policy) -> Policy:
     if name not in POLICIES:
         message = f"policy {name!r}{_hint(name, POLICIES)}; known are {', '.join(POLICIES)}"
         raise ParamError(message)
-    kind = cast("Callable[..., Policy]", POLICIES[name])
-    return kind(**_parameters(POLICIES[name], parameters))
+    return policy_from(name, _parameters(name, parameters))
 
 
-def _parameters(policy: type[Policy], text: str) -> dict[str, Any]:
+def policy_from(name: str, parameters: Mapping[str, object]) -> Policy:
+    """A policy object from a name and values.
+
+    Raises
+    ------
+    ParamError : no such name or parameter, or a value outside its range.
+    """
+    if name not in POLICIES:
+        message = f"policy {name!r}{_hint(name, POLICIES)}; known are {', '.join(POLICIES)}"
+        raise ParamError(message)
+    known = _fields(name)
+    for key in parameters:
+        _refuse_unknown(name, key, known)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
+    return cast("Callable[..., Policy]", POLICIES[name])(**values)
+
+
+def _fields(name: str) -> dict[str, Any]:
+    return {f.name: f.default for f in dataclasses.fields(cast("Any", POLICIES[name]))}
+
+
+def _refuse_unknown(name: str, key: str, known: Mapping[str, object]) -> None:
+    if key not in known:
+        listed = ", ".join(known) or "none"
+        message = f"{name}: no parameter {key!r}{_hint(key, known)}; it has {listed}"
+        raise ParamError(message)
+
+
+def _parameters(name: str, text: str) -> dict[str, Any]:
     """Values of ``key=value,key=value`` in the types of the policy's fields."""
-    known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cast("Any", policy))}
+    known = _fields(name)
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if key in found:
-            message = f"{policy.name}: {key} is given twice"
+            message = f"{name}: {key} is given twice"
             raise ParamError(message)
-        if key not in known:
-            hint = _hint(key, known)
-            listed = ", ".join(known) or "none"
-            message = f"{policy.name}: no parameter {key!r}{hint}; it has {listed}"
-            raise ParamError(message)
+        _refuse_unknown(name, key, known)
         found[key] = _value(known[key], value)
     return found
 

@@ -12,7 +12,7 @@ POLICIES: tuple[str, ...] = ("auto", "published")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Named:
     """A policy by name; what its parameters may be, the policy says when it is made.
 
     Attributes
@@ -37,7 +37,7 @@ class Choice:
         return {"name": self.name, **self.parameters}
 
 
-def policy(table: Table, key: str) -> Choice:
+def policy(table: Table, key: str) -> Named:
     """A policy from ``"published:preset=dit"`` or ``{ name = "published", preset = "dit" }``."""
     value = table.values[key]
     if isinstance(value, str):
@@ -47,7 +47,7 @@ def policy(table: Table, key: str) -> Choice:
         bad = next((word for word, equals, text in pairs if not (word and equals and text)), None)
         if bad is not None or len(found) < len(pairs):
             table.refuse(key, "a name, or name:parameter=value,parameter=value, each once")
-        return table.placed(lambda: Choice(name, found), key)
+        return table.placed(lambda: Named(name, found), key)
     if not isinstance(value, Mapping):
         table.refuse(key, "a name with parameters, or a table with a name")
     inner = table.table(key)
@@ -55,8 +55,8 @@ def policy(table: Table, key: str) -> Choice:
     return inner.make(_choice, readers, needed=("name",))
 
 
-def _choice(name: str, **parameters: Scalar) -> Choice:
-    return Choice(name, parameters)
+def _choice(name: str, **parameters: Scalar) -> Named:
+    return Named(name, parameters)
 
 
 def _parameter(table: Table, key: str) -> Scalar:

@@ -17,7 +17,7 @@ from loramix.methods.linear import Linear
 from loramix.output import Output
 from loramix.recipes import blocks as lbw
 from loramix.recipes.choosing import composed
-from loramix.recipes.policy import Choice
+from loramix.recipes.policy import Named
 from loramix.recipes.rules import Rule
 from loramix.recipes.strict import finite
 from loramix.recipes.weights import combined
@@ -105,7 +105,7 @@ class Recipe:
 
     adapters: tuple[Entry, ...]
     method: Method | None = None
-    policy: Choice | None = None
+    policy: Named | None = None
     sparsify: Method | None = None
     refine: Level = "none"
     space: Space = "weight"

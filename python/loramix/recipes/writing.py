@@ -8,7 +8,7 @@ from typing import cast
 from loramix.methods import Method
 from loramix.output import Output
 from loramix.recipes import choosing, spelling
-from loramix.recipes.policy import Choice
+from loramix.recipes.policy import Named
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.types import StrPath
@@ -56,7 +56,7 @@ def _plain(value: object, folder: StrPath | None) -> object:
             found = _path(value, folder)
         case Entry() | Rule() | Output():
             found = _said(value, folder)
-        case Choice():
+        case Named():
             found = value.plain
         case str() | int() | float():
             found = value
