@@ -1,0 +1,57 @@
+"""What was asked for, as a recipe: the way back from objects to the file that would say it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loramix.methods import Composite
+from loramix.output import Output
+from loramix.policies.base import Policy
+from loramix.policies.filtered import Filtered
+from loramix.policies.fixed import Fixed
+from loramix.policies.modified import Modified
+from loramix.recipes.recipe import Entry, Recipe
+from loramix.recipes.rules import Rule
+from loramix.types import Adapter, Weight
+
+
+def recipe_of(
+    adapters: Sequence[Adapter],
+    weights: Sequence[Weight],
+    policy: Policy,
+    *,
+    rules: Sequence[Rule] = (),
+    output: Output | None = None,
+    seed: int = 0,
+) -> Recipe | None:
+    """The recipe of a merge; None if it has none, because an adapter is in memory only.
+
+    Parameters
+    ----------
+    weights : one per adapter; those of blocks are in them.
+    policy : as the merge got it; one that has no name here has no recipe either.
+    """
+    said: dict[str, Any] = {}
+    filters = modes = ("all",) * len(adapters)
+    if isinstance(policy, Filtered):
+        filters, modes, policy = policy.key_filters, policy.conflict_modes, policy.inner
+    if isinstance(policy, Modified):
+        said.update(sparsify=policy.sparsify, refine=policy.refine, space=policy.space)
+        policy = policy.inner
+    if isinstance(policy, Fixed):
+        said.update(auto_strength=policy.auto_strength, floor=policy.floor)
+        method = policy.method
+        if isinstance(method, Composite):
+            said.update(sparsify=method.sparsify, refine=method.refine, space=method.space)
+            method = method.inner
+        said["method"] = method
+    else:
+        said["policy"] = policy
+    paths = [adapter.source.path for adapter in adapters]
+    entries = [
+        Entry(path, weight=dict(w) if isinstance(w, Mapping) else w, key_filter=key, conflict_mode=mode)
+        for path, w, key, mode in zip(paths, weights, filters, modes, strict=True)
+        if path is not None
+    ]  # fmt: skip
+    if len(entries) < len(adapters):
+        return None
+    return Recipe(tuple(entries), rules=tuple(rules), output=output or Output(), seed=seed, **said)
