@@ -78,8 +78,8 @@ class Evidence:
 
 def sizes_of(gram: F64, weights: Sequence[float]) -> F64:
     """Norms of the weighted deltas."""
-    norms: F64 = np.sqrt(np.maximum(np.diag(gram), 0))
-    return np.abs(np.array(weights, dtype=float)) * norms
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
+    return np.asarray(np.abs(np.array(weights, dtype=float)) * norms)
 
 
 def gather(

@@ -90,7 +90,7 @@ def _pattern(*words: str) -> re.Pattern[str]:
 
 _CERTAIN: dict[Kind, re.Pattern[str]] = {
     "speed": _pattern(
-        "lcm", "tcd", "dmd(?: 2)?", "causvid", "accvid", "lightx 2 v", "distill(?:ed|ation)?",
+        "lcm", "tcd", "dmd(?: 2)?", "caus ?vid", "acc ?vid", "lightx 2 v", "distill(?:ed|ation)?",
         "guidance distill(?:ed|ation)?", "step distill(?:ed|ation)?", "hyper (?:sd|sdxl|flux)",
         "(?:[1-9]|1[0-6]) steps?", "self forcing",
     ),

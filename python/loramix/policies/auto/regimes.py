@@ -67,11 +67,17 @@ def explain(finding: Finding, method: str, names: tuple[str, str]) -> str:
 
 
 def _cosine(pair: Evidence) -> str:
-    return f"cosine {pair.cosine:.3f} (chance: ±{pair.cosine_bound:.3f})"
+    return f"cosine {pair.cosine:z.3f} (chance: ±{pair.cosine_bound:.3f})"
 
 
 def _overlap(pair: Evidence) -> str:
-    return f"overlap {pair.shared:.3f} beyond chance (±{pair.shared_bound:.3f})"
+    return f"overlap {pair.shared:z.3f} beyond chance (±{pair.shared_bound:.3f})"
+
+
+def _end(pair: Evidence) -> str:
+    if pair.cosine > pair.cosine_bound:
+        return "what points the same way counts once"
+    return "nothing points the same way, and they are added"
 
 
 _WORDS: dict[str, Callable[[Evidence], str]] = {
@@ -80,10 +86,7 @@ _WORDS: dict[str, Callable[[Evidence], str]] = {
         f"have nothing in common that chance has not, {_cosine(pair)}, {_overlap(pair)}; "
         "they are added"
     ),
-    "partial": lambda pair: (
-        f"have a part in common, {_cosine(pair)}, {_overlap(pair)}; what points the same way "
-        "counts once"
-    ),
+    "partial": lambda pair: f"meet in part, {_cosine(pair)}, {_overlap(pair)}; {_end(pair)}",
     "aligned": lambda pair: f"say much the same, {_cosine(pair)}; what they share counts once",
     "opposed": lambda pair: (
         f"work against each other, {_cosine(pair)}; they are added, and cancel as the weights say"
