@@ -10,6 +10,7 @@ functions of the table have the published defaults, seed 0 and target 0.  Their 
 made here again, from the specification of the generator.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -101,6 +102,26 @@ def ortho(deltas: Sequence[F64], weights: Sequence[float]) -> F64:
         own = float(column @ vector) / float(vector @ vector)  # along its own delta
         total += weight / own * column
     return total.reshape(deltas[0].shape)
+
+
+def retain(deltas: Sequence[F64], weights: Sequence[float]) -> F64:
+    """The least of ``|M|^2 / 2 + sum max(0, |d|^2 - <M, d>)`` among all that may be it.
+
+    At the least each d counts in full, not at all, or as much as makes ``<M, d> = |d|^2``.
+    """
+    vectors = [weight * delta.ravel() for weight, delta in zip(weights, deltas, strict=True)]
+    matrix = np.stack(vectors, axis=1)
+    best, least = np.zeros(len(matrix)), np.inf
+    for state in itertools.product(("full", "none", "part"), repeat=len(vectors)):
+        full = matrix[:, [kind == "full" for kind in state]].sum(axis=1)
+        part = matrix[:, [kind == "part" for kind in state]]
+        wanted = (part * part).sum(axis=0) - part.T @ full
+        found = full + part @ np.linalg.lstsq(part.T @ part, wanted, rcond=1e-13)[0]
+        lacking = sum(max(0.0, float(d @ d - found @ d)) for d in vectors)
+        value = float(found @ found) / 2 + lacking
+        if value < least:
+            best, least = found, value
+    return best.reshape(deltas[0].shape)
 
 
 def ortho_published(deltas: Sequence[F64], weights: Sequence[float]) -> F64:
@@ -272,6 +293,7 @@ ORACLES: Mapping[str, Oracle] = {
     "model-stock": model_stock,
     "ortho": ortho,
     "ortho-published": ortho_published,
+    "retain": retain,
     "ties": ties,
     "dare": dare,
     "dare-ties": dare_ties,

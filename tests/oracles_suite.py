@@ -71,6 +71,7 @@ TARGETED: Mapping[str, Targeted] = {
     "dare-ties": lambda deltas, weights, target: oracles.dare_ties(deltas, weights, target=target),
     "della": _defined(Definition("sum", mean=False, keep=DELLA)),
     "della-ties": _defined(Definition("mean", mean=True, keep=DELLA, vote="mass")),
+    "elect": _defined(Definition("sum", mean=False, vote="mass")),
     "consensus": _defined(Definition("importance", mean=True, calibrate=True, clean=True)),
     "tall": _defined(Definition("average", mean=True, lambda_=3.0)),
     "ties-peft": _anywhere(alive(lambda d, w: oracles_upstream.peft_ties(d, w, 0.2))),

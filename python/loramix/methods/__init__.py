@@ -27,12 +27,14 @@ from loramix.methods.composite import site_of as site_of
 from loramix.methods.consensus import Consensus
 from loramix.methods.dare import Dare, DareTies
 from loramix.methods.della import Della, DellaTies
+from loramix.methods.elect import Elect as Elect
 from loramix.methods.iso import IsoC, IsoCts
 from loramix.methods.karcher import Karcher
 from loramix.methods.lego import Lego
 from loramix.methods.linear import Linear as Linear
 from loramix.methods.model_stock import ModelStock
 from loramix.methods.ortho import GramSchmidt, Ortho
+from loramix.methods.retain import Retain as Retain
 from loramix.methods.slerp import Slerp
 from loramix.methods.svc import Svc
 from loramix.methods.tall import Tall
@@ -52,10 +54,12 @@ _ALL: tuple[type[_Plain], ...] = (
     ModelStock,
     Ortho,
     GramSchmidt,
+    Retain,
     Ties,
     TiesPeft,
     TiesMergekit,
     TiesPublished,
+    Elect,
     Dare,
     DareTies,
     Della,
