@@ -15,7 +15,8 @@ from loramix.methods.dare import Dare
 from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
 from loramix.output import Output
-from loramix.recipes.policy import POLICIES, Named
+from loramix.policies.auto import Auto
+from loramix.policies.published import Published
 from loramix.recipes.reading import parse, read
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
@@ -80,7 +81,7 @@ def test_everything_there_is() -> None:
         backend = "torch:cuda:1"
         architecture = "sdxl"
         skip = ["*.dora_scale"]
-        policy = "published:preset=dit,lambda=0.25,smooth=true,count=3"
+        policy = "published:preset=dit,smoothing=0.5,smooth_slerp_gate=true"
         sparsify = { name = "dare", density = 0.7 }
         refine = "refine"
         space = "core"
@@ -104,7 +105,7 @@ def test_everything_there_is() -> None:
     )
     assert found == Recipe(
         adapters=(Entry(Path("/data/a.safetensors"), -1.0, 0.0, "ALL"),),
-        policy=Named("published", {"preset": "dit", "lambda": 0.25, "smooth": True, "count": 3}),
+        policy=Published(preset="dit", smoothing=0.5, smooth_slerp_gate=True),
         sparsify=Dare(0.7),
         refine="refine",
         space="core",
@@ -176,13 +177,15 @@ def test_modifiers_go_with_the_method_of_the_file_only() -> None:
     assert parse(ONE).chosen is None
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_policies(name: str) -> None:
-    assert parse(f'policy = "{name}"\n{ONE}').policy == Named(name)
-    table = f'policy = {{ name = "{name}", x = 1e-3, y = "z" }}\n{ONE}'
-    assert parse(table).policy == Named(name, {"x": 0.001, "y": "z"})
+def test_policies() -> None:
+    assert parse(f'policy = "auto"\n{ONE}').policy == Auto()
+    table = f'policy = {{ name = "auto", errors = 4, strength = "none", mix = true }}\n{ONE}'
+    assert parse(table).policy == Auto(errors=4, strength="none", mix=True)
+    table = f'policy = {{ name = "published", key_filters = ["shared_only"] }}\n{ONE}'
+    assert parse(table).policy == Published(key_filters=("shared_only",))
 
 
+AUTO = "strength, mix, errors, margin, aligned, opposed, full, minor, dominance"
 METHOD_NAMES = ", ".join(METHODS)
 
 
@@ -232,10 +235,10 @@ METHOD_NAMES = ", ".join(METHODS)
          "methods, give one of them"),
         ('policy = "publshed"\n' + ONE, "policy: policy 'publshed' (did you mean published?); "
          "known are auto, published"),
-        ('policy = "auto:x"\n' + ONE, 'policy = "auto:x": allowed is a name, or '
-         "name:parameter=value,parameter=value, each once"),
-        ("policy = { name = 'auto', x = [1] }\n" + ONE, "policy: x = [1]: allowed is a text, a "
-         "finite number, true or false"),
+        ('policy = "auto:x"\n' + ONE, f"policy: auto: no parameter 'x'; it has {AUTO}"),
+        ('policy = "auto:errors=two"\n' + ONE, "policy: auto: errors = two: a number above 0"),
+        ("policy = { name = 'auto', marg = 1 }\n" + ONE,
+         f"policy: auto: no parameter 'marg' (did you mean margin?); it has {AUTO}"),
         ("policy = { x = 1 }\n" + ONE, "policy: there is no name"),
         ("policy = 3\n" + ONE, "policy = 3: allowed is a name with parameters, or a table with a "
          "name"),

@@ -15,10 +15,12 @@ from loramix.methods import METHODS, Method, method_of
 from loramix.methods.linear import Linear
 from loramix.methods.tall import Tall
 from loramix.output import Output
+from loramix.policies.auto import Auto
+from loramix.policies.auto.gains import LIMITS
+from loramix.policies.published import Published
 from loramix.recipes import spelling
 from loramix.recipes.blocks import PRESETS
 from loramix.recipes.choosing import text_of
-from loramix.recipes.policy import POLICIES, Named
 from loramix.recipes.reading import parse
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe
 from loramix.recipes.rules import Rule
@@ -92,11 +94,19 @@ outputs = st.one_of(
     st.builds(Output, max_error=st.floats(0, 1, exclude_max=True)),
     st.just(Output(dense=True)),
 )
-scalars = st.one_of(texts, numbers, st.booleans(), st.integers(-(2**63), 2**63 - 1))
-choices = st.builds(
-    Named,
-    st.sampled_from(POLICIES),
-    st.dictionaries(texts.filter(lambda text: text != "name"), scalars, max_size=3),
+choices = st.one_of(
+    st.builds(
+        Auto,
+        mix=st.booleans(),
+        margin=st.floats(0.001, 1),
+        strength=st.sampled_from(LIMITS),
+    ),
+    st.builds(
+        Published,
+        preset=st.sampled_from(["auto", "dit"]),
+        floor=st.none() | st.floats(0, 1),
+        key_filters=st.lists(st.sampled_from(["all", "shared_only"]), max_size=2).map(tuple),
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from loramix.errors import ParamError
+from loramix.policies.auto import Auto
 from loramix.policies.base import Decision as Decision
 from loramix.policies.base import Policy as Policy
 from loramix.policies.base import Side as Side
@@ -17,7 +18,7 @@ from loramix.policies.base import Stack as Stack
 from loramix.policies.base import Verdict as Verdict
 from loramix.policies.published import Published
 
-_ALL = (Published,)
+_ALL = (Auto, Published)
 POLICIES: Mapping[str, type[Policy]] = MappingProxyType({p.name: p for p in _ALL})
 
 

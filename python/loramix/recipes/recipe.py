@@ -15,9 +15,9 @@ from loramix.methods import Level, Method, Space
 from loramix.methods.composite import LEVELS, SPACES
 from loramix.methods.linear import Linear
 from loramix.output import Output
+from loramix.policies.base import Policy
 from loramix.recipes import blocks as lbw
 from loramix.recipes.choosing import composed
-from loramix.recipes.policy import Named
 from loramix.recipes.rules import Rule
 from loramix.recipes.strict import finite
 from loramix.recipes.weights import combined
@@ -105,7 +105,7 @@ class Recipe:
 
     adapters: tuple[Entry, ...]
     method: Method | None = None
-    policy: Named | None = None
+    policy: Policy | None = None
     sparsify: Method | None = None
     refine: Level = "none"
     space: Space = "weight"

@@ -9,6 +9,7 @@ from loramix.policies.base import Policy
 from loramix.policies.filtered import Filtered
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
+from loramix.policies.published.members import ConflictMode, KeyFilter
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.types import Adapter, Weight
@@ -31,7 +32,8 @@ def recipe_of(
     policy : as the merge got it; one that has no name here has no recipe either.
     """
     said: dict[str, Any] = {}
-    filters = modes = ("all",) * len(adapters)
+    filters: tuple[KeyFilter, ...] = tuple("all" for _ in adapters)
+    modes: tuple[ConflictMode, ...] = tuple("all" for _ in adapters)
     if isinstance(policy, Filtered):
         filters, modes, policy = policy.key_filters, policy.conflict_modes, policy.inner
     if isinstance(policy, Modified):
@@ -47,11 +49,10 @@ def recipe_of(
     else:
         said["policy"] = policy
     paths = [adapter.source.path for adapter in adapters]
-    entries = [
-        Entry(path, weight=dict(w) if isinstance(w, Mapping) else w, key_filter=key, conflict_mode=mode)
-        for path, w, key, mode in zip(paths, weights, filters, modes, strict=True)
-        if path is not None
-    ]  # fmt: skip
-    if len(entries) < len(adapters):
-        return None
+    entries = []
+    for path, weight, key, mode in zip(paths, weights, filters, modes, strict=True):
+        if path is None:
+            return None
+        own = dict(weight) if isinstance(weight, Mapping) else weight
+        entries.append(Entry(path, own, key_filter=key, conflict_mode=mode))
     return Recipe(tuple(entries), rules=tuple(rules), output=output or Output(), seed=seed, **said)

@@ -7,8 +7,8 @@ from typing import cast
 
 from loramix.methods import Method
 from loramix.output import Output
-from loramix.recipes import choosing, spelling
-from loramix.recipes.policy import Named
+from loramix.policies.base import Policy
+from loramix.recipes import choosing, policy, spelling
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.types import StrPath
@@ -56,8 +56,8 @@ def _plain(value: object, folder: StrPath | None) -> object:
             found = _path(value, folder)
         case Entry() | Rule() | Output():
             found = _said(value, folder)
-        case Named():
-            found = value.plain
+        case Policy():
+            found = policy.plain(value)
         case str() | int() | float():
             found = value
         case _:  # the only other values are methods

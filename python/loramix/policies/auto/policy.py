@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from loramix.policies.auto import gains, notes, regimes
 from loramix.policies.auto.evidence import Evidence, gather, is_low_rank, sizes_of
 from loramix.policies.auto.gains import LIMITS, Limit
 from loramix.policies.auto.recognise import recognise
-from loramix.policies.base import Decision, Side, Stack, Verdict
+from loramix.policies.base import Decision, Reads, Side, Stack, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Auto:
     """
 
     name: ClassVar[str] = "auto"
+    reads: ClassVar[Reads] = "statistics"
 
     strength: Limit = "independent"
     mix: bool = False
@@ -104,6 +105,10 @@ class Auto:
             if not (number and least < value < math.inf and value <= most):
                 message = f"auto: {name} = {value}: a number above {least:g}"
                 raise ParamError(message + (f", at most {most:g}" if most < math.inf else ""))
+
+    def describe(self) -> dict[str, object]:
+        """Name and parameters."""
+        return {"name": self.name, **asdict(self)}
 
     def decide(self, stack: Stack) -> Verdict:
         """One decision for every group."""
