@@ -15,9 +15,13 @@ from loramix.methods import Coefficients, Level, Method, Space, method_of, reads
 from loramix.output import Output
 from loramix.policies import POLICIES, policy_of
 from loramix.policies.base import Policy, Stack
+from loramix.policies.filtered import filtered
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
+from loramix.recipes.recipe import Recipe
+from loramix.recipes.recounting import recipe_of
 from loramix.recipes.rules import Resolved, Rule, keys_of, resolve
+from loramix.recipes.writing import to_toml
 from loramix.steps import Choice, Plan
 from loramix.types import Adapter, Group, Progress, StrPath, Weight
 
@@ -41,6 +45,21 @@ class Wish:
     seed: int = 0
     samples: int | None = passing.SAMPLES
     analysis: Analysis | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Wish":
+        """What a recipe asks for; `auto` decides where it does not say what does."""
+        policy = policy_for(
+            recipe.policy or recipe.method or "auto",
+            sparsify=recipe.sparsify,
+            refine=recipe.refine,
+            space=recipe.space,
+            auto_strength=recipe.auto_strength,
+            floor=recipe.floor,
+        )
+        filters = tuple(entry.key_filter for entry in recipe.adapters)
+        modes = tuple(entry.conflict_mode for entry in recipe.adapters)
+        return cls(filtered(policy, filters, modes), recipe.rules, recipe.output, recipe.seed)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -160,7 +179,19 @@ class Opened:
             verdict=replace(verdict, notes=(*verdict.notes, *resolved.notes)),
             seed=wish.seed,
             split=self.split,
+            recipe=self._recipe(wish),
         )
+
+    def _recipe(self, wish: Wish) -> str:
+        """The text of a recipe that asks for the same; empty if no recipe can."""
+        try:
+            found = recipe_of(
+                self.adapters, self.weights, wish.policy,
+                rules=wish.rules, output=wish.output, seed=wish.seed,
+            )  # fmt: skip
+            return to_toml(found) if found is not None else ""
+        except ParamError:  # a method or a policy that has no name
+            return ""
 
     def _asked(self, resolved: Resolved) -> tuple[tuple[float, ...], ...]:
         """The users' weights of the members of every group, those of rules included."""

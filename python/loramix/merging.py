@@ -11,8 +11,11 @@ from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.executing import Merged
 from loramix.methods import Level, Method, Space
+from loramix.opening import open_all
 from loramix.output import Output
 from loramix.policies.base import Policy
+from loramix.recipes.reading import read as read_recipe
+from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
 from loramix.steps import Plan
 from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
@@ -143,6 +146,44 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
     device = backend_of(backend)
     _check_threads(threads)
     stack = Opened.of(sources, weights, wish, architecture=architecture, skip=skip)
+    ticker = Ticker(progress, len(stack.groups))
+    return stack.plan(wish, device, ticker, threads)
+
+
+def follow(
+    recipe: Recipe | StrPath,
+    *,
+    threads: int | None = None,
+    backend: str | Backend | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Decide what a recipe asks for.
+
+    Parameters
+    ----------
+    recipe : a file (TOML, or JSON of the same shape), or what `read_recipe` made of it.
+    backend : default: that of the recipe.
+    threads, progress : see `merge`.
+
+    Returns
+    -------
+    For `execute`.
+
+    Raises
+    ------
+    FormatError, ShapeError, ParamError, OSError : see `merge`.
+    """
+    found = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    device = backend_of(found.backend if backend is None else backend)
+    _check_threads(threads)
+    wish = Wish.of(found)
+    paths = [entry.path for entry in found.adapters]
+    adapters = open_all(paths, architecture=found.architecture, skip=found.skip)
+    weights = [
+        entry.weights(adapter.architecture)
+        for entry, adapter in zip(found.adapters, adapters, strict=True)
+    ]
+    stack = Opened.of(adapters, weights, wish)
     ticker = Ticker(progress, len(stack.groups))
     return stack.plan(wish, device, ticker, threads)
 

@@ -65,6 +65,7 @@ def plan(
     verdict: Verdict,
     seed: int = 0,
     split: bool = True,
+    recipe: str = "",
 ) -> Plan:
     """Decide coefficients, names, type and alpha of every target.
 
@@ -74,6 +75,7 @@ def plan(
     weights, method : what the user asked for, for reports.
     verdict : likewise, what the policy says of the whole stack.
     split : whether fused weights are groups of their parts.
+    recipe : text of one that asks for the same, for reports.
     """
     dialect = dialect_of(adapters, output)
     architecture = common_architecture(adapters)
@@ -98,6 +100,8 @@ def plan(
         suggested=verdict.suggested,
         seed=seed,
         split=split,
+        analysis=analysis,
+        recipe=recipe,
     )
 
 

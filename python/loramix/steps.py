@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from loramix._core import VERSION
+from loramix.analysis.statistics import Analysis
 from loramix.analysis.strengths import Strength
 from loramix.formats.dialects import Dialect
 from loramix.formats.layout import Layout, load_layout
@@ -219,6 +220,8 @@ class Plan:
     suggested : largest strength at which the result should be applied, if the policy has a view.
     seed : of the random draws.
     split : whether weights that the original code fuses were decided part by part.
+    analysis : what the decisions were made from, as far as it was needed.
+    recipe : text of a recipe that asks for the same; empty if none can.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
@@ -236,6 +239,8 @@ class Plan:
     suggested: float | None = None
     seed: int = 0
     split: bool = True
+    analysis: Analysis | None = field(default=None, repr=False, compare=False)
+    recipe: str = field(default="", repr=False, compare=False)
 
     @property
     def layout(self) -> Layout | None:

@@ -75,7 +75,7 @@ def test_a_path_that_exists_wins(text: str, there: set[str], spec: Spec) -> None
 
 
 def test_weights_as_the_library_takes_them() -> None:
-    assert Spec("a", 0.8).weights == 0.8
-    both = Spec("a", 0.8, 0.5).weights
+    assert Spec("a", 0.8).weights(None) == 0.8
+    both = Spec("a", 0.8, 0.5).weights(None)
     assert isinstance(both, dict)
     assert list(both.items()) == [("text_encoder*", 0.5), ("*", 0.8)]  # first match wins

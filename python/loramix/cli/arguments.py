@@ -1,13 +1,18 @@
-"""What a user writes for one adapter: ``FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]]``."""
+"""What a user writes for one adapter: ``FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]][:lbw=BLOCKS]``."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loramix.errors import ParamError
 
+if TYPE_CHECKING:
+    from loramix.types import Weight
+
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BLOCKS = ":lbw="
 _ALLOWED = "write FILE:WEIGHT or FILE:WEIGHT:TEXT_ENCODER_WEIGHT, such as style.safetensors:0.8"
 
 
@@ -20,22 +25,39 @@ class Spec:
     path : file or folder.
     weight : of the whole adapter, or of all but its text encoders.
     text_encoder : weight of its text encoders; None: the same.
+    blocks : numbers for its blocks, or the name of a preset; None: all of it alike.
     """
 
     path: str
     weight: float = 1.0
     text_encoder: float | None = None
+    blocks: str | None = None
 
-    @property
-    def weights(self) -> float | dict[str, float]:
-        """What `loramix.merge` takes."""
-        if self.text_encoder is None:
-            return self.weight
-        return {"text_encoder*": self.text_encoder, "*": self.weight}
+    def weights(self, architecture: str | None) -> "Weight":
+        """What `loramix.merge` takes.
+
+        Parameters
+        ----------
+        architecture : the base model of the adapter, for its blocks.
+
+        Raises
+        ------
+        ParamError : blocks that the architecture does not have.
+        """
+        from loramix.recipes import blocks as lbw
+        from loramix.recipes.weights import combined
+
+        if self.blocks is None:
+            return combined(self.weight, self.text_encoder)
+        try:
+            return combined(self.weight, self.text_encoder, lbw.parse(self.blocks, architecture))
+        except ParamError as error:
+            message = f"{self.path}: {error}"
+            raise ParamError(message) from None
 
 
 def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> Spec:
-    """Split up to two numbers off the end of an argument.
+    """Split blocks, and then up to two numbers, off the end of an argument.
 
     The longest reading that exists wins, so a file whose own name ends in ``:0.5`` can be given.
 
@@ -47,6 +69,9 @@ def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exi
     ------
     ParamError : no path, a third number, or something after a colon that is not a number.
     """
+    text, mark, blocks = text.partition(_BLOCKS)
+    if mark:
+        return replace(parse(text, exists), blocks=blocks)
     readings = [_cut(text, count) for count in range(len(_numbers(text)) + 1)]
     for spec in readings:
         if exists(spec.path):

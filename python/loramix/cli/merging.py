@@ -1,21 +1,23 @@
-"""The commands that write adapters.  What they need is imported inside: help stays fast."""
+"""The commands that plan and write adapters.  What they need is imported inside: help stays fast."""
 
-from typing import TYPE_CHECKING, cast
+import time
+from typing import TYPE_CHECKING
 
-from loramix.cli import arguments, options, shared
+from loramix.cli import console, options, planning, shared
 from loramix.errors import ParamError
 
 if TYPE_CHECKING:
     from loramix import Merged
-    from loramix.methods import Level, Space
     from loramix.types import Progress
 
 
 def merge(  # noqa: PLR0913 - one parameter per option
     *,
-    adapters: options.Adapters,
+    adapters: options.MaybeAdapters = None,
     output: options.OutputPath,
-    method: options.MethodName = "linear",
+    recipe: options.RecipeFile = None,
+    plan: options.PlanFile = None,
+    method: options.MethodName = None,
     sparsify: options.Sparsify = None,
     refine: options.Refine = "none",
     space: options.SpaceName = "weight",
@@ -27,48 +29,98 @@ def merge(  # noqa: PLR0913 - one parameter per option
     dense: options.Dense = False,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
+    analysis: options.AnalysisFile = None,
+    samples: options.Samples = None,
+    exact: options.Exact = False,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     backend: options.BackendName = "rust",
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    html: options.Html = None,
     as_json: options.Json = False,
 ) -> None:
     """Merge adapters into one adapter.
 
-    The result is exact unless --rank, --energy or --max-error asks for less, or no low rank
-    holds it (see --dense); it is measured after writing, and gets its name only when it is right.
+    The method is chosen for every group of weights, from what the adapters do to each other,
+    unless --method names one.  The result is exact unless --rank, --energy or --max-error asks
+    for less, or no low rank holds it (see --dense); it is measured after writing, and gets its
+    name only when it is right.
     """
     import loramix
-    from loramix.methods import method_of
 
-    if floor is not None and not auto_strength:
-        message = "--floor is a part of --auto-strength: give both or none"
-        raise ParamError(message)
-    specs = [arguments.parse(text) for text in adapters]
-    rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, dense=dense)
-    chosen = method_of(
-        method, sparsify=sparsify, refine=cast("Level", refine), space=cast("Space", space)
-    )
+    said = planning.Said(
+        adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
+        dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+    )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
-        stack = shared.stack_of([spec.path for spec in specs], architecture, skip, strict=strict)
-        return loramix.merge(
-            stack,
-            chosen,
-            weights=[spec.weights for spec in specs],
-            output=rule,
-            path=output,
-            auto_strength=auto_strength,
-            floor=floor,
-            seed=seed,
-            threads=threads,
-            backend=backend,
-            progress=progress,
+        shared.check_output(output)
+        decided = planning.plan_of(
+            said, recipe, plan, threads=threads, backend=backend, progress=progress
+        )
+        return loramix.execute(
+            decided, output, threads=threads, backend=backend, progress=progress
         )
 
-    shared.report(run, as_json=as_json)
+    shared.report(run, html=html, as_json=as_json)
+
+
+def plan(  # noqa: PLR0913 - one parameter per option
+    *,
+    adapters: options.MaybeAdapters = None,
+    output: options.PlanOutput = None,
+    recipe: options.RecipeFile = None,
+    method: options.MethodName = None,
+    sparsify: options.Sparsify = None,
+    refine: options.Refine = "none",
+    space: options.SpaceName = "weight",
+    rank: options.Rank = None,
+    energy: options.Energy = None,
+    max_error: options.MaxError = None,
+    dtype: options.DtypeName = None,
+    dialect: options.DialectName = None,
+    dense: options.Dense = False,
+    auto_strength: options.AutoStrength = False,
+    floor: options.Floor = None,
+    analysis: options.AnalysisFile = None,
+    samples: options.Samples = None,
+    exact: options.Exact = False,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    backend: options.BackendName = "rust",
+    strict: options.Strict = False,
+    skip: options.Skip = None,
+    architecture: options.Architecture = None,
+    html: options.Html = None,
+    as_json: options.Json = False,
+) -> None:
+    """Decide what a merge would do, and say why; nothing is merged.
+
+    The file that -o writes can be read, edited, and carried out by 'loramix merge --plan'.
+    """
+    import loramix
+    from loramix.plans.writing import as_tables
+
+    said = planning.Said(
+        adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
+        dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+    )  # fmt: skip
+    start = time.perf_counter()
+    with console.progress(quiet=as_json) as bar:
+        decided = planning.plan_of(
+            said, recipe, None, threads=threads, backend=backend, progress=bar
+        )
+    seconds = time.perf_counter() - start
+    if output is not None:
+        loramix.save_plan(decided, output)
+    if as_json:
+        console.show_json(as_tables(decided))
+    else:
+        shared.show_plan(decided, output, seconds=seconds)
+    if html is not None:
+        shared.write_page(html, shared.overview_of(decided))
 
 
 def resize(
@@ -96,6 +148,8 @@ def resize(
 
     def run(progress: "Progress | None") -> "Merged":
         source = shared.stack_of([file], architecture, skip, strict=strict)
-        return loramix.merge(source, output=rule, path=output, threads=threads, progress=progress)
+        return loramix.merge(
+            source, "linear", output=rule, path=output, threads=threads, progress=progress
+        )
 
     shared.report(run, as_json=as_json)

@@ -10,10 +10,73 @@ Adapters = Annotated[
     typer.Argument(
         metavar="ADAPTER",
         help="FILE, FILE:WEIGHT or FILE:WEIGHT:TE_WEIGHT: a file or folder, its weight (strength; "
-        "any sign, default 1), another weight for its text encoders.",
+        "any sign, default 1), another weight for its text encoders; :lbw=1,0,... behind it "
+        "weighs its blocks (see docs/RECIPES.md).",
         show_default=False,
     ),
 ]
+MaybeAdapters = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ADAPTER]...",
+        help="FILE, FILE:WEIGHT or FILE:WEIGHT:TE_WEIGHT: a file or folder, its weight (strength; "
+        "any sign, default 1), another weight for its text encoders; :lbw=1,0,... behind it "
+        "weighs its blocks (see docs/RECIPES.md).",
+        show_default=False,
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", metavar="FILE", help="Everything from a file: adapters, method, rules, output.",
+        show_default=False,
+    ),
+]  # fmt: skip
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", metavar="FILE", help="Do exactly what 'loramix plan' wrote, edited or not.",
+        show_default=False,
+    ),
+]  # fmt: skip
+PlanOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Where to keep the plan: TOML, or JSON by its name.",
+        show_default=False,
+    ),
+]  # fmt: skip
+AnalysisFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--analysis", metavar="FILE", help="Use the statistics that 'loramix analyze -o' wrote.",
+        show_default=False,
+    ),
+]  # fmt: skip
+AnalysisOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Where to keep the statistics, as JSON.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Rows, and columns, of the block of entries that is looked at in every target; "
+        "default 384.",
+        show_default=False,
+    ),
+]
+Exact = Annotated[bool, typer.Option("--exact", help="Look at all entries instead of samples.")]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="Write the report as a page for the browser, too.",
+        show_default=False,
+    ),
+]  # fmt: skip
 File = Annotated[str, typer.Argument(metavar="FILE", help="File or folder.", show_default=False)]
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Files or folders.", show_default=False)
@@ -26,12 +89,15 @@ OutputPath = Annotated[
     ),
 ]  # fmt: skip
 MethodName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--method",
         "-m",
         metavar="NAME",
-        help="See 'loramix methods'; parameters follow: ties:density=0.3,vote=count.",
+        help="A method, the same for all (see 'loramix methods'), or a policy that chooses one for "
+        "every group of weights: auto, published. Parameters follow: ties:density=0.3,vote=count. "
+        "Default: auto.",
+        show_default=False,
     ),
 ]
 Sparsify = Annotated[

@@ -1,0 +1,147 @@
+"""How the options of a command become a plan: from adapters, a recipe, or a plan on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from loramix.cli import arguments, shared
+from loramix.errors import ParamError
+
+if TYPE_CHECKING:
+    from loramix import Plan
+    from loramix.methods import Level, Space
+    from loramix.types import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the command line says of the decisions; a file may say it instead.
+
+    Attributes
+    ----------
+    see the options of ``loramix merge``.
+    """
+
+    adapters: Sequence[str] | None = None
+    method: str | None = None
+    sparsify: str | None = None
+    refine: str = "none"
+    space: str = "weight"
+    rank: int | None = None
+    energy: float | None = None
+    max_error: float | None = None
+    dtype: str | None = None
+    dialect: str | None = None
+    dense: bool = False
+    auto_strength: bool = False
+    floor: float | None = None
+    analysis: Path | None = None
+    samples: int | None = None
+    exact: bool = False
+    seed: int = 0
+    strict: bool = False
+    skip: Sequence[str] | None = None
+    architecture: str | None = None
+
+    def refuse_all(self, file: str) -> None:
+        """Refuse every option that a file decides.
+
+        Raises
+        ------
+        ParamError : one of them was given.
+        """
+        for field in fields(self):
+            if getattr(self, field.name) not in (field.default, [], ()):
+                name = "adapters" if field.name == "adapters" else _option(field.name)
+                message = f"{file} says everything: leave out {name}, or change it in the file"
+                raise ParamError(message)
+
+    def check(self) -> None:
+        """Refuse options that do not go together, before anything is opened."""
+        if self.floor is not None and not self.auto_strength:
+            message = "--floor is a part of --auto-strength: give both or none"
+            raise ParamError(message)
+        if self.exact and self.samples is not None:
+            message = "--exact looks at everything, --samples at some of it: give one"
+            raise ParamError(message)
+        if self.analysis is not None and (self.exact or self.samples is not None):
+            message = "--analysis has its samples already: leave out --samples and --exact"
+            raise ParamError(message)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def plan_of(
+    said: Said,
+    recipe: Path | None,
+    plan: Path | None,
+    *,
+    threads: int | None,
+    backend: str,
+    progress: "Progress | None",
+) -> "Plan":
+    """The plan that a command line asks for.
+
+    Raises
+    ------
+    ParamError : nothing is named, or too much; and whatever `loramix.plan` refuses.
+    """
+    import loramix
+
+    if recipe is not None and plan is not None:
+        message = "--recipe and --plan both say everything: give one"
+        raise ParamError(message)
+    if plan is not None:
+        said.refuse_all(str(plan))
+        return loramix.load_plan(plan, threads=threads, backend=backend)
+    if recipe is not None:
+        said.refuse_all(str(recipe))
+        device = None if backend == "rust" else backend
+        return loramix.follow(recipe, threads=threads, backend=device, progress=progress)
+    if not said.adapters:
+        message = "no adapters: name files, or --recipe, or --plan"
+        raise ParamError(message)
+    return _from_adapters(said, threads=threads, backend=backend, progress=progress)
+
+
+def _from_adapters(
+    said: Said, *, threads: int | None, backend: str, progress: "Progress | None"
+) -> "Plan":
+    import loramix
+    from loramix.analysis.passing import SAMPLES
+    from loramix.deciding import policy_for
+
+    said.check()
+    specs = [arguments.parse(text) for text in said.adapters or ()]
+    output = shared.output_of(
+        said.rank, said.energy, said.max_error,
+        dtype=said.dtype, dialect=said.dialect, dense=said.dense,
+    )  # fmt: skip
+    # What cannot be is refused before files are opened.
+    policy = policy_for(
+        said.method or "auto",
+        sparsify=said.sparsify,
+        refine=cast("Level", said.refine),
+        space=cast("Space", said.space),
+        auto_strength=said.auto_strength,
+        floor=said.floor,
+    )
+    stack = shared.stack_of(
+        [spec.path for spec in specs], said.architecture, said.skip, strict=said.strict
+    )
+    weights = [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)]
+    return loramix.plan(
+        stack,
+        policy,
+        weights=weights,
+        output=output,
+        samples=None if said.exact else said.samples or SAMPLES,
+        analysis=said.analysis,
+        seed=said.seed,
+        threads=threads,
+        backend=backend,
+        progress=progress,
+    )
