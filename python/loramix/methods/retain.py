@@ -11,7 +11,7 @@ from loramix.methods.base import Law
 from loramix.types import F64
 
 _RIDGE = 1e-10
-"""Of the squared norm: shares an adapter out evenly among its copies; moves the result by less."""
+"""Of the squared norm: shares an adapter out evenly among its copies."""
 _SLACK = 1e-12
 """Of the largest norm: what rounding leaves of a slope or a bound."""
 _NOTHING = 1e-100
@@ -95,7 +95,7 @@ def _kept(cosines: F64, sizes: F64) -> F64:
     state = np.ones(len(sizes), dtype=np.int8)
     fewest, patience, lengths = len(sizes) + 1, _PATIENCE, sizes.copy()
     for _ in range(_ROUNDS):
-        lengths = _solved(system, sizes, state)
+        lengths = _solved(system, sizes, state, np.zeros_like(sizes))
         better = _corrected(state, lengths, sizes, sizes - system @ lengths)
         wrong = np.flatnonzero(better != state)
         if not len(wrong):
@@ -106,14 +106,19 @@ def _kept(cosines: F64, sizes: F64) -> F64:
             patience -= 1
         turned = wrong if patience > 0 else wrong[-1:]
         state[turned] = better[turned]
-    return np.clip(lengths, 0, sizes)
+    # Once more, with what the ridge took away given back; where more vectors are in part than
+    # their span has dimensions, that would lead out of the box along what changes nothing.
+    again = _solved(system, sizes, state, _RIDGE * lengths)
+    inside = (again >= -_SLACK).all() and (again <= sizes + _SLACK).all()
+    return np.clip(again if inside else lengths, 0, sizes)
 
 
-def _solved(system: F64, sizes: F64, state: npt.NDArray[np.int8]) -> F64:
+def _solved(system: F64, sizes: F64, state: npt.NDArray[np.int8], more: F64) -> F64:
+    """Lengths x that are what the states say, and ``system x = sizes + more`` for those in part."""
     lengths = np.where(state > 0, sizes, 0.0)
     part = state == 0
     if part.any():
-        rest = sizes[part] - system[part] @ lengths
+        rest = (sizes + more)[part] - system[part] @ lengths
         lengths[part] = np.linalg.solve(system[np.ix_(part, part)], rest)
     return lengths
 

@@ -10,7 +10,7 @@ from policies.statistics import group_statistics
 from loramix.analysis.statistics import GroupStatistics
 
 F64 = npt.NDArray[np.float64]
-SHAPES = ((80, 64), (56, 96), (80, 80))
+SHAPES = ((64, 56), (48, 72), (60, 60))
 RANKS = (4, 8, 16, 32)
 
 

@@ -63,12 +63,12 @@ def test_what_goes_around_leaves_the_other_alone() -> None:
         assert made.sides == ("all", "around")
 
 
-@pytest.mark.parametrize("wanted", ["weights", "only product"])
-def test_what_goes_around_needs_no_pairs(wanted: str) -> None:
+@pytest.mark.parametrize("why", ["around", "weight 0"])
+def test_who_takes_no_part_needs_no_pairs(why: str) -> None:
     """Also where only inner products are there: nothing is decided that needs more."""
     bare = dataclasses.replace(group([ONE, ALIKE]), pairs=(), deltas=())
-    adapters = [adapter("style"), adapter("lcm")] if wanted == "weights" else None
-    weights = [[1.0, 0.5]] if wanted == "weights" else [[1.0, 0.0]]
+    adapters = [adapter("style"), adapter("lcm")] if why == "around" else None
+    weights = [[1.0, 0.5]] if why == "around" else [[1.0, 0.0]]
     (made,) = Auto().decide(stack_of([bare], weights, adapters)).decisions
     assert made.regime == "alone"
 

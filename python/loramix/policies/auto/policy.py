@@ -61,14 +61,16 @@ class Auto:
         no; they are added as they are, at their weight, around what becomes of the others.
     errors : standard errors beyond which a figure counts: at 3, one of 370 is chance.
     margin : and what it must exceed anyway: entries of low-rank products are not quite
-        elliptical, and stay within 0.02 of the closed forms.
+        elliptical.  Their lost energy is at most 0.002 above the closed form at any cosine and
+        rank (and far below it for rank 1), so a clash of 0.02 is none of theirs; their weighted
+        conflict is up to 0.05 above it, which is why that decides nothing here.
     aligned, opposed : cosines that have a name: 0.5 and 0.25, the published thresholds.  They
         choose a word, and no coefficient.
     full : share of the possible rank above which a member counts as dense: votes then are on
         entries.  From there on joint bases save nothing.
     minor : norm, relative to the largest member of the group, from which on a member has its
         full say.  0.05: what is below moves the norm of a sum by 0.1 %.
-    dominance : ratio of norms over a branch that is worth a note.
+    dominance : ratio of norms, over all targets, that is worth a note.
     """
 
     name: ClassVar[str] = "auto"
@@ -134,21 +136,27 @@ class Auto:
         inner = tuple(0.0 if out else w for w, out in zip(weights, aside, strict=True))
         pairs = gather(group, inner, errors=self.errors, margin=self.margin, minor=self.minor)
         finding = regimes.find(pairs, aligned=self.aligned, opposed=self.opposed)
-        coefficients = self._coefficients(pairs)
+        coefficients, sent = self._coefficients(pairs), np.array(inner)
+        method: Method = coefficients
         clash = finding.regime == "conflicted"
-        method = self._election(group, inner) if clash else coefficients
-        sent = apply(coefficients, group.gram, np.array(inner)) if clash else np.array(inner)
         gain = self._gain(group, inner, pairs, coefficients, clash=clash)
-        decided = tuple(
+        if clash:
+            method = self._election(group, inner)
+            sent = apply(coefficients, group.gram, sent)
+        decided = (
             w if out else float(gain * own)
             for w, own, out in zip(weights, sent, aside, strict=True)
         )
-        pair = finding.pair
-        two = (group.owners[pair.first], group.owners[pair.second]) if pair else (0, 0)
-        figures = {**pair.numbers, "gain": gain} if pair else {}
         sides: tuple[Side, ...] = tuple("around" if out else "all" for out in aside)
-        why = regimes.explain(finding, _spelled(method), (names[two[0]], names[two[1]]))
-        return Decision(method, decided, finding.regime, why, figures, sides if any(aside) else ())
+        members = [names[owner] for owner in group.owners]
+        return Decision(
+            method=method,
+            weights=tuple(decided),
+            regime=finding.regime,
+            why=regimes.explain(finding, _spelled(method), members),
+            numbers={**finding.pair.numbers, "gain": gain} if finding.pair else {},
+            sides=sides if any(aside) else (),
+        )
 
     def _coefficients(self, pairs: Sequence[Evidence]) -> Coefficients:
         share = max((_share(pair) for pair in pairs), default=0.0)

@@ -52,18 +52,19 @@ def find(pairs: Sequence[Evidence], *, aligned: float, opposed: float) -> Findin
     return Finding(word, strongest)
 
 
-def explain(finding: Finding, method: str, names: tuple[str, str]) -> str:
+def explain(finding: Finding, method: str, names: Sequence[str]) -> str:
     """A sentence for users.
 
     Parameters
     ----------
     method : as users write it.
-    names : of the two adapters that decided.
+    names : of the adapters, for every member.
     """
-    if finding.pair is None:
-        return f"{method}: one adapter changes this weight, nothing to decide"
-    words = _WORDS[finding.regime](finding.pair)
-    return f"{method}: {names[0]} and {names[1]} {words}"
+    pair = finding.pair
+    if pair is None:
+        return f"{method}: one adapter counts here, nothing to decide"
+    words = _WORDS[finding.regime](pair)
+    return f"{method}: {names[pair.first]} and {names[pair.second]} {words}"
 
 
 def _cosine(pair: Evidence) -> str:
