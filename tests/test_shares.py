@@ -119,11 +119,15 @@ def test_shares_are_of_what_is_strengthened(stack: Stack) -> None:
 
 def test_rounding_to_a_coarse_type_is_left_out(stack: Stack) -> None:
     # The shares are of what was meant: bf16 adds noise that no adapter gave.
-    check_all(stack, merge(stack.paths, weights=WEIGHTS, output=Output(dtype="bf16")), bound=2e-2)
+    check_all(
+        stack,
+        merge(stack.paths, "linear", weights=WEIGHTS, output=Output(dtype="bf16")),
+        bound=2e-2,
+    )
 
 
 def test_one_adapter_is_all_there(stack: Stack) -> None:
-    (share,) = merge(stack.paths[:1], weights=[0.7], output=F32).shares
+    (share,) = merge(stack.paths[:1], "linear", weights=[0.7], output=F32).shares
     assert share.retention == pytest.approx(1, abs=1e-6)
     assert share.cosine == pytest.approx(1, abs=1e-6)
     assert share.interference == 0

@@ -20,44 +20,59 @@ if TYPE_CHECKING:
     from loramix.inspecting import Inspection, inspect
     from loramix.kernels import expand
     from loramix.memory import combine
-    from loramix.merging import execute, merge, plan, resize, save
+    from loramix.merging import execute, follow, merge, plan, resize, save
     from loramix.methods import METHODS, Method
     from loramix.output import Output
+    from loramix.plans.reading import load_plan
+    from loramix.plans.writing import save_plan
+    from loramix.policies import POLICIES, Policy
+    from loramix.recipes.reading import read_recipe
+    from loramix.recipes.recipe import Recipe
+    from loramix.recipes.rules import Rule
     from loramix.steps import Plan
     from loramix.types import Adapter, Factors, Target
 
 # Loaded when first asked for: the command line's help must not wait for NumPy.
 _HOMES = {
-    "METHODS": "methods",
     "Adapter": "types",
     "Analyzed": "analyzing",
     "Factors": "types",
     "FormatError": "errors",
     "Inspection": "inspecting",
     "LoramixError": "errors",
+    "METHODS": "methods",
     "Merged": "executing",
     "Method": "methods",
     "Output": "output",
     "OutputError": "errors",
+    "POLICIES": "policies",
     "ParamError": "errors",
     "Plan": "steps",
+    "Policy": "policies",
+    "Recipe": "recipes.recipe",
+    "Rule": "recipes.rules",
     "ShapeError": "errors",
     "Target": "types",
     "analyze": "analyzing",
     "combine": "memory",
     "execute": "merging",
     "expand": "kernels",
+    "follow": "merging",
     "inspect": "inspecting",
     "load": "adapters",
+    "load_plan": "plans.reading",
     "merge": "merging",
     "plan": "merging",
+    "read_recipe": "recipes.reading",
     "resize": "merging",
     "save": "merging",
+    "save_plan": "plans.writing",
 }
 _ROOMS = frozenset({"kernels"})  # public as a whole
 
 __all__ = [
     "METHODS",
+    "POLICIES",
     "Adapter",
     "Analyzed",
     "Factors",
@@ -70,6 +85,9 @@ __all__ = [
     "OutputError",
     "ParamError",
     "Plan",
+    "Policy",
+    "Recipe",
+    "Rule",
     "ShapeError",
     "Target",
     "__version__",
@@ -77,13 +95,17 @@ __all__ = [
     "combine",
     "execute",
     "expand",
+    "follow",
     "inspect",
     "kernels",
     "load",
+    "load_plan",
     "merge",
     "plan",
+    "read_recipe",
     "resize",
     "save",
+    "save_plan",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

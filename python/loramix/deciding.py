@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 from loramix import opening, planning
-from loramix.analysis import passing
+from loramix.analysis import passing, storing
 from loramix.analysis.statistics import Analysis
 from loramix.backends.base import Backend
 from loramix.errors import ParamError
@@ -36,7 +37,7 @@ class Wish:
     rules : what is different for some targets.
     seed : of the random draws.
     samples : see `loramix.analyze`; None: all entries.
-    analysis : statistics that are there already.
+    analysis : statistics that are there already, or the file that they are in.
     """
 
     policy: Policy
@@ -44,7 +45,7 @@ class Wish:
     output: Output = field(default_factory=Output)
     seed: int = 0
     samples: int | None = passing.SAMPLES
-    analysis: Analysis | None = None
+    analysis: Analysis | StrPath | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Wish":
@@ -152,7 +153,8 @@ class Opened:
         adapters = opening.open_all(sources, architecture=architecture, skip=skip)
         dialect = planning.dialect_of(adapters, wish.output)
         # What is no sum must not depend on how the output spells its names.
-        joined = dialect.fused and not wish.rules and _is_sum(wish.policy)
+        whole = wish.rules == () and wish.analysis is None and _is_sum(wish.policy)
+        joined = dialect.fused and whole
         groups = align(adapters, split=not joined)
         opening.refuse_strangers(adapters, groups)
         return cls(tuple(adapters), groups, each, dialect, not joined)
@@ -216,7 +218,7 @@ class Opened:
     ) -> Analysis:
         if wish.analysis is not None:
             ticker.add(len(self.groups))
-            return wish.analysis
+            return self._given(wish.analysis)
         if wish.policy.reads == "statistics":
             return passing.analyze(
                 self.groups,
@@ -232,6 +234,19 @@ class Opened:
         return passing.products(
             self.groups, self.adapters, device, threads=threads, step=ticker.add
         )
+
+    def _given(self, analysis: Analysis | StrPath) -> Analysis:
+        """Statistics from elsewhere, if they are of this stack."""
+        if not isinstance(analysis, Analysis):
+            path = Path(analysis)
+            text, name = path.read_text(encoding="utf-8"), str(path)
+            samples = storing.read_origin(text, name).samples
+            analysis = storing.from_json(text, name, storing.origin_of(self.adapters, samples))
+        there = [(group.target, group.owners) for group in analysis.groups]
+        if there != [(group.target, group.owners) for group in self.groups]:
+            message = "the analysis is of other adapters, or of their targets in another form"
+            raise ParamError(message)
+        return analysis
 
 
 def _is_sum(policy: Policy) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from loramix import executing, placing
 from loramix.analysis.passing import SAMPLES
+from loramix.analysis.statistics import Analysis
+from loramix.analyzing import Analyzed
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.deciding import Opened, Ticker, Wish, policy_for
@@ -14,7 +16,7 @@ from loramix.methods import Level, Method, Space
 from loramix.opening import open_all
 from loramix.output import Output
 from loramix.policies.base import Policy
-from loramix.recipes.reading import read as read_recipe
+from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
 from loramix.steps import Plan
@@ -23,7 +25,7 @@ from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
 
 def merge(  # noqa: PLR0913 - the one call with every option
     sources: Sequence[StrPath | Adapter],
-    method: str | Method | Policy = "linear",
+    method: str | Method | Policy = "auto",
     *,
     weights: Sequence[Weight] | None = None,
     sparsify: str | Method | None = None,
@@ -35,6 +37,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     auto_strength: bool = False,
     floor: float | None = None,
     samples: int | None = SAMPLES,
+    analysis: Analysis | Analyzed | StrPath | None = None,
     seed: int = 0,
     threads: int | None = None,
     backend: str | Backend = "rust",
@@ -48,7 +51,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     ----------
     sources : files, folders or loaded adapters, at least one.
     method : a name of `METHODS` or of `POLICIES`, with parameters such as ``ties:density=0.3``, or
-        such an object.  A policy chooses a method for every group.
+        such an object.  A policy chooses a method for every group; see `Auto` for the default.
     weights : one number per source, any sign, default 1; or a mapping from globs of target keys
         to numbers, first match wins, such as ``{"text_encoder*": 0.5, "*": 0.8}``.
     sparsify : what is applied to the deltas first, such as ``dare:density=0.5``.
@@ -67,6 +70,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     floor : least scale of a branch of independent adapters under ``auto_strength``, (0, 1].
     samples : for policies: rows, and columns, of the block of entries that is looked at in every
         target; None: all entries.
+    analysis : statistics that `analyze` made of the same sources, or the file that it wrote.
     seed : of the random draws of methods that have them, 0 to 2^64 - 1.
     threads : default all cores.  The result does not depend on it.
     backend : ``rust``, or ``torch`` (on a GPU if there is one; ``torch:cpu`` names the device).
@@ -91,7 +95,8 @@ def merge(  # noqa: PLR0913 - the one call with every option
         method, sparsify=sparsify, refine=refine, space=space, auto_strength=auto_strength,
         floor=floor,
     )  # fmt: skip
-    wish = Wish(policy, tuple(rules), output or Output(), seed, samples)
+    there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
+    wish = Wish(policy, tuple(rules), output or Output(), seed, samples, there)
     device = backend_of(backend)
     _check_threads(threads)
     stack = Opened.of(sources, weights, wish, architecture=architecture, skip=skip)
@@ -105,7 +110,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
 
 def plan(  # noqa: PLR0913 - what merge takes, but for the path
     sources: Sequence[StrPath | Adapter],
-    method: str | Method | Policy = "linear",
+    method: str | Method | Policy = "auto",
     *,
     weights: Sequence[Weight] | None = None,
     sparsify: str | Method | None = None,
@@ -116,6 +121,7 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
     auto_strength: bool = False,
     floor: float | None = None,
     samples: int | None = SAMPLES,
+    analysis: Analysis | Analyzed | StrPath | None = None,
     seed: int = 0,
     threads: int | None = None,
     backend: str | Backend = "rust",
@@ -128,7 +134,7 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
     Parameters
     ----------
     sources, method, weights, sparsify, refine, space, rules, output, auto_strength, floor,
-    samples, seed, threads, backend, progress, architecture, skip : see `merge`.
+    samples, analysis, seed, threads, backend, progress, architecture, skip : see `merge`.
 
     Returns
     -------
@@ -142,7 +148,8 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
         method, sparsify=sparsify, refine=refine, space=space, auto_strength=auto_strength,
         floor=floor,
     )  # fmt: skip
-    wish = Wish(policy, tuple(rules), output or Output(), seed, samples)
+    there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
+    wish = Wish(policy, tuple(rules), output or Output(), seed, samples, there)
     device = backend_of(backend)
     _check_threads(threads)
     stack = Opened.of(sources, weights, wish, architecture=architecture, skip=skip)
@@ -231,7 +238,7 @@ def resize(
     path, threads, progress : see `merge`.
     """
     output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)
-    return merge([source], path=path, output=output, threads=threads, progress=progress)
+    return merge([source], "linear", path=path, output=output, threads=threads, progress=progress)
 
 
 def save(
@@ -247,7 +254,7 @@ def save(
     -------
     The file, or the folder for the PEFT dialect.
     """
-    merge([adapter], path=path, output=Output(dialect=dialect, dtype=dtype))
+    merge([adapter], "linear", path=path, output=Output(dialect=dialect, dtype=dtype))
     return Path(path)
 
 

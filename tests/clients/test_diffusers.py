@@ -207,7 +207,7 @@ def merged(built: list[Built], dialect: str, folder: Path) -> tuple[Path, Truth]
     files = [one.save(folder / f"{i}.safetensors") for i, one in enumerate(built)]
     path = folder / "merged.safetensors"
     output = loramix.Output(dialect=dialect)
-    result = loramix.merge(files, weights=WEIGHTS[: len(files)], output=output, path=path)
+    result = loramix.merge(files, "linear", weights=WEIGHTS[: len(files)], output=output, path=path)
     assert len({row.rank for row in result.log}) > 1
     return path, total((one.truth, w) for one, w in zip(built, WEIGHTS, strict=False))
 
@@ -269,7 +269,7 @@ def test_flux_with_nothing_but_to_q(dialect: str, tmp_path: Path) -> None:
     files = [one.save(tmp_path / f"{i}.safetensors") for i, one in enumerate(built)]
     path = tmp_path / "merged.safetensors"
     output = loramix.Output(dialect=dialect)
-    loramix.merge(files, weights=WEIGHTS[: len(files)], output=output, path=path)
+    loramix.merge(files, "linear", weights=WEIGHTS[: len(files)], output=output, path=path)
     truth = total((one.truth, w) for one, w in zip(built, WEIGHTS, strict=False))
     pipeline, models = flux()
     pipeline.load_lora_weights(str(path))
@@ -373,7 +373,7 @@ def test_metadata_is_there_exactly_when_ranks_differ(name: str, tmp_path: Path) 
     assert {key.partition(".")[0] for key in fields} == components
     equal = tmp_path / "equal.safetensors"
     output = loramix.Output(dialect="diffusers", rank=2)
-    loramix.merge([built[0].save(tmp_path / "a.safetensors")], output=output, path=equal)
+    loramix.merge([built[0].save(tmp_path / "a.safetensors")], "linear", output=output, path=equal)
     with safe_open(equal, "pt") as file:
         assert "lora_adapter_metadata" not in file.metadata()
 
@@ -384,7 +384,7 @@ def test_equal_ranks_load_without_metadata(name: str, tmp_path: Path) -> None:
     built = kohya(layout, sample, 3, 5, scale=0.5)
     path = tmp_path / "same.safetensors"
     source = built.save(tmp_path / "in.safetensors")
-    loramix.merge([source], output=loramix.Output(dialect="diffusers"), path=path)
+    loramix.merge([source], "linear", output=loramix.Output(dialect="diffusers"), path=path)
     pipeline, models = sdxl() if name == "sdxl" else flux()
     pipeline.load_lora_weights(str(path))
     assert gaps(without(built.truth, *([NO_LOADER] * (name == "flux1"))), applied(models)) < 1e-6

@@ -40,7 +40,9 @@ def test_deltas_of_transposed_layers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     first = trained(tmp_path / "a", Tiny(), 2, 1)
     second = trained(tmp_path / "b", Tiny(), 3, 2)
-    loramix.merge([tmp_path / "a", tmp_path / "b"], weights=[0.7, -1.2], path=tmp_path / "ab")
+    loramix.merge(
+        [tmp_path / "a", tmp_path / "b"], "linear", weights=[0.7, -1.2], path=tmp_path / "ab"
+    )
     model = PeftModel.from_pretrained(Tiny(), tmp_path / "ab")
     layer = model.base_model.model.c_attn
     got = layer.get_delta_weight("default").detach()

@@ -167,7 +167,7 @@ def test_same_delta_as_peft_cat(weights: tuple[float, float], tmp_path: Path) ->
 @pytest.mark.parametrize("weight", [0.7, -1.3])
 @pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
 def test_identity_law(folder: Path, weight: float, tmp_path: Path) -> None:
-    loramix.merge([folder], weights=[weight], path=tmp_path / "scaled")
+    loramix.merge([folder], "linear", weights=[weight], path=tmp_path / "scaled")
     meant = {k: weight * d for k, d in deltas(with_peft(folder)).items()}
     assert far(meant, deltas(with_peft(tmp_path / "scaled"))) < 2e-6
 
@@ -205,6 +205,7 @@ def mixed(folder: Path) -> Path:
 def test_mixed_ranks_load_with_our_delta(energy: float | None, tmp_path: Path) -> None:
     merged = loramix.merge(
         [FOLDERS[0], mixed(tmp_path / "part")],
+        "linear",
         weights=[1.0, 0.5],
         output=loramix.Output(energy=energy),
         path=tmp_path / "merged",

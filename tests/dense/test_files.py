@@ -203,7 +203,7 @@ def test_what_is_read_back_is_what_was_written(dtype: Any, stack: Stack) -> None
     assert (facts.scales, facts.notes) == ((1.0, 1.0), ())
     written = delta_of(path)
     wish = Output(dtype="f32")
-    merged = merge([path, stack.paths[0]], weights=[0.5, -2.0], output=wish, path=again)
+    merged = merge([path, stack.paths[0]], "linear", weights=[0.5, -2.0], output=wish, path=again)
     for key, got in delta_of(again).items():
         assert relative(got, 0.5 * written[key] - 2.0 * stack.deltas[0][key]) < 2e-6
     assert all(row.members == 2 for row in merged.log)

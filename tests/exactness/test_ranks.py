@@ -45,7 +45,7 @@ def decaying(tmp_path: Path) -> Stack:
 
 @pytest.mark.parametrize("rank", [1, 2, 6, 11])
 def test_a_rank_gives_the_best_approximation(decaying: Stack, rank: int) -> None:
-    merged = merge(decaying.paths, output=Output(rank=rank))
+    merged = merge(decaying.paths, "linear", output=Output(rank=rank))
     written = delta_of(merged.adapter)
     rows = {row.target: row for row in merged.log}
     for key, delta in decaying.sum([1.0] * 3).items():
@@ -63,7 +63,7 @@ def test_a_rank_gives_the_best_approximation(decaying: Stack, rank: int) -> None
     ids=str,
 )
 def test_a_rule_gives_the_smallest_rank_that_keeps_it(decaying: Stack, output: Output) -> None:
-    merged = merge(decaying.paths, output=output)
+    merged = merge(decaying.paths, "linear", output=output)
     limit = output.max_error if output.energy is None else math.sqrt(1 - output.energy)
     assert limit is not None
     written = delta_of(merged.adapter)
@@ -79,7 +79,7 @@ def test_a_rule_gives_the_smallest_rank_that_keeps_it(decaying: Stack, output: O
 
 @pytest.mark.parametrize("output", [Output(energy=1.0), Output(max_error=0.0), Output()], ids=str)
 def test_without_a_limit_nothing_is_lost(decaying: Stack, output: Output) -> None:
-    merged = merge(decaying.paths, output=output)
+    merged = merge(decaying.paths, "linear", output=output)
     assert distance(delta_of(merged.adapter), decaying.sum([1.0] * 3)) <= 1e-6
 
 
@@ -91,7 +91,7 @@ def test_small_errors_of_large_targets_are_exact_too(limit: float, tmp_path: Pat
     for name, one in members.items():
         stack.add({name: replace(one, up=one.up * slope)})
         stack.add({name: replace(one, up=one.up[::-1] * slope, down=one.down[:, ::-1])})
-    merged = merge(stack.paths, output=Output(max_error=limit))
+    merged = merge(stack.paths, "linear", output=Output(max_error=limit))
     (row,) = merged.log
     ((key, delta),) = stack.sum([1.0, 1.0]).items()
     values = svd_of(delta)
@@ -102,7 +102,7 @@ def test_small_errors_of_large_targets_are_exact_too(limit: float, tmp_path: Pat
 
 
 def test_a_rank_bounds_a_rule(decaying: Stack) -> None:
-    merged = merge(decaying.paths, output=Output(rank=2, max_error=0.001))
+    merged = merge(decaying.paths, "linear", output=Output(rank=2, max_error=0.001))
     assert {row.rank for row in merged.log} == {2}
 
 
@@ -116,7 +116,7 @@ def test_mixed_ranks_have_their_scales_in_every_dialect(
     }
     source = write_adapter(tmp_path / "a.safetensors", members, dialect)
     path = place(tmp_path, dialect)
-    merged = merge([source], path=path)
+    merged = merge([source], "linear", path=path)
     assert {row.rank for row in merged.log} == {2, 3, 4, 5}
     assert distance(delta_of(path), truth(members, dialect)) <= 1e-6
     assert distance(delta_of(load(path)), truth(members, dialect)) <= 1e-6
@@ -151,7 +151,7 @@ def test_alpha_in_every_form(dialect: DialectName, alpha: str, tmp_path: Path) -
     expected = truth(members, dialect)
     assert distance(delta_of(load(source)), expected) == 0
     path = place(tmp_path, dialect)
-    merge([source], path=path)
+    merge([source], "linear", path=path)
     assert distance(delta_of(path), expected) <= 1e-6
 
 
@@ -175,7 +175,7 @@ def test_scales_of_a_peft_config(tmp_path: Path, *, rslora: bool) -> None:
         root = math.sqrt(one.rank) if rslora else one.rank
         expected[name.partition(".")[2]] = alphas[name] / root * one.up @ one.down
     assert distance(delta_of(load(folder)), expected) <= 1e-15
-    merge([folder], path=tmp_path / "merged")
+    merge([folder], "linear", path=tmp_path / "merged")
     assert distance(delta_of(tmp_path / "merged"), expected) <= 1e-6
 
 
@@ -201,5 +201,5 @@ def test_scales_of_the_header_metadata(tmp_path: Path, *, rslora: bool) -> None:
         scale = 1 / 4 if name in TEXT else (3.5 if name.endswith("conv") else 6) / root
         expected[name] = scale * one.up @ one.down
     assert distance(delta_of(load(source)), expected) <= 1e-15
-    merge([source], path=tmp_path / "merged.safetensors")
+    merge([source], "linear", path=tmp_path / "merged.safetensors")
     assert distance(delta_of(tmp_path / "merged.safetensors"), expected) <= 1e-6

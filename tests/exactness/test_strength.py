@@ -67,7 +67,7 @@ def test_the_text_encoder_is_scaled_apart(tmp_path: Path) -> None:
     aligned, turned = leaning(1.0, 17), leaning(-0.9, 17)
     for same, apart in zip(aligned, turned, strict=True):
         stack.add({name: (same if name in TEXT else apart)[name] for name in BOTH})
-    strengths = merge(stack.paths, auto_strength=True).plan.strengths
+    strengths = merge(stack.paths, "linear", auto_strength=True).plan.strengths
     assert strengths["model"].scale == 1.0
     assert strengths["text_encoder"].scale == pytest.approx(1.5 / 2.5, rel=1e-6)
 
@@ -79,11 +79,13 @@ def test_a_floor_holds_for_independent_adapters_only(
     stack = Stack(tmp_path)
     for members in leaning(cosine, 18):
         stack.add(members)
-    free = merge(stack.paths, auto_strength=True).plan.strengths["model"].scale
+    free = merge(stack.paths, "linear", auto_strength=True).plan.strengths["model"].scale
     assert free < 0.95
-    bound = merge(stack.paths, auto_strength=True, floor=0.95).plan.strengths["model"].scale
+    bound = (
+        merge(stack.paths, "linear", auto_strength=True, floor=0.95).plan.strengths["model"].scale
+    )
     assert bound == pytest.approx(0.95 if applies else free)
-    low = merge(stack.paths, auto_strength=True, floor=0.1).plan.strengths["model"].scale
+    low = merge(stack.paths, "linear", auto_strength=True, floor=0.1).plan.strengths["model"].scale
     assert low == pytest.approx(free)
 
 
@@ -92,7 +94,7 @@ def test_weights_by_glob_take_the_first_match(tmp_path: Path) -> None:
     for seed in range(2):
         stack.add(pairs(seed, 3, modules=BOTH))
     globs = {"text_encoder*": 0.5, "*.conv": -2.0, "unet.blocks.1.*": 0.25}
-    merged = merge(stack.paths, weights=[globs, 0.75])
+    merged = merge(stack.paths, "linear", weights=[globs, 0.75])
     written = delta_of(merged.adapter)
     for key in BOTH:
         own = next((weight for glob, weight in globs.items() if fnmatchcase(key, glob)), 1.0)
@@ -104,4 +106,7 @@ def test_the_text_encoder_of_an_unknown_kohya_model_is_its_own_branch(tmp_path: 
     stack = Stack(tmp_path, "kohya")
     for seed in range(2):
         stack.add(pairs(seed, 3, modules=BOTH))
-    assert set(merge(stack.paths, auto_strength=True).plan.strengths) == {"model", "text_encoder"}
+    assert set(merge(stack.paths, "linear", auto_strength=True).plan.strengths) == {
+        "model",
+        "text_encoder",
+    }

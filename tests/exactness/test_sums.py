@@ -47,7 +47,7 @@ def test_one_adapter_is_written_times_its_weight(
     members = pairs(1, 4, dtype=CODES[dtype], alpha=alpha)
     source = write_adapter(tmp_path / "a.safetensors", members, dialect)
     path = place(tmp_path, dialect)
-    merge([source], weights=[weight], path=path, output=Output(dtype=dtype))
+    merge([source], "linear", weights=[weight], path=path, output=Output(dtype=dtype))
     expected = {key: weight * delta for key, delta in truth(members, dialect).items()}
     assert distance(delta_of(path), expected) <= BOUNDS[dtype]
 
@@ -71,7 +71,7 @@ def test_weight_one_and_the_same_type_change_no_bit_of_the_delta(
     members = pairs(3, 4, dtype=CODES[dtype], alpha=alpha)
     source = write_adapter(tmp_path / "a.safetensors", members, dialect)
     path = place(tmp_path, dialect)
-    merge([source], path=path)
+    merge([source], "linear", path=path)
     written, expected = delta_of(path), truth(members, dialect)
     assert written.keys() == expected.keys()
     for key, delta in expected.items():
@@ -90,7 +90,7 @@ def test_linear_is_the_sum_of_mixed_ranks_types_and_modules(
         stack.add(pairs(index, 1 + 2 * index, dtype=dtype, alpha=alpha, modules=kept))
     weights = [1.0, -0.5, 0.3, 2.0, 0.7, -1.1]
     path = place(tmp_path, dialect)
-    merged = merge(stack.paths, weights=weights, path=path)
+    merged = merge(stack.paths, "linear", weights=weights, path=path)
     assert merged.plan.dtype == "f32"
     assert distance(delta_of(path), stack.sum(weights)) <= 2e-6
     assert {row.members for row in merged.log} == {4, 5}
@@ -101,14 +101,14 @@ def test_summing_one_after_the_other_is_summing_at_once(tmp_path: Path) -> None:
     for seed in range(3):
         stack.add(pairs(seed, 3))
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    merge(stack.paths[:2], weights=[0.7, -0.4], path=first)
-    merge([first, stack.paths[2]], weights=[1.0, 0.9], path=second)
+    merge(stack.paths[:2], "linear", weights=[0.7, -0.4], path=first)
+    merge([first, stack.paths[2]], "linear", weights=[1.0, 0.9], path=second)
     assert distance(delta_of(second), stack.sum([0.7, -0.4, 0.9])) <= 2e-6
 
 
 def test_convolutions_keep_their_axes(tmp_path: Path) -> None:
     source = write_adapter(tmp_path / "a.safetensors", pairs(4, 3))
-    adapter = merge([source], weights=[0.5]).adapter
+    adapter = merge([source], "linear", weights=[0.5]).adapter
     for target, factors in adapter.targets.items():
         shape = MODULES[target.key]
         assert factors.down.shape == (3, *shape[1:])
@@ -121,7 +121,7 @@ def test_an_adapter_twice_needs_its_rank_once(dtype: OutDtype, tmp_path: Path) -
     members = pairs(5, 4, dtype=CODES[dtype])
     stack.add(members)
     stack.add(members)
-    merged = merge(stack.paths, weights=[0.8, 0.5])
+    merged = merge(stack.paths, "linear", weights=[0.8, 0.5])
     assert {row.rank for row in merged.log} == {4}
     assert distance(delta_of(merged.adapter), stack.sum([0.8, 0.5])) <= BOUNDS[dtype]
 
@@ -133,7 +133,7 @@ def test_an_adapter_minus_itself_is_nothing(dtype: str, weight: float, tmp_path:
     members = pairs(6, 4, dtype=dtype)
     stack.add(members)
     stack.add(members)
-    merged = merge(stack.paths, weights=[weight, -weight])
+    merged = merge(stack.paths, "linear", weights=[weight, -weight])
     for key, delta in delta_of(merged.adapter).items():
         assert np.linalg.norm(delta) <= 1e-7 * np.linalg.norm(stack.deltas[0][key])
     assert {row.rank for row in merged.log} == {1}
@@ -154,7 +154,7 @@ def test_what_remains_of_a_near_cancellation_is_right(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     stack.add(first)
     stack.add(second)
-    merged = merge(stack.paths, weights=[-1.0, 1.0])
+    merged = merge(stack.paths, "linear", weights=[-1.0, 1.0])
     assert {row.rank for row in merged.log} == {2}
     assert distance(delta_of(merged.adapter), stack.sum([-1.0, 1.0])) <= 1e-4
 
@@ -204,7 +204,7 @@ def test_reported_errors_are_the_true_ones(output: Output, tmp_path: Path) -> No
     for seed in range(3):
         stack.add(pairs(seed, 4, modules=big))
     weights = [1.0, 0.7, -0.4]
-    merged = merge(stack.paths, weights=weights, output=output)
+    merged = merge(stack.paths, "linear", weights=weights, output=output)
     written, meant = delta_of(merged.adapter), stack.sum(weights)
     for row in merged.log:
         true = relative(written[row.target], meant[row.target])
@@ -218,5 +218,5 @@ def test_rounding_bounds_are_those_of_the_types(tmp_path: Path) -> None:
     members = pairs(15, 4)
     source = write_adapter(tmp_path / "a.safetensors", members)
     for dtype in CODES:
-        error = merge([source], weights=[0.7], output=Output(dtype=dtype)).error
+        error = merge([source], "linear", weights=[0.7], output=Output(dtype=dtype)).error
         assert ROUNDING[dtype] / 8 < error < 3 * ROUNDING[dtype]

@@ -146,7 +146,7 @@ def test_an_open_architecture_follows_the_stack(tmp_path: Path) -> None:
     paths = [whole.save(tmp_path / "whole.safetensors"), alone.save(tmp_path / "te.safetensors")]
     expected = total([(whole.truth, 1.0), (alone.truth, 1.0)])
     for first, second in ((0, 1), (1, 0)):
-        merged = merge([paths[first], paths[second]])
+        merged = merge([paths[first], paths[second]], "linear")
         assert gaps(expected, from_adapter(merged.adapter)) < 1e-6
 
 
@@ -155,7 +155,7 @@ def test_an_opened_adapter_follows_the_stack_too(tmp_path: Path) -> None:
     whole = kohya(layout, few, 2, 1)
     alone = kohya(layout, texts, 2, 2)
     paths = [whole.save(tmp_path / "whole.safetensors"), alone.save(tmp_path / "te.safetensors")]
-    merged = merge([load(path) for path in paths])
+    merged = merge([load(path) for path in paths], "linear")
     expected = total([(whole.truth, 1.0), (alone.truth, 1.0)])
     assert gaps(expected, from_adapter(merged.adapter)) < 1e-6
 
@@ -166,7 +166,7 @@ def test_adapters_of_different_models_are_refused(tmp_path: Path) -> None:
         for name in ("sd15", "sdxl")
     ]
     with pytest.raises(FormatError, match=r"sdxl is for sdxl \(100% .* sd15 for sd15"):
-        merge(paths)
+        merge(paths, "linear")
 
 
 def test_unknown_architecture_by_name_is_refused(tmp_path: Path) -> None:
@@ -698,4 +698,4 @@ def test_one_target_two_shapes(tmp_path: Path) -> None:
         for n in (5, 6)
     ]
     with pytest.raises(ShapeError, match=r"unet.x: 5 changes a weight of shape \[4, 5\], 6 one of"):
-        merge(paths)
+        merge(paths, "linear")

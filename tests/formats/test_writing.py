@@ -57,7 +57,7 @@ def write(built: Built, folder: Path, dialect: str, **rule: Any) -> Merged:
     """One adapter through loramix, into a file."""
     source = built.save(folder / "source.safetensors")
     path = folder / ("out" if dialect == "peft" else f"{dialect}.safetensors")
-    return merge([source], output=Output(dialect=dialect, **rule), path=path)
+    return merge([source], "linear", output=Output(dialect=dialect, **rule), path=path)
 
 
 def opened(merged: Merged) -> Path:
@@ -149,7 +149,7 @@ def test_scale_of_one_weight_is_exact(tmp_path: Path) -> None:
     source = built.save(tmp_path / "a.safetensors")
     for dialect in ("kohya", "diffusers"):
         path = tmp_path / f"{dialect}.safetensors"
-        merge([source], weights=[-0.7], output=Output(dialect=dialect), path=path)
+        merge([source], "linear", weights=[-0.7], output=Output(dialect=dialect), path=path)
         meant = total([(built.truth, -0.7)])
         assert gaps(meant, understood(layout, path, dialect)) < 1e-6
 
@@ -167,7 +167,7 @@ def test_fused_and_split_inputs_together(dialect: str, tmp_path: Path) -> None:
     files = [fused.save(tmp_path / "f.safetensors"), split.save(tmp_path / "s.safetensors")]
     meant = total([(fused.truth, 0.6), (split.truth, -1.1)])
     path = tmp_path / "out.safetensors"
-    merged = merge(files, weights=[0.6, -1.1], output=Output(dialect=dialect), path=path)
+    merged = merge(files, "linear", weights=[0.6, -1.1], output=Output(dialect=dialect), path=path)
     assert gaps(meant, understood(layout, path, dialect)) < 1e-6
     if dialect == "kohya":  # a fused input keeps its one pair: 3 + 2 for each split part
         ranks = {row.target.rpartition(".")[2]: row.rank for row in merged.log}
@@ -241,7 +241,7 @@ def test_overflow_names_the_target(tmp_path: Path) -> None:
     source = Built(spell("unet.x", big, "AB", (8, 8)), {}).save(tmp_path / "a.safetensors")
     path = tmp_path / "out.safetensors"
     with pytest.raises(OutputError, match=r"unet\.x.*bf16"):
-        merge([source], output=Output(dtype="f16"), path=path)
+        merge([source], "linear", output=Output(dtype="f16"), path=path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors"]
 
 
@@ -319,7 +319,7 @@ def test_strings_that_the_inputs_agree_on_are_kept(tmp_path: Path) -> None:
         path = tmp_path / f"{index}.safetensors"
         files.append(built.save(path, common | stale | extra))
     out = tmp_path / "out.safetensors"
-    merge(files, path=out)
+    merge(files, "linear", path=out)
     strings = header(out)
     assert strings["ss_base_model_version"] == "sd_v1_v"
     assert strings["modelspec.prediction_type"] == "v"
@@ -335,7 +335,7 @@ def test_provenance(tmp_path: Path) -> None:
     found = []
     for dialect in ("kohya", "diffusers"):
         out = tmp_path / f"{dialect}.out.safetensors"
-        merge(files, weights=[0.5, {"text_encoder*": 0, "*": 2}],
+        merge(files, "linear", weights=[0.5, {"text_encoder*": 0, "*": 2}],
               output=Output(dialect=dialect, energy=0.9), path=out)  # fmt: skip
         record = json.loads(header(out)["loramix"])
         assert [s["name"] for s in record["sources"]] == ["style", "face"]
@@ -394,7 +394,7 @@ def test_peft_folder(fan: bool, tmp_path: Path) -> None:
     }  # fmt: skip
     (source / "adapter_config.json").write_text(json.dumps(config), "utf-8")
     out = tmp_path / "out"
-    merge([source], path=out)
+    merge([source], "linear", path=out)
     assert sorted(p.name for p in out.iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
@@ -447,13 +447,13 @@ def test_unknown_modules_keep_their_dialect(tmp_path: Path) -> None:
         source = built.save(folder / "a.safetensors")
         dialect = load(source).dialect
         path = folder / ("out" if dialect == "peft" else "out.safetensors")
-        merged = merge([source], path=path)
+        merged = merge([source], "linear", path=path)
         assert {key.rpartition(".lora")[0] for key in load_file(opened(merged))} - {""} == {stem}
         (got,) = from_adapter(merged.adapter).values()
         assert gap([one], got) < 1e-6
         for wrong in other:
             with pytest.raises(FormatError, match="strange"):
-                merge([source], output=Output(dialect=wrong))
+                merge([source], "linear", output=Output(dialect=wrong))
 
 
 def test_a_file_name_for_peft_and_a_folder_for_others_are_refused(tmp_path: Path) -> None:
@@ -463,8 +463,8 @@ def test_a_file_name_for_peft_and_a_folder_for_others_are_refused(tmp_path: Path
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(OutputError, match="a PEFT adapter is a folder"):
-        merge([source], output=Output(dialect="peft"), path=tmp_path / "b.safetensors")
+        merge([source], "linear", output=Output(dialect="peft"), path=tmp_path / "b.safetensors")
     with pytest.raises(OutputError, match="is a folder; name a file in it"):
-        merge([source], path=folder)
+        merge([source], "linear", path=folder)
     with pytest.raises(OutputError, match="also an input"):
-        merge([source], path=source)
+        merge([source], "linear", path=source)

@@ -17,7 +17,7 @@ from loramix.methods.ties import Ties
 from loramix.output import Output
 from loramix.policies.auto import Auto
 from loramix.policies.published import Published
-from loramix.recipes.reading import parse, read
+from loramix.recipes.reading import parse, read_recipe
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
 
@@ -42,7 +42,7 @@ def blocks_of_docs() -> list[str]:
 def test_the_example(tmp_path: Path) -> None:
     file = tmp_path / "stack.toml"
     file.write_text(blocks_of_docs()[0], encoding="utf-8")
-    assert read(file) == Recipe(
+    assert read_recipe(file) == Recipe(
         adapters=(
             Entry(tmp_path / "style.safetensors", 0.8),
             Entry(tmp_path / "face.safetensors", 0.6),
@@ -129,7 +129,7 @@ def test_json_of_the_same_shape(tmp_path: Path) -> None:
     }
     file = tmp_path / "stack.JSON"
     file.write_text(json.dumps(values), encoding="utf-8-sig")
-    assert read(file) == Recipe(
+    assert read_recipe(file) == Recipe(
         (Entry(tmp_path / "a", {"*": 1.0}),),
         Ties(),
         rules=(Rule("*", method=Composite(Ties(), space="core")),),
@@ -339,13 +339,13 @@ def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
     file = tmp_path / "stack.toml"
     file.write_bytes(b"seed = 7 # \xff")
     with pytest.raises(FormatError) as caught:
-        read(file)
+        read_recipe(file)
     assert str(caught.value) == f"{file}: not UTF-8 text (invalid start byte at byte 11)"
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "other.toml")
+        read_recipe(tmp_path / "other.toml")
     file.write_text("", encoding="utf-8")
     with pytest.raises(ParamError, match=f"^{re.escape(str(file))}: no adapters"):
-        read(file)
+        read_recipe(file)
 
 
 def test_a_recipe_merges_what_it_says(tmp_path: Path) -> None:
@@ -370,9 +370,10 @@ def test_a_recipe_merges_what_it_says(tmp_path: Path) -> None:
         """,
         encoding="utf-8",
     )
-    recipe = read(tmp_path / "stack.toml")
+    recipe = read_recipe(tmp_path / "stack.toml")
     merged = loramix.merge(
         [entry.path for entry in recipe.adapters],
+        "linear",
         weights=[entry.weights("sd15") for entry in recipe.adapters],
         architecture="sd15",
     )

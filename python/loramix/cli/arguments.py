@@ -94,7 +94,8 @@ def _numbers(text: str) -> list[str]:
 
 def _cut(text: str, count: int) -> Spec:
     path, *numbers = text.rsplit(":", count)
-    return Spec(path, *map(float, numbers))
+    weight, encoder = (*map(float, numbers), None, None)[:2]
+    return Spec(path, 1.0 if weight is None else weight, encoder)
 
 
 def _refuse(text: str, path: str) -> None:

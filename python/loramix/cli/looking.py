@@ -1,9 +1,15 @@
 """The commands that only look.  What they need is imported inside: help stays fast."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
-from loramix.cli import console, options, shared
-from loramix.errors import LoramixError
+from loramix.cli import arguments, console, options, shared
+from loramix.errors import LoramixError, ParamError
+
+if TYPE_CHECKING:
+    from loramix import Analyzed
+    from loramix.types import Weight
 
 
 def inspect(
@@ -35,11 +41,91 @@ def inspect(
         raise typer.Exit(1)
 
 
+def analyze(
+    *,
+    adapters: options.Adapters,
+    output: options.AnalysisOutput = None,
+    samples: options.Samples = None,
+    exact: options.Exact = False,
+    threads: options.Threads = None,
+    strict: options.Strict = False,
+    skip: options.Skip = None,
+    architecture: options.Architecture = None,
+    html: options.Html = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what adapters do to each other: pairs, blocks, energies; nothing is merged."""
+    found, weights = _analyzed(
+        adapters, samples, threads, exact=exact, strict=strict, skip=skip,
+        architecture=architecture, output=output, quiet=as_json,
+    )  # fmt: skip
+    overview = shared.analysis_overview(found, weights)
+    shared.show_overview(overview, "analysis", as_json=as_json)
+    if html is not None:
+        shared.write_page(html, overview)
+
+
+def compat(
+    *,
+    adapters: options.Adapters,
+    samples: options.Samples = None,
+    exact: options.Exact = False,
+    threads: options.Threads = None,
+    strict: options.Strict = False,
+    skip: options.Skip = None,
+    architecture: options.Architecture = None,
+    html: options.Html = None,
+    as_json: options.Json = False,
+) -> None:
+    """Rank which adapters go together: pairs, clusters, stacks to try."""
+    found, weights = _analyzed(
+        adapters, samples, threads, exact=exact, strict=strict, skip=skip,
+        architecture=architecture, output=None, quiet=as_json,
+    )  # fmt: skip
+    overview = shared.analysis_overview(found, weights)
+    shared.show_overview(overview, "compat", as_json=as_json)
+    if html is not None:
+        shared.write_page(html, overview)
+
+
+def _analyzed(
+    adapters: list[str],
+    samples: int | None,
+    threads: int | None,
+    *,
+    exact: bool,
+    strict: bool,
+    skip: list[str] | None,
+    architecture: str | None,
+    output: options.AnalysisOutput,
+    quiet: bool,
+) -> "tuple[Analyzed, list[Weight]]":
+    import loramix
+    from loramix.analysis.passing import SAMPLES
+
+    if exact and samples is not None:
+        message = "--exact looks at everything, --samples at some of it: give one"
+        raise ParamError(message)
+    specs = [arguments.parse(text) for text in adapters]
+    with console.progress(quiet=quiet) as bar:
+        stack = shared.stack_of([s.path for s in specs], architecture, skip, strict=strict)
+        found = loramix.analyze(
+            stack,
+            samples=samples or SAMPLES,
+            exact=exact,
+            path=output,
+            threads=threads,
+            progress=bar,
+        )
+    return found, [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)]
+
+
 def methods() -> None:
-    """List the methods that merge knows."""
-    from loramix import METHODS
+    """List the methods and the policies that merge knows."""
+    from loramix import METHODS, POLICIES
     from loramix.report import cells
 
-    firsts = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in METHODS.items()}
-    lines = [(name, text.replace("``", "")) for name, text in firsts.items()]
-    console.show(cells.fields(lines, console.width()))
+    for title, table in (("policies", POLICIES), ("methods", METHODS)):
+        firsts = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in table.items()}
+        lines = [(name, text.replace("``", "")) for name, text in firsts.items()]
+        console.show(f"{title}:\n{cells.fields(lines, console.width())}")

@@ -1,4 +1,4 @@
-"""The commands that plan and write adapters.  What they need is imported inside: help stays fast."""
+"""The commands that plan and write; what they need is imported inside: help stays fast."""
 
 import time
 from typing import TYPE_CHECKING
@@ -60,9 +60,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
         decided = planning.plan_of(
             said, recipe, plan, threads=threads, backend=backend, progress=progress
         )
-        return loramix.execute(
-            decided, output, threads=threads, backend=backend, progress=progress
-        )
+        return loramix.execute(decided, output, threads=threads, backend=backend, progress=progress)
 
     shared.report(run, html=html, as_json=as_json)
 

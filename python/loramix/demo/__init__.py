@@ -70,7 +70,7 @@ def base() -> str:
 def merge(folder: Path) -> Merged:
     """Merge them, exactly."""
     paths, weights = zip(*adapters(), strict=True)
-    return merging.merge(list(paths), weights=weights, path=folder)
+    return merging.merge(list(paths), "linear", weights=weights, path=folder)
 
 
 def refuse_foreign(folder: Path) -> None:

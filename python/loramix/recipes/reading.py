@@ -72,7 +72,7 @@ _RECIPE: Mapping[str, Reader] = {
 }
 
 
-def read(path: StrPath) -> Recipe:
+def read_recipe(path: StrPath) -> Recipe:
     """Read a recipe; ``.json`` files as JSON, all others as TOML.
 
     Relative paths in it start from its folder.
@@ -85,7 +85,7 @@ def read(path: StrPath) -> Recipe:
 
     Examples
     --------
-    >>> read("stack.toml").adapters[0].weight  # doctest: +SKIP
+    >>> read_recipe("stack.toml").adapters[0].weight  # doctest: +SKIP
     0.8
     """
     file = Path(path)

@@ -190,7 +190,7 @@ def test_every_method_is_reached() -> None:
             thin = max(truth.ranks) <= min(truth.deltas[0].shape) / 2
             if regime == "conflicted":
                 assert isinstance(made.method, Composite) == thin
-    assert {"linear", "retain", "elect", "knots(elect)"} <= seen
+    assert {"linear", "retain", "elect", "core(elect)"} <= seen
 
 
 def test_votes_keep_more_of_all_members_together_than_a_sum() -> None:

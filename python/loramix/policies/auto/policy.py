@@ -37,7 +37,7 @@ class Auto:
     partial       cosine or overlap beyond chance                        linear to retain
     aligned       cosine of at least `aligned`                           retain
     opposed       cosine of at most minus `opposed`                      linear
-    conflicted    a sum loses more energy than the angle explains        elect, or knots(elect)
+    conflicted    a sum loses more energy than the angle explains        elect, or core(elect)
     ============  =====================================================  =========================
 
     The words name what is seen; the coefficients follow the cosines continuously, by one rule:
@@ -45,8 +45,8 @@ class Auto:
     signed cosine goes from its bound to twice that.  Pairs in which one is minor have less say,
     falling to none with its weight.  The one gate that is no blend leads to the votes, and has
     the significance of the clash as its guard.  There, too, `Retain` says first how much of
-    whom; between members of low rank the vote is on coefficients in their joint left basis
-    (space ``knots``), whose result a low-rank file holds exactly.
+    whom; between members of low rank the vote is on coefficients in their joint bases
+    (space ``core``), whose result a low-rank file holds exactly.
 
     Homogeneous of degree 1 and odd in the weights, independent of the order of the stack, and
     of the unit of the deltas.
@@ -166,7 +166,7 @@ class Auto:
         used = [delta for delta, w in zip(group.deltas, weights, strict=True) if w != 0]
         rows, cols = group.target.rows, group.target.cols
         low = is_low_rank(used, rows=rows, cols=cols, most=self.full)
-        return Composite(Elect(), space="knots") if low else Elect()
+        return Composite(Elect(), space="core") if low else Elect()
 
     def _gain(
         self,
