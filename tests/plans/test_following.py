@@ -1,0 +1,181 @@
+"""Recipes are followed: weights, rules, filters, policies, all of it from a file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import pairs, relative, write_adapter
+
+import loramix
+from loramix import LoramixError, Output, Recipe, execute, follow, load, merge
+from loramix.recipes.reading import parse
+
+MODULES = {"unet.a.to_q": (24, 20), "unet.a.to_k": (24, 20), "text_encoder.b.fc1": (16, 12)}
+RANK = 24  # exact, for any method on these
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("style", "face")):
+        write_adapter(tmp_path / f"{name}.safetensors", pairs(seed, 3, modules=MODULES))
+    own = {name: MODULES[name] for name in ("unet.a.to_q",)}
+    write_adapter(tmp_path / "hat.safetensors", pairs(7, 3, modules=own))
+    return tmp_path
+
+
+def dense(source: Any) -> dict[str, Any]:
+    adapter = load(source) if isinstance(source, Path) else source
+    return {t.key: loramix.expand(t, [f]) for t, f in adapter.targets.items()}
+
+
+def told(folder: Path, text: str) -> dict[str, Any]:
+    (folder / "recipe.toml").write_text(text)
+    return dense(execute(follow(folder / "recipe.toml")).adapter)
+
+
+TWO = """
+[[adapter]]
+path = "style.safetensors"
+weight = 0.8
+[[adapter]]
+path = "face.safetensors"
+weight = { "*to_q" = -0.5, "*" = 0.6 }
+[output]
+rank = 24
+dtype = "f32"
+"""
+
+
+def test_a_method_with_weights(folder: Path) -> None:
+    got = told(folder, 'method = "ties:density=0.4"\n' + TWO)
+    first, second = (dense(folder / f"{name}.safetensors") for name in ("style", "face"))
+    for key, delta in got.items():
+        weight = -0.5 if key.endswith("to_q") else 0.6
+        own = [first[key], second[key]]
+        expected = loramix.combine(own, "ties:density=0.4", weights=[0.8, weight])
+        assert relative(delta, expected) < 1e-5
+
+
+def test_the_first_rule_of_each_property_wins(folder: Path) -> None:
+    rules = """
+[[rule]]
+target = "*to_q"
+method = "slerp"
+rank = 2
+[[rule]]
+target = "unet*"
+method = { name = "ties", density = 0.5 }
+weight = { face = 2 }
+"""
+    got = told(folder, 'method = "linear"\n' + TWO + rules)
+    first, second = (dense(folder / f"{name}.safetensors") for name in ("style", "face"))
+    for key, method, weight in (
+        ("unet.a.to_k", "ties:density=0.5", 1.2),
+        ("text_encoder.b.fc1", "linear", 0.6),
+    ):
+        expected = loramix.combine([first[key], second[key]], method, weights=[0.8, weight])
+        assert relative(got[key], expected) < 1e-5, key
+    slerp = loramix.combine(
+        [first["unet.a.to_q"], second["unet.a.to_q"]], "slerp", weights=[0.8, -1.0]
+    )
+    values = np.linalg.svd(slerp, compute_uv=False)
+    gap = relative(got["unet.a.to_q"], slerp)
+    assert gap == pytest.approx(np.sqrt((values[2:] ** 2).sum() / (values**2).sum()), rel=1e-3)
+    assert np.linalg.matrix_rank(got["unet.a.to_q"], tol=1e-4) == 2
+
+
+def test_rules_are_in_the_plan(folder: Path) -> None:
+    rule = '[[rule]]\ntarget = "text_encoder*"\nmethod = "average"\n'
+    (folder / "recipe.toml").write_text(TWO + rule)
+    plan = follow(folder / "recipe.toml")
+    assert plan.method["name"] == "auto"
+    by_key = {choice.target.key: choice.decision for choice in plan.choices}
+    assert by_key["text_encoder.b.fc1"].method.name == "average"
+    assert by_key["text_encoder.b.fc1"].why == "rule 1 of the recipe"
+    assert by_key["unet.a.to_q"].regime != "rule"
+
+
+def test_rules_from_python(folder: Path) -> None:
+    paths = [folder / f"{name}.safetensors" for name in ("style", "face")]
+    rule = loramix.Rule(target="*to_k", weight=0.0)
+    merged = merge(paths, "linear", rules=[rule], output=Output(dtype="f32"))
+    got = dense(merged.adapter)
+    assert float(np.abs(got["unet.a.to_k"]).max()) == 0.0
+    plain = dense(merge(paths, "linear", output=Output(dtype="f32")).adapter)
+    assert relative(got["unet.a.to_q"], plain["unet.a.to_q"]) == 0.0
+
+
+THREE = """
+[[adapter]]
+path = "style.safetensors"
+[[adapter]]
+path = "face.safetensors"
+key_filter = "{face}"
+[[adapter]]
+path = "hat.safetensors"
+key_filter = "{hat}"
+[output]
+dtype = "f32"
+"""
+
+
+@pytest.mark.parametrize("policy", ['method = "linear"', 'policy = "published:mode=additive"'])
+@pytest.mark.parametrize(
+    ("face", "hat", "here"),
+    [
+        ("all", "all", {"unet.a.to_q": (0, 1, 2), "unet.a.to_k": (0, 1)}),
+        ("shared_only", "unique_only", {"unet.a.to_q": (0, 1), "unet.a.to_k": (0, 1)}),
+        ("unique_only", "shared_only", {"unet.a.to_q": (0, 2), "unet.a.to_k": (0,)}),
+    ],
+)
+def test_key_filters(
+    face: str, hat: str, here: dict[str, tuple[int, ...]], policy: str, folder: Path
+) -> None:
+    got = told(folder, f"{policy}\n{THREE.format(face=face, hat=hat)}")
+    each = [dense(folder / f"{name}.safetensors") for name in ("style", "face", "hat")]
+    for key, owners in here.items():
+        expected = sum(each[owner][key] for owner in owners)
+        cosine = float((got[key] * expected).sum())
+        cosine /= float(np.linalg.norm(got[key]) * np.linalg.norm(expected))
+        assert cosine == pytest.approx(1.0, abs=1e-6), key  # the policy scales a branch
+
+
+def test_blocks_multiply_weights(tmp_path: Path) -> None:
+    modules = {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (320, 320),
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q": (1280, 1280),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (768, 768),
+    }
+    path = write_adapter(tmp_path / "sd.safetensors", pairs(3, 2, modules=modules))
+    numbers = ["0.5"] + ["1"] * 16
+    numbers[7] = "0.25"  # MID
+    text = f'method = "linear"\n[[adapter]]\npath = "{path}"\nblocks = "{",".join(numbers)}"\n'
+    recipe = parse(text + '[output]\ndtype = "f32"\n')
+    assert isinstance(recipe, Recipe)
+    got, own = dense(execute(follow(recipe)).adapter), dense(load(path))
+    for (key, delta), factor in zip(sorted(got.items()), (0.5, 1.0, 0.25), strict=True):
+        assert relative(delta, factor * own[key]) < 1e-6, key
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[rule]]\ntarget = "*to_w"\nweight = 0\n', r"rule 1: target '\*to_w' matches none of 3 targets"),
+        ('[[rule]]\ntarget = "*"\nspace = "core"\nmethod = "iso-c"\n', r"iso-c works on the fact"),
+    ],
+)
+def test_refusals(text: str, message: str, folder: Path) -> None:
+    with pytest.raises(LoramixError, match=message):
+        told(folder, TWO + text)
+
+
+def test_the_recipe_of_a_merge_makes_it_again(folder: Path) -> None:
+    paths = [folder / f"{name}.safetensors" for name in ("style", "face")]
+    rules = [loramix.Rule(target="*to_k", method=loramix.METHODS["slerp"]())]
+    options: dict[str, Any] = {"weights": [0.8, {"*to_q": -1.0}], "rules": rules, "seed": 3}
+    for method in ("auto:margin=0.03", "published:floor=1", "core(ties)", "dare"):
+        plan = loramix.plan(paths, method, **options)
+        again = follow(parse(plan.recipe, folder=folder))
+        assert again.digest() == plan.digest(), method
+        assert again.recipe == plan.recipe
