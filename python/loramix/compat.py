@@ -219,7 +219,9 @@ def _words(kind: Kind, pair: Pooled, names: Sequence[str]) -> str:
 def _of(shares: tuple[float, float] | None, names: tuple[str, str]) -> str:
     """Shares that somebody would see, in words."""
     each = zip(shares or (), names, strict=False)
-    return " and ".join(f"{share:.0%} of {name}" for share, name in each if share >= _NOTABLE)
+    return " and ".join(
+        f"{100 * share:.0f} % of {name}" for share, name in each if share >= _NOTABLE
+    )
 
 
 def linked(pairs: Sequence[Pairing], count: int) -> list[tuple[int, ...]]:

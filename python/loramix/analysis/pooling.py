@@ -100,6 +100,11 @@ class _Meeting:
     scale: float  # positions of the weight for one that was looked at
 
 
+def significant(excess: float, error: float) -> bool:
+    """Whether an excess of either sign is more than chance and low rank explain."""
+    return abs(excess) > max(SIGNIFICANT * error, MARGIN)
+
+
 def weights_of(
     analysis: Analysis, weights: Sequence[Weight] | None = None
 ) -> tuple[tuple[float, ...], ...]:

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from loramix.analysis.pooling import Pooled, energies, pool
+from loramix.analysis.pooling import Pooled, energies, pool, significant
 from loramix.analysis.statistics import GroupStatistics
 from loramix.report import naming
-from loramix.report.facts import Block, Choice, Pair, Used
+from loramix.report.facts import Block, Choice, Extreme, Pair, PairNumber, Used
 from loramix.report.numbers import Names, finite
+
+EXTREMES: tuple[PairNumber, ...] = ("cosine", "excess", "overlap")
 
 
 def pair_of(pair: Pooled) -> Pair:
@@ -27,7 +29,18 @@ def pair_of(pair: Pooled) -> Pair:
         lost_excess=signs.lost_excess if signs else None,
         lost_error=signs.lost_error if signs else None,
         overlap=signs.overlap if signs else None,
+        significant=signs is not None and significant(signs.excess, signs.excess_error),
     )
+
+
+def _extremes(pairs: Sequence[Pair]) -> dict[str, Extreme]:
+    found: dict[str, Extreme] = {}
+    for name in EXTREMES:
+        known = [(pair, value) for pair in pairs if (value := pair[name]) is not None]
+        if known:
+            pair, value = max(known, key=lambda one: abs(one[1]))
+            found[name] = Extreme(first=pair["first"], second=pair["second"], value=value)
+    return found
 
 
 def blocks(
@@ -51,6 +64,7 @@ def blocks(
     for block, at in members.items():
         here, weights = [groups[i] for i in at], [own[i] for i in at]
         parts = energies(here, weights, count)
+        pairs = [pair_of(pair) for pair in pool(here, weights, count)]
         found.append(
             Block(
                 name=block,
@@ -58,7 +72,8 @@ def blocks(
                 branch=here[0].target.branch,
                 groups=len(here),
                 shared=sum(len(group.owners) > 1 for group in here),
-                pairs=[pair_of(pair) for pair in pool(here, weights, count)],
+                pairs=pairs,
+                extremes=_extremes(pairs),
                 energy=[
                     finite(part / whole) if whole > 0 else finite(0.0 * whole)
                     for part, whole in zip(parts, total, strict=True)

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict
 
 from loramix.report.model import Became, Input
 
+PairNumber = Literal["cosine", "conflict", "weighted_conflict", "excess", "lost", "overlap"]
+
 
 class Entrant(Input):
     """One adapter, and what it brings.
@@ -25,6 +27,17 @@ class Entrant(Input):
     interference: float | None
 
 
+class Fate(Became):
+    """What became of one adapter.
+
+    Attributes
+    ----------
+    letter : of the adapter.
+    """
+
+    letter: str
+
+
 class Pair(TypedDict):
     """Two adapters over the groups that both change.
 
@@ -35,6 +48,7 @@ class Pair(TypedDict):
     cosine : exact.
     conflict, weighted_conflict, excess, excess_error, clash, lost, lost_excess, lost_error,
         overlap : see `loramix.analysis.pooling.Signs`; shares, 0 to 1, the excesses signed.
+    significant : whether the excess is more, either way, than chance and low rank explain.
     """
 
     first: int
@@ -50,6 +64,20 @@ class Pair(TypedDict):
     lost_excess: float | None
     lost_error: float | None
     overlap: float | None
+    significant: bool
+
+
+class Extreme(TypedDict):
+    """The pair of a block that stands out in a number.
+
+    Attributes
+    ----------
+    first, second : positions of the adapters.
+    """
+
+    first: int
+    second: int
+    value: float
 
 
 class Choice(TypedDict):
@@ -80,6 +108,7 @@ class Block(TypedDict):
     groups : number of its groups.
     shared : number of those with two members or more.
     pairs : all pairs of the stack, in the order of the report's pairs.
+    extremes : by number (cosine, excess, overlap), the pair where it is largest, either way.
     energy : for every adapter, the share of its energy that is here, 0 to 1.
     choice : None without a plan.
     """
@@ -90,6 +119,7 @@ class Block(TypedDict):
     groups: int
     shared: int
     pairs: list[Pair]
+    extremes: dict[str, Extreme]
     energy: list[float | None]
     choice: Choice | None
 
@@ -236,7 +266,7 @@ class Overview(TypedDict):
     methods: list[Used]
     energy: list[Energy]
     strengths: dict[str, dict[str, float]]
-    became: list[Became]
+    became: list[Fate]
     certificate: Certificate | None
     warnings: list[str]
     recipe: str | None

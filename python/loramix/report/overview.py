@@ -14,7 +14,7 @@ from loramix.groups import common_architecture
 from loramix.report import naming
 from loramix.report.blocks import blocks, pair_of, used
 from loramix.report.certificate import certificate
-from loramix.report.facts import Energy, Entrant, GroupRow, Overview
+from loramix.report.facts import Energy, Entrant, Fate, GroupRow, Overview
 from loramix.report.model import became, input_of
 from loramix.report.numbers import Chosen, Names, finite, root
 from loramix.report.verdict import verdict, warnings
@@ -89,7 +89,7 @@ class _Source:
             methods=used(self.groups, names),
             energy=self._energy(),
             strengths=self._strengths(),
-            became=became(self.adapters, self.merged.shares) if self.merged else [],
+            became=self._became(),
             certificate=certificate(self.merged) if self.merged else None,
             warnings=[],
             recipe=recipe,
@@ -196,6 +196,12 @@ class _Source:
                     one[0] += share.along
                     one[1] += share.energy
         return {i: along / energy**0.5 for i, (along, energy) in sums.items() if energy > 0}
+
+    def _became(self) -> list[Fate]:
+        shares = self.merged.shares if self.merged else ()
+        letters = naming.letters(self.count)
+        facts = zip(shares, became(self.adapters, shares), strict=True)
+        return [Fate(**fact, letter=letters[share.owner]) for share, fact in facts]
 
     def _strengths(self) -> dict[str, dict[str, float]]:
         strengths = self.merged.plan.strengths if self.merged else {}

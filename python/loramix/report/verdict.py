@@ -1,5 +1,7 @@
 """What a report says in words: one sentence, and warnings."""
 
+from collections.abc import Mapping
+
 from loramix.compat import Compatibility, Pairing
 from loramix.report import cells
 from loramix.report.facts import Overview
@@ -13,63 +15,58 @@ _LOSSY = 0.01
 
 
 def verdict(found: Overview, compat: Compatibility | None) -> str:
-    """The one sentence that stands on top."""
-    count = len(found["adapters"])
-    many = "1 adapter changes" if count == 1 else f"{count} adapters change"
-    parts = [f"{many} {len(found['groups'])} targets"]
-    if count > 1:
-        parts[0] += f", {found['shared']} of them in common"
-    if compat and compat.pairs:
-        parts.append(_worst(compat))
+    """The one sentence that stands on top: how they go together, what is done, what it costs.
+
+    Adapters are called by their letters, which stand beside their names.
+    """
+    parts = []
+    if compat:
+        parts.append(_together(compat, [one["letter"] for one in found["adapters"]]))
     if found["methods"]:
         parts.append(_methods(found))
     if found["certificate"]:
         parts.append(_kept(found))
-    return "; ".join(parts) + "."
+    if not parts:
+        count = len(found["adapters"])
+        parts.append(f"{count} adapter{'s' if count > 1 else ''} of {len(found['groups'])} targets")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _worst(compat: Compatibility) -> str:
-    kinds = {pair.kind for pair in compat.pairs}
-    if kinds <= {"independent", "disjoint"}:
-        return "they are independent" if len(compat.pairs) > 1 else "the two are independent"
-    worst = compat.pairs[-1]
-    names = f"{compat.names[worst.first]} and {compat.names[worst.second]}"
-    return f"{names} are {_ADJECTIVES[worst.kind]}" if len(compat.names) > 2 else worst.words
+def _together(compat: Compatibility, letters: list[str]) -> str:
+    worst = min(compat.pairs, key=lambda pair: (_SEVERITY.index(pair.kind), pair.score))
+    if worst.kind in ("independent", "disjoint"):
+        return "the two are independent" if len(letters) == 2 else "all are independent"
+    return f"{letters[worst.first]} and {letters[worst.second]} are {_ADJECTIVES[worst.kind]}"
 
 
-_ADJECTIVES = {
+_ADJECTIVES: Mapping[str, str] = {
     "opposed": "opposed",
     "mixed": "opposed in some blocks and alike in others",
     "conflicted": "in conflict",
     "same": "nearly the same",
     "related": "related",
-    "independent": "independent",
-    "disjoint": "apart",
 }
+_SEVERITY = (*_ADJECTIVES, "independent", "disjoint")
 
 
 def _methods(found: Overview) -> str:
     first, *others = found["methods"]
     if not others:
-        return f"all are merged by {first['method']}"
+        return f"{first['method']} merges all groups"
     total = sum(one["groups"] for one in found["methods"])
-    share = f"{first['groups']} of {total}"
-    return f"{len(others) + 1} methods are used, mostly {first['method']} ({share})"
+    return f"{first['method']} merges {first['groups']} of {total} groups"
 
 
 def _kept(found: Overview) -> str:
     error = found["certificate"]["relative"] if found["certificate"] else 0.0
-    kept = [one["retention"] for one in found["became"]]
-    text = (
-        f"the file is what was meant to within {cells.error(error)}"
-        if error
-        else "the file is exact"
-    )
+    fidelity = f"with an error of {cells.error(error)}" if error else "exactly"
+    kept = [100 * one["retention"] for one in found["became"]]
     if len(kept) < 2:
-        return text
-    low, high = f"{100 * min(kept):.0f}", f"{100 * max(kept):.0f}"
+        return f"the file holds the result {fidelity}"
+    low, high = f"{min(kept):.0f}", f"{max(kept):.0f}"
     share = f"{low} %" if low == high else f"{low} to {high} %"
-    return f"{text} and keeps {share} of each adapter"
+    return f"the file holds {share} of each, {fidelity}"
 
 
 def warnings(found: Overview, compat: Compatibility | None) -> list[str]:
