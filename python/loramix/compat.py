@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Literal
 
-from loramix.analysis.pooling import Pooled, pool, weights_of
+from loramix.analysis.pooling import Meetings, Pooled, weights_of
 from loramix.analysis.statistics import Analysis
 from loramix.errors import ParamError
 from loramix.types import Weight
@@ -137,7 +137,17 @@ def compatibility(
     if len(names) < 2:
         message = f"{len(names)} adapters: give two or more to compare"
         raise ParamError(message)
-    pooled = pool(analysis.groups, weights_of(analysis, weights), len(names))
+    own = weights_of(analysis, weights)
+    return judge(names, Meetings.of(analysis.groups, own, len(names)).pool())
+
+
+def judge(names: Sequence[str], pooled: Sequence[Pooled]) -> Compatibility:
+    """The same from pairs that were pooled before.
+
+    Raises
+    ------
+    ParamError : pairs without inner products.
+    """
     pairs = [_pairing(pair, names) for pair in pooled]
     clusters = [_cluster(each, pairs, names) for each in linked(pairs, len(names))]
     return Compatibility(

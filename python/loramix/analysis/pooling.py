@@ -5,13 +5,12 @@ by their signs and, where they differ between groups, by the geometric mean of t
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from loramix.analysis.statistics import Analysis, GroupStatistics, PairStatistics
-from loramix.types import F64, Weight, weight_of
+from loramix.types import Weight, weight_of
 
 SIGNIFICANT = 3.0
 """Standard errors that an excess must exceed to count."""
@@ -88,21 +87,99 @@ class Pooled:
     signs: Signs | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Meeting:
-    """A pair in one group: exact sums of the weighted deltas, and the pair with its true signs."""
+class _Looked(NamedTuple):
+    """What the signs of one pair say in one group, and what each number weighs.
 
+    Attributes
+    ----------
+    scale : positions of the weight for one that was looked at.
+    magnitude, energy, reach : what excesses, losses and overlaps count by.
+    raw : dot, first2, second2, conflicts and positions as they were sampled.
+    """
+
+    scale: float
+    magnitude: float
+    energy: float
+    reach: float
+    conflicts: float
+    positions: float
+    weighted_conflict: float
+    excess: float
+    excess_error: float
+    lost: float
+    lost_excess: float
+    lost_error: float
+    overlap: float
+    contention: float
+    raw: tuple[float, float, float, float, float]
+
+
+class _Meeting(NamedTuple):
+    """A pair in one group: exact sums of the weighted deltas, and what their signs say."""
+
+    owners: tuple[int, int]
     inner: float
     first2: float
     second2: float
-    both: float  # product of the two weights
-    pair: PairStatistics | None
-    scale: float  # positions of the weight for one that was looked at
+    looked: _Looked | None
 
 
-def significant(excess: float, error: float) -> bool:
-    """Whether an excess of either sign is more than chance and low rank explain."""
-    return abs(excess) > max(SIGNIFICANT * error, MARGIN)
+@dataclass(frozen=True, slots=True)
+class Meetings:
+    """All pairs of a stack in all of its groups, ready to be added up over any of them.
+
+    Attributes
+    ----------
+    count : number of adapters.
+    energies : for every group, energies of its weighted members by owner.
+    rows : for every group, its pairs.
+    """
+
+    count: int
+    energies: tuple[tuple[tuple[int, float], ...], ...] = field(repr=False)
+    rows: tuple[tuple[_Meeting, ...], ...] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, groups: Sequence[GroupStatistics], weights: Sequence[Sequence[float]], count: int
+    ) -> "Meetings":
+        """Read the statistics of a stack.
+
+        Parameters
+        ----------
+        weights : of the members of every group; a member of weight 0 is not there.
+        count : number of adapters.
+        """
+        each = list(zip(groups, weights, strict=True))
+        return cls(
+            count,
+            tuple(tuple(_energies(group, own)) for group, own in each),
+            tuple(tuple(_meetings(group, own)) for group, own in each),
+        )
+
+    def pool(self, at: Iterable[int] | None = None) -> tuple[Pooled, ...]:
+        """All pairs, (0, 1), (0, 2), ..., (1, 2), ..., over all groups or those at some places."""
+        places = range(len(self.rows)) if at is None else list(at)
+        total = self.energy(places)
+        each: dict[tuple[int, int], list[_Meeting]] = {
+            (i, j): [] for i in range(self.count) for j in range(i + 1, self.count)
+        }
+        for place in places:
+            for row in self.rows[place]:
+                each[row.owners].append(row)
+        return tuple(_pooled(owners, rows, total) for owners, rows in each.items())
+
+    def energy(self, at: Iterable[int] | None = None) -> list[float]:
+        """``sum_g w^2 |delta|^2`` of every adapter; NaN where no inner products were made."""
+        places = range(len(self.rows)) if at is None else at
+        return _added((self.energies[place] for place in places), self.count)
+
+
+def energies(
+    groups: Sequence[GroupStatistics], weights: Sequence[Sequence[float]], count: int
+) -> list[float]:
+    """``sum_g w^2 |delta|^2`` of every adapter; see `Meetings.energy`."""
+    return _added(map(_energies, groups, weights), count)
 
 
 def weights_of(
@@ -115,65 +192,67 @@ def weights_of(
     )
 
 
-def energies(
-    groups: Sequence[GroupStatistics], weights: Sequence[Sequence[float]], count: int
-) -> list[float]:
-    """``sum_g w^2 |delta|^2`` of every adapter; NaN where no inner products were made.
+def significant(excess: float, error: float) -> bool:
+    """Whether an excess of either sign is more than chance and low rank explain."""
+    return abs(excess) > max(SIGNIFICANT * error, MARGIN)
 
-    Parameters
-    ----------
-    weights : of the members of every group.
-    count : number of adapters.
-    """
+
+def _energies(group: GroupStatistics, own: Sequence[float]) -> list[tuple[int, float]]:
+    return [
+        (owner, weight**2 * max(float(group.gram[i, i]), 0.0) if weight else 0.0)
+        for i, (owner, weight) in enumerate(zip(group.owners, own, strict=True))
+    ]
+
+
+def _added(each: Iterable[Sequence[tuple[int, float]]], count: int) -> list[float]:
     found: list[list[float]] = [[] for _ in range(count)]
-    for group, own in zip(groups, weights, strict=True):
-        for owner, weight, norm2 in zip(group.owners, own, np.diag(group.gram), strict=True):
-            found[owner].append(weight**2 * max(float(norm2), 0.0) if weight else 0.0)
-    return [math.fsum(each) for each in found]
+    for row in each:
+        for owner, energy in row:
+            found[owner].append(energy)
+    return [math.fsum(one) for one in found]
 
 
-def pool(
-    groups: Sequence[GroupStatistics], weights: Sequence[Sequence[float]], count: int
-) -> tuple[Pooled, ...]:
-    """All pairs of a stack, (0, 1), (0, 2), ..., (1, 2), ..., over some of its groups.
-
-    Parameters
-    ----------
-    weights : of the members of every group; a member of weight 0 is not there.
-    count : number of adapters.
-    """
-    total = energies(groups, weights, count)
-    meetings: dict[tuple[int, int], list[_Meeting]] = {
-        (i, j): [] for i in range(count) for j in range(i + 1, count)
-    }
-    for group, own in zip(groups, weights, strict=True):
-        pairs = {(pair.first, pair.second): pair for pair in group.pairs}
-        for a in range(len(group.owners)):
-            for b in range(a + 1, len(group.owners)):
-                owners = (group.owners[a], group.owners[b])
-                # One adapter may hold a weight twice, fused and apart: that is no pair.
-                if own[a] and own[b] and owners in meetings:
-                    meeting = _meeting(group, own, (a, b), pairs.get((a, b)))
-                    meetings[owners].append(meeting)
-    return tuple(_pooled(owners, rows, total) for owners, rows in meetings.items())
+def _meetings(group: GroupStatistics, own: Sequence[float]) -> Iterable[_Meeting]:
+    pairs = {(pair.first, pair.second): pair for pair in group.pairs}
+    for a, first in enumerate(group.owners):
+        for b in range(a + 1, len(group.owners)):
+            second, both = group.owners[b], own[a] * own[b]
+            # One adapter may hold a weight twice, fused and apart: that is no pair.
+            if both and first != second:
+                inner = both * float(group.gram[a, b])
+                first2 = own[a] ** 2 * float(group.gram[a, a])
+                second2 = own[b] ** 2 * float(group.gram[b, b])
+                pair = pairs.get((a, b))
+                looked = None
+                if pair is not None and pair.looked:
+                    positions = group.target.rows * group.target.cols
+                    reach = math.sqrt(max(first2 * second2, 0.0))
+                    agreement = abs(_over(inner, reach))
+                    looked = _looked(pair, both, positions / pair.looked, reach, agreement)
+                yield _Meeting((first, second), inner, first2, second2, looked)
 
 
-def _meeting(
-    group: GroupStatistics,
-    own: Sequence[float],
-    members: tuple[int, int],
-    pair: PairStatistics | None,
-) -> _Meeting:
-    a, b = members
-    both = own[a] * own[b]
-    size = group.target.rows * group.target.cols
-    return _Meeting(
-        both * float(group.gram[a, b]),
-        own[a] ** 2 * float(group.gram[a, a]),
-        own[b] ** 2 * float(group.gram[b, b]),
-        both,
-        pair.flipped() if pair and both < 0 else pair,
-        size / pair.looked if pair and pair.looked else 0.0,
+def _looked(
+    pair: PairStatistics, both: float, scale: float, reach: float, agreement: float
+) -> _Looked:
+    pair = pair.flipped() if both < 0 else pair
+    size, overlap = abs(both), pair.shared
+    return _Looked(
+        scale=scale,
+        magnitude=scale * math.sqrt(size) * pair.total,
+        energy=scale * size * (pair.first2 + pair.second2),
+        reach=reach,
+        conflicts=scale * pair.conflicts,
+        positions=scale * pair.positions,
+        weighted_conflict=pair.weighted_conflict,
+        excess=pair.excess,
+        excess_error=pair.excess_error,
+        lost=pair.lost,
+        lost_excess=pair.lost_excess,
+        lost_error=pair.loss_error,
+        overlap=overlap,
+        contention=max(overlap - agreement, 0.0),
+        raw=(pair.dot, pair.first2, pair.second2, pair.conflicts, pair.positions),
     )
 
 
@@ -182,18 +261,23 @@ def _pooled(owners: tuple[int, int], rows: Sequence[_Meeting], total: Sequence[f
     inner = math.fsum(row.inner for row in rows)
     norms = (math.fsum(row.first2 for row in rows), math.fsum(row.second2 for row in rows))
     all_of = (total[first], total[second])
-    cosine = adds = cancels = repeats = met = None
-    if all(map(math.isfinite, (inner, *norms, *all_of))):
-        size = math.sqrt(norms[0] * norms[1])
-        cosine = min(1.0, max(-1.0, inner / size)) if size > 0 else 0.0
-        adds = (_over(inner, all_of[0]), _over(inner, all_of[1]))
-        firsts = [(row.inner, row.first2) for row in rows]
-        seconds = [(row.inner, row.second2) for row in rows]
-        cancels = (_taken(firsts, all_of[0]), _taken(seconds, all_of[1]))
-        repeats = (_given(firsts, all_of[0]), _given(seconds, all_of[1]))
-        met = (_over(norms[0], all_of[0]), _over(norms[1], all_of[1]))
-    signs = _signs(rows) if cosine is not None else None
-    return Pooled(first, second, len(rows), cosine, adds, cancels, repeats, met, signs)
+    if not all(map(math.isfinite, (inner, *norms, *all_of))):
+        return Pooled(first, second, len(rows), None, None, None, None, None, None)
+    size = math.sqrt(norms[0] * norms[1])
+    firsts = [(row.inner, row.first2) for row in rows]
+    seconds = [(row.inner, row.second2) for row in rows]
+    looked = [row.looked for row in rows if row.looked is not None]
+    return Pooled(
+        first=first,
+        second=second,
+        groups=len(rows),
+        cosine=min(1.0, max(-1.0, inner / size)) if size > 0 else 0.0,
+        adds=(_over(inner, all_of[0]), _over(inner, all_of[1])),
+        cancels=(_taken(firsts, all_of[0]), _taken(seconds, all_of[1])),
+        repeats=(_given(firsts, all_of[0]), _given(seconds, all_of[1])),
+        met=(_over(norms[0], all_of[0]), _over(norms[1], all_of[1])),
+        signs=_signs(looked) if looked else None,
+    )
 
 
 def _taken(rows: Sequence[tuple[float, float]], whole: float) -> float:
@@ -208,42 +292,26 @@ def _over(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def _signs(rows: Sequence[_Meeting]) -> Signs | None:
+def _signs(rows: Sequence[_Looked]) -> Signs:
     """Sums over the groups whose positions were looked at."""
-    looked = [(row, row.pair) for row in rows if row.pair is not None and row.pair.looked]
-    if not looked:
-        return None
-    scale = np.array([row.scale for row, _ in looked])
-    both = np.array([abs(row.both) for row, _ in looked])
-    pairs = [pair for _, pair in looked]
-
-    def each(name: str) -> F64:
-        return np.array([getattr(pair, name) for pair in pairs], dtype=np.float64)
-
-    magnitude = scale * np.sqrt(both) * each("total")
-    energy = scale * both * (each("first2") + each("second2"))
-    reach = np.array([math.sqrt(row.first2 * row.second2) for row, _ in looked])
-    agreement = np.array([abs(_over(r.inner, x)) for (r, _), x in zip(looked, reach, strict=True)])
-    excess, excess_error = _mean(each("excess"), each("excess_error"), magnitude)
-    lost_excess, lost_error = _mean(each("lost_excess"), each("loss_error"), energy)
-    clash, clash_error = _clash(each("excess"), each("excess_error"), magnitude)
+    excess, excess_error = _mean((r.magnitude, r.excess, r.excess_error) for r in rows)
+    lost_excess, lost_error = _mean((r.energy, r.lost_excess, r.lost_error) for r in rows)
+    clash, clash_error = _clash(rows, excess, excess_error)
+    conflicts = math.fsum(r.conflicts for r in rows)
     return Signs(
-        conflict=_over(float(scale @ each("conflicts")), float(scale @ each("positions"))),
-        weighted_conflict=_average(each("weighted_conflict"), magnitude),
+        conflict=_over(conflicts, math.fsum(r.positions for r in rows)),
+        weighted_conflict=_mean((r.magnitude, r.weighted_conflict, 0.0) for r in rows)[0],
         excess=excess,
         excess_error=excess_error,
         clash=clash,
         clash_error=clash_error,
-        lost=_average(each("lost"), energy),
+        lost=_mean((r.energy, r.lost, 0.0) for r in rows)[0],
         lost_excess=lost_excess,
         lost_error=lost_error,
-        overlap=_average(each("shared"), reach),
-        contention=_average(np.maximum(each("shared") - agreement, 0.0), reach),
-        published=_published(*(float(each(n).sum()) for n in _PUBLISHED)),
+        overlap=_mean((r.reach, r.overlap, 0.0) for r in rows)[0],
+        contention=_mean((r.reach, r.contention, 0.0) for r in rows)[0],
+        published=_published(*map(math.fsum, zip(*(r.raw for r in rows), strict=True))),
     )
-
-
-_PUBLISHED = ("dot", "first2", "second2", "conflicts", "positions")
 
 
 def _published(dot: float, first2: float, second2: float, conflicts: float, met: float) -> float:
@@ -253,25 +321,27 @@ def _published(dot: float, first2: float, second2: float, conflicts: float, met:
     return cosine * (1 - _over(conflicts, met)) + boost
 
 
-def _average(values: F64, weights: F64) -> float:
-    return _over(float(weights @ values), float(weights.sum()))
+def _mean(rows: Iterable[tuple[float, float, float]]) -> tuple[float, float]:
+    """Weighted mean of (weight, value, error), all independent, and its standard error."""
+    each = list(rows)
+    total = math.fsum(weight for weight, _, _ in each)
+    value = math.fsum(weight * value for weight, value, _ in each)
+    error = math.sqrt(math.fsum((weight * error) ** 2 for weight, _, error in each))
+    return _over(value, total), _over(error, total)
 
 
-def _mean(values: F64, errors: F64, weights: F64) -> tuple[float, float]:
-    """Weighted mean of independent values, and its standard error."""
-    error = math.sqrt(float(((weights * errors) ** 2).sum()))
-    return _average(values, weights), _over(error, float(weights.sum()))
-
-
-def _clash(excess: F64, errors: F64, weights: F64) -> tuple[float, float]:
+def _clash(rows: Sequence[_Looked], together: float, error: float) -> tuple[float, float]:
     """The significant part of an excess.
 
     Groups are judged one by one, so that less conflict here does not hide more of it there; what
     is too weak in every group may still be there in all of them together.
     """
-    together, error = _mean(excess, errors, weights)
-    real = excess > np.maximum(SIGNIFICANT * errors, MARGIN)
-    apart = _mean(np.where(real, excess, 0.0), np.where(real, errors, 0.0), weights)
-    if together > max(SIGNIFICANT * error, MARGIN, apart[0]):
+    apart = _mean(
+        (r.magnitude, r.excess, r.excess_error)
+        if r.excess > 0 and significant(r.excess, r.excess_error)
+        else (r.magnitude, 0.0, 0.0)
+        for r in rows
+    )
+    if together > apart[0] and significant(together, error):
         return together, error
     return apart

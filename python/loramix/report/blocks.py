@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from loramix.analysis.pooling import Pooled, energies, pool, significant
+from loramix.analysis.pooling import Meetings, Pooled, significant
 from loramix.analysis.statistics import GroupStatistics
 from loramix.report import naming
 from loramix.report.facts import Block, Choice, Extreme, Pair, PairNumber, Used
@@ -43,28 +43,17 @@ def _extremes(pairs: Sequence[Pair]) -> dict[str, Extreme]:
     return found
 
 
-def blocks(
-    groups: Sequence[GroupStatistics],
-    own: Sequence[Sequence[float]],
-    count: int,
-    names: Names,
-) -> list[Block]:
-    """All blocks, in the order of the network.
-
-    Parameters
-    ----------
-    own : the users' weights of the members of every group.
-    count : number of adapters.
-    """
-    total = energies(groups, own, count)
+def blocks(groups: Sequence[GroupStatistics], meetings: Meetings, names: Names) -> list[Block]:
+    """All blocks, in the order of the network."""
+    total = meetings.energy()
     members: dict[str, list[int]] = {block: [] for block in names.order}
     for index, group in enumerate(groups):
         members[names.blocks[group.target.key]].append(index)
     found = []
     for block, at in members.items():
-        here, weights = [groups[i] for i in at], [own[i] for i in at]
-        parts = energies(here, weights, count)
-        pairs = [pair_of(pair) for pair in pool(here, weights, count)]
+        here = [groups[i] for i in at]
+        parts = meetings.energy(at)
+        pairs = [pair_of(pair) for pair in meetings.pool(at)]
         found.append(
             Block(
                 name=block,

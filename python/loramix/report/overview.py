@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from loramix import __version__
-from loramix.analysis.pooling import Pooled, energies, pool, weights_of
+from loramix.analysis.pooling import Meetings, Pooled, energies, weights_of
 from loramix.analysis.statistics import Analysis, GroupStatistics
-from loramix.compat import Compatibility, compatibility
+from loramix.compat import Compatibility, judge
 from loramix.executing import Merged
 from loramix.groups import common_architecture
 from loramix.report import naming
@@ -45,11 +43,12 @@ def overview(
 
     Notes
     -----
-    Cost: O(N^2) numbers for every group, four times.
+    Cost: O(N^2) numbers for every group.
     """
-    return _Source(
-        tuple(adapters), tuple(weights), analysis, weights_of(analysis, weights), choices, merged
-    ).overview(recipe, notes)
+    own = weights_of(analysis, weights)
+    meetings = Meetings.of(analysis.groups, own, len(adapters))
+    source = _Source(tuple(adapters), tuple(weights), analysis, own, meetings, choices, merged)
+    return source.overview(recipe, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,7 @@ class _Source:
     weights: tuple[Weight, ...]
     analysis: Analysis
     own: tuple[tuple[float, ...], ...]  # the users' weights of the members of every group
+    meetings: Meetings
     choices: Sequence[Chosen] | None
     merged: Merged | None
 
@@ -72,7 +72,7 @@ class _Source:
         return len(self.adapters)
 
     def overview(self, recipe: str | None, notes: Sequence[str]) -> Overview:
-        pooled = pool(self.groups, self.own, self.count)
+        pooled = self.meetings.pool()
         compat = self._compatibility(pooled)
         names = Names.of(self.groups, self.choices)
         found = Overview(
@@ -84,7 +84,7 @@ class _Source:
             shared=sum(len(group.owners) > 1 for group in self.groups),
             pairs=[pair_of(pair) for pair in pooled],
             compatibility=compat.as_dict() if compat else None,
-            blocks=blocks(self.groups, self.own, self.count, names),
+            blocks=blocks(self.groups, self.meetings, names),
             groups=self._rows(names),
             methods=used(self.groups, names),
             energy=self._energy(),
@@ -101,11 +101,10 @@ class _Source:
     def _compatibility(self, pooled: Sequence[Pooled]) -> Compatibility | None:
         if self.count < 2 or any(pair.cosine is None for pair in pooled):
             return None
-        names = [adapter.name for adapter in self.adapters]
-        return compatibility(names, self.analysis, self.weights)
+        return judge([adapter.name for adapter in self.adapters], pooled)
 
     def _entrants(self, pooled: Sequence[Pooled]) -> list[Entrant]:
-        norms = energies(self.groups, self.own, self.count)
+        norms = self.meetings.energy()
         found = []
         for index, (adapter, weight) in enumerate(zip(self.adapters, self.weights, strict=True)):
             added = [
@@ -128,33 +127,24 @@ class _Source:
     def _rows(self, names: Names) -> list[GroupRow]:
         written = {row.target: row for row in self.merged.log} if self.merged else {}
         found = []
-        for index, (group, own) in enumerate(zip(self.groups, self.own, strict=True)):
-            choice = self.choices[index] if self.choices else None
+        for place, group in enumerate(self.groups):
             row = written.get(group.target.key)
-            found.append(self._row(group, own, names, choice, row))
+            found.append(self._row(place, group, names, row))
         order = {key: i for i, key in enumerate(names.blocks)}
         return sorted(found, key=lambda row: order[row["target"]])
 
-    def _row(
-        self,
-        group: GroupStatistics,
-        own: Sequence[float],
-        names: Names,
-        choice: Chosen | None,
-        row: Row | None,
-    ) -> GroupRow:
-        key, decision = group.target.key, choice.decision if choice else None
-        norms = [weight**2 * k for weight, k in zip(own, np.diag(group.gram), strict=True)]
-        met = pool([group], [own], self.count)
+    def _row(self, place: int, group: GroupStatistics, names: Names, row: Row | None) -> GroupRow:
+        key = group.target.key
+        decision = self.choices[place].decision if self.choices else None
         return GroupRow(
             target=key,
             block=names.order[names.blocks[key]],
             shape=list(group.target.shape),
             owners=list(group.owners),
-            weights=list(own),
+            weights=list(self.own[place]),
             planned=list(decision.weights) if decision else [],
-            norms=[root(norm) for norm in norms],
-            pairs=[pair_of(pair) for pair in met if pair.groups],
+            norms=[root(energy) for _, energy in self.meetings.energies[place]],
+            pairs=[pair_of(pair) for pair in self.meetings.pool([place]) if pair.groups],
             method=names.methods.get(key),
             letter=names.letters[names.methods[key]] if decision else None,
             regime=decision.regime if decision else "",
@@ -171,7 +161,7 @@ class _Source:
         for branch in ("model", "text_encoder"):
             here = [i for i, group in enumerate(self.groups) if group.target.branch == branch]
             groups = [self.groups[i] for i in here]
-            given = energies(groups, [self.own[i] for i in here], self.count)
+            given = self.meetings.energy(here)
             after = energies(groups, [planned[i] for i in here], self.count) if planned else None
             kept = self._kept(branch)
             for index in range(self.count):

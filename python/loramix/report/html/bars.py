@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from loramix.report import cells
 from loramix.report.facts import Bin, Certificate, Energy, Overview
-from loramix.report.html.markup import Markup, named, number, section, table, tag
+from loramix.report.html.markup import Markup, broken, named, number, section, table, tag
 from loramix.report.html.scales import share, signed, size
 
-_WIDE = 160
+_WIDE = 110
 _HIGH = 12
 _BIN = 34
 _TALL = 90
@@ -110,7 +110,7 @@ def retention(found: Overview) -> Markup | None:
     header = ("Adapter", "In the result", "Retention", "Cosine", "Interference")
     note = tag(
         "p",
-        "Retention: how much of the weighted adapter is in the result; the line marks 100\u202f%. ",
+        "Retention: how much of the weighted adapter is in the result; the line marks 100 %. ",
         "Interference: what the others would add to it in a plain sum.",
         class_="note",
     )

@@ -47,6 +47,16 @@ def join(children: Iterable[object]) -> Markup:
     return Markup("".join(text(child) for child in children if child is not None))
 
 
+def prose(value: str) -> Markup:
+    """A sentence: numbers stay with their percent sign."""
+    return Markup(text(value).replace(" %", "&#8239;%"))
+
+
+def broken(key: str) -> Markup:
+    """A key that may be broken after its dots."""
+    return Markup(text(key).replace(".", ".<wbr>"))
+
+
 def lines(value: str) -> Markup:
     """A text of several lines."""
     return Markup("\n".join(text(line) for line in value.splitlines()))

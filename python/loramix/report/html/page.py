@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from loramix.report.facts import Overview
 from loramix.report.html import bars, maps, pairs, tables
-from loramix.report.html.markup import Markup, lines, section, tag
+from loramix.report.html.markup import Markup, lines, prose, section, tag
 
 _TERMS = (
     ("cosine", "of two weighted deltas, exact, over the weights that both change"),
@@ -79,7 +79,7 @@ def _header(found: Overview) -> Markup:
     return tag(
         "header",
         tag("h1", *_names(found)),
-        tag("p", found["verdict"], class_="verdict"),
+        tag("p", prose(found["verdict"]), class_="verdict"),
         tag("p", " \u00b7 ".join(facts), class_="note"),
     )
 
@@ -111,7 +111,7 @@ def _parts(found: Overview) -> list[Markup | None]:
 def _warnings(found: Overview) -> Markup | None:
     if not found["warnings"]:
         return None
-    notes = [tag("li", one) for one in found["warnings"]]
+    notes = [tag("li", prose(one)) for one in found["warnings"]]
     return section("Worth knowing", tag("ul", *notes, class_="warnings"), name="warnings")
 
 

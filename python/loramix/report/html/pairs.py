@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramix.report.facts import Overview, Pair, PairNumber
-from loramix.report.html.markup import Markup, heat, join, number, section, table, tag
+from loramix.report.html.markup import Markup, heat, join, number, prose, section, table, tag
 from loramix.report.html.scales import colour, share, signed, within
 
 _MATRICES: tuple[tuple[PairNumber, str, str], ...] = (
@@ -56,7 +56,7 @@ def _row(found: Overview, pair: Pair, score: Mapping[str, Any] | None) -> list[o
     return [
         head,
         heat(within(facts["score"], facts["error"], 2), colour("score", facts["score"])),
-        tag("td", facts["words"], class_="prose"),
+        tag("td", prose(facts["words"]), class_="prose"),
         heat(signed(pair["cosine"], 3), colour("cosine", pair["cosine"])),
         heat(
             within(pair["excess"], pair["excess_error"]),

@@ -13,9 +13,14 @@ Metric = Literal[
 
 STEPS = 5
 DASH = "\u2013"
-_DIVERGING: Mapping[str, float] = {"cosine": 1.0, "excess": -0.25}
-"""Good ends of the scales of signed numbers; the other end is that of trouble."""
-_TROUBLE = frozenset({"conflict", "weighted_conflict", "lost"})
+_SCALES: Mapping[str, tuple[float, float]] = {
+    "cosine": (0.0, 1.0),
+    "excess": (0.0, -0.25),
+    "conflict": (0.5, -0.5),
+    "weighted_conflict": (0.5, -0.5),
+    "score": (1.0, 1.0),
+}
+"""What says nothing, and how far from there the good end is; trouble lies the other way."""
 
 
 def signed(value: float | None, digits: int = 2) -> str:
@@ -28,14 +33,15 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 def share(value: float | None, digits: int = 0) -> str:
     """A share as a percentage."""
-    return DASH if value is None else f"{signed(100 * value, digits)}\u202f%"
+    return DASH if value is None else f"{signed(100 * value, digits)} %"
 
 
 def within(value: float | None, error: float | None, digits: int = 3) -> str:
-    """A number and its standard error."""
+    """A number and its standard error, where that can be seen."""
     if value is None or error is None:
         return signed(value, digits)
-    return f"{signed(value, digits)} \u00b1 {error:.{digits}f}"
+    shown = f"{error:.{digits}f}"
+    return f"{signed(value, digits)} \u00b1 {shown}" if float(shown) else signed(value, digits)
 
 
 def size(value: float | None) -> str:
@@ -58,14 +64,11 @@ def colour(metric: str, value: float | None, *, sure: bool = True) -> str:
     if value is None:
         return "none"
     letter = "s"
-    if metric in _TROUBLE or metric == "score":
-        letter = "n"
-        value = 1 - value if metric == "score" else value
-    elif metric in _DIVERGING:
-        value /= _DIVERGING[metric]
+    if metric in _SCALES:
+        middle, reach = _SCALES[metric]
+        value = (value - middle) / reach
         letter = "n" if value < 0 else "p"
-        value = abs(value)
-    step = round(STEPS * max(0.0, min(1.0, value)))
+    step = round(STEPS * min(1.0, abs(value)))
     return f"{letter}{step}" if sure and step else "z0"
 
 

@@ -2,7 +2,7 @@
 
 from loramix.report import cells
 from loramix.report.facts import Entrant, GroupRow, Overview
-from loramix.report.html.markup import Markup, heat, number, section, table, tag
+from loramix.report.html.markup import Markup, broken, heat, number, prose, section, table, tag
 from loramix.report.html.pairs import label
 from loramix.report.html.scales import DASH, colour, method_class, share, signed, size
 
@@ -40,7 +40,7 @@ def _adapter(one: Entrant) -> list[object]:
 
 def _base(one: Entrant) -> str:
     if one["architecture"]:
-        return f"{one['architecture']} ({100 * one['match']:.3g}\u202f%)"
+        return f"{one['architecture']} ({100 * one['match']:.3g} %)"
     return "undecided" if one["candidates"] else "unknown"
 
 
@@ -60,13 +60,13 @@ def groups(found: Overview) -> Markup:
     rows = []
     for row in found["groups"]:
         line: list[object] = [
-            row["target"],
+            broken(row["target"]),
             number("\u00d7".join(map(str, row["shape"]))),
             "".join(found["adapters"][i]["letter"] for i in row["owners"]),
         ]
         line += _pair(found, row) if several else []
         if planned:
-            line += [_method(row, classes), tag("td", _why(row), class_="prose")]
+            line += [_method(row, classes), tag("td", prose(_why(row)), class_="prose")]
         if written:
             error = row["error"]
             line += [
