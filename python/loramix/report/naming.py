@@ -13,6 +13,7 @@ MOST_BLOCKS = 160
 _RUN = re.compile(r"^((?:[^.\d][^.]*\.)*?)([^.\d][^.]*)\.(\d+)(?=\.|$)")
 _PAIR = re.compile(r"\.([^.\d][^.]*)\.(\d+)(?=\.|$)")
 _LEVEL = re.compile(r"^(?:[^.]+\.)?(?:(?:down|up)_blocks\.\d+|mid_block)(?=\.|$)")
+_BLOCKS = re.compile(r"(attentions\.\d+)\.transformer_blocks\.")
 _LETTERS: Mapping[str, str] = {
     "linear": "L", "average": "A", "slerp": "S", "karcher": "K", "model-stock": "M", "ortho": "O",
     "ties": "T", "dare": "D", "consensus": "C", "blend": "B", "knots(ties)": "N",
@@ -65,6 +66,15 @@ def section(block: str) -> str:
         return level[0]
     found = _RUN.match(block)
     return found[1] + found[2] if found else block.partition(".")[0]
+
+
+def brief(block: str) -> str:
+    """A block for a narrow column: blocks of an attention go by their numbers.
+
+    >>> brief("unet.down_blocks.1.attentions.0.transformer_blocks.3")
+    'unet.down_blocks.1.attentions.0.3'
+    """
+    return _BLOCKS.sub(r"\1.", block)
 
 
 def _without_numbers(key: str) -> str:

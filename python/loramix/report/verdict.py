@@ -108,11 +108,12 @@ def _loud(found: Overview) -> list[str]:
 
 
 def _weak(found: Overview) -> list[str]:
-    return [
-        f"{one['adapter']}: {100 * one['retention']:.0f} % of it is in the result"
+    each = [
+        f"{one['adapter']} ({100 * one['retention']:.0f} %)"
         for one in found["became"]
         if one["retention"] < _WEAK
     ]
+    return [f"less than half of an adapter is in the result: {', '.join(each)}"] if each else []
 
 
 def _lossy(found: Overview) -> list[str]:

@@ -131,7 +131,7 @@ def certificate(found: Overview) -> Markup | None:
     )
     rows = [
         [
-            one["target"],
+            broken(one["target"]),
             *(number(x) for x in (cells.error(one["error"]), one["rank"], size(one["norm"]))),
         ]
         for one in loss["worst"]
