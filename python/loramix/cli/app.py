@@ -25,7 +25,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (merging.merge, merging.resize, looking.inspect, looking.methods, showing.demo):
+for command in (  # fmt: skip
+    merging.merge,
+    merging.plan,
+    merging.resize,
+    looking.inspect,
+    looking.analyze,
+    looking.compat,
+    looking.methods,
+    showing.demo,
+):
     app.command()(command)
 
 

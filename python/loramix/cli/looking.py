@@ -59,8 +59,13 @@ def analyze(
         adapters, samples, threads, exact=exact, strict=strict, skip=skip,
         architecture=architecture, output=output, quiet=as_json,
     )  # fmt: skip
+    from loramix.report import text
+
     overview = shared.analysis_overview(found, weights)
-    shared.show_overview(overview, "analysis", as_json=as_json)
+    if as_json:
+        console.show_json(overview)
+    else:
+        console.show(text.render_analysis(overview, console.width()))
     if html is not None:
         shared.write_page(html, overview)
 
@@ -82,10 +87,17 @@ def compat(
         adapters, samples, threads, exact=exact, strict=strict, skip=skip,
         architecture=architecture, output=None, quiet=as_json,
     )  # fmt: skip
-    overview = shared.analysis_overview(found, weights)
-    shared.show_overview(overview, "compat", as_json=as_json)
+    from loramix.compat import compatibility
+    from loramix.report.compatibility import render
+
+    names = [adapter.name for adapter in found.adapters]
+    facts = compatibility(names, found.analysis, weights).as_dict()
+    if as_json:
+        console.show_json(facts)
+    else:
+        console.show(render(facts, console.width()))
     if html is not None:
-        shared.write_page(html, overview)
+        shared.write_page(html, shared.analysis_overview(found, weights))
 
 
 def _analyzed(

@@ -100,6 +100,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
     """
     import loramix
     from loramix.plans.writing import as_tables
+    from loramix.report import cells, text
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
@@ -113,12 +114,17 @@ def plan(  # noqa: PLR0913 - one parameter per option
     seconds = time.perf_counter() - start
     if output is not None:
         loramix.save_plan(decided, output)
+    overview = shared.overview_of(decided)
     if as_json:
         console.show_json(as_tables(decided))
     else:
-        shared.show_plan(decided, output, seconds=seconds)
+        lines = [("planned", f"{len(decided.choices)} groups in {cells.seconds(seconds)}")]
+        if output is not None:
+            lines.append(("wrote", f"{output}: loramix merge --plan {output} -o OUT.safetensors"))
+        found = text.render_plan(overview, console.width())
+        console.show(f"{found}\n{cells.fields(lines, console.width())}")
     if html is not None:
-        shared.write_page(html, shared.overview_of(decided))
+        shared.write_page(html, overview)
 
 
 def resize(

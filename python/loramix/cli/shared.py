@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from loramix.cli import console
-from loramix.errors import FormatError, LoramixError
+from loramix.errors import FormatError, LoramixError, OutputError
 
 if TYPE_CHECKING:
-    from loramix import Adapter, Merged, Output
-    from loramix.types import Dtype, Progress
+    from loramix import Adapter, Analyzed, Merged, Output, Plan
+    from loramix.report.facts import Overview
+    from loramix.types import Dtype, Progress, Weight
 
 
 def explain(error: LoramixError | OSError) -> str:
@@ -53,16 +55,65 @@ def stack_of(
     return stack
 
 
-def report(run: "Callable[[Progress | None], Merged]", *, as_json: bool) -> None:
+def check_output(path: Path) -> None:
+    """Refuse a place that there cannot be, before anything takes time.
+
+    Raises
+    ------
+    OutputError : its folder does not exist.
+    """
+    if not path.absolute().parent.is_dir():
+        message = f"{path}: the folder {path.parent} does not exist; create it first"
+        raise OutputError(message)
+
+
+def report(
+    run: "Callable[[Progress | None], Merged]", *, html: Path | None = None, as_json: bool
+) -> None:
     """Run a merge under a progress bar and show what came of it."""
     from loramix.report import text
     from loramix.report.model import report_of
 
+    if html is not None:
+        check_output(html)
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
         merged = run(bar)
-    report = report_of(merged, seconds=time.perf_counter() - start)
+    found = report_of(merged, seconds=time.perf_counter() - start)
     if as_json:
-        console.show_json(report)
+        console.show_json(found)
     else:
-        console.show(text.render(report, console.width()))
+        console.show(text.render(found, console.width()))
+    if html is not None:
+        write_page(html, overview_of(merged.plan, merged))
+
+
+def overview_of(plan: "Plan", merged: "Merged | None" = None) -> "Overview":
+    """Everything that a report on a plan, or its result, says."""
+    from loramix.report.overview import overview
+
+    return overview(
+        plan.adapters,
+        plan.weights,
+        plan.analysis,
+        choices=plan.choices,
+        merged=merged,
+        recipe=plan.recipe,
+        notes=plan.notes,
+    )
+
+
+def analysis_overview(found: "Analyzed", weights: "Sequence[Weight]") -> "Overview":
+    """Everything that a report on an analysis says."""
+    from loramix.report.overview import overview
+
+    return overview(found.adapters, weights, found.analysis)
+
+
+def write_page(path: Path, found: "Overview") -> None:
+    """The report as a page for the browser."""
+    from loramix.io.text import write_text
+    from loramix.report.html.page import page
+
+    check_output(path)
+    write_text(path, page(found))

@@ -137,7 +137,7 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
     shared = Counter(row.members for row in merged.log)
     return Report(
         version=__version__,
-        inputs=[_input(*pair) for pair in zip(plan.adapters, plan.weights, strict=True)],
+        inputs=[input_of(*pair) for pair in zip(plan.adapters, plan.weights, strict=True)],
         method=dict(plan.method),
         auto_strength={branch: asdict(found) for branch, found in plan.strengths.items()},
         output=_written(merged),
@@ -146,13 +146,14 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
             shared_by={str(n): shared[n] for n in sorted(shared, reverse=True)},
         ),
         error=Error(relative=merged.error, worst=worst.error, target=worst.target),
-        adapters=_became(plan.adapters, merged.shares),
+        adapters=became(plan.adapters, merged.shares),
         seconds=seconds,
         rows=[_row(plan.adapters, row) for row in merged.log],
     )
 
 
-def _input(adapter: Adapter, weight: Weight) -> Input:
+def input_of(adapter: Adapter, weight: Weight) -> Input:
+    """Plain data about one adapter."""
     dtypes = {t.dtype.lower() for f in adapter.targets.values() for t in f.stored}
     ranks = [factors.rank for factors in adapter.targets.values()]
     path = adapter.source.path
@@ -192,7 +193,8 @@ def _written(merged: Merged) -> Written:
     )
 
 
-def _became(adapters: Sequence[Adapter], shares: Sequence[Share]) -> list[Became]:
+def became(adapters: Sequence[Adapter], shares: Sequence[Share]) -> list[Became]:
+    """Plain data about what became of the adapters."""
     return [
         Became(
             adapter=adapters[one.owner].name,
@@ -206,4 +208,4 @@ def _became(adapters: Sequence[Adapter], shares: Sequence[Share]) -> list[Became
 
 def _row(adapters: Sequence[Adapter], row: Row) -> dict[str, Any]:
     facts = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "shares"}
-    return {**facts, "adapters": _became(adapters, row.shares)}
+    return {**facts, "adapters": became(adapters, row.shares)}

@@ -1,11 +1,13 @@
-"""The report of a merge as text, readable in 80 columns and without colour."""
+"""Reports as text, readable in 80 columns and without colour."""
 
 from collections.abc import Mapping
 
-from loramix.report import cells
+from loramix.report import cells, naming
+from loramix.report.facts import Block, Extreme, Overview, PairNumber
 from loramix.report.model import Input, Report
 
 _WORST = 3
+_STANDING_OUT: tuple[PairNumber, ...] = ("cosine", "excess", "overlap")
 
 
 def render(report: Report, width: int = 80) -> str:
@@ -132,3 +134,107 @@ def _wrote(report: Report) -> str:
     )
     where = output["path"] or "to memory"
     return f"{where} ({', '.join(facts)}) in {cells.seconds(report['seconds'])}"
+
+
+def render_analysis(found: Overview, width: int = 80) -> str:
+    """What the adapters do to each other: adapters, pairs, blocks."""
+    parts = (_entrants(found, width), *_pairs(found, width), _map(found, width))
+    return "\n\n".join((*parts, cells.fields(_said_of(found), width)))
+
+
+def render_plan(found: Overview, width: int = 80) -> str:
+    """What a plan does: adapters, methods, blocks; a star: other methods in the block, too."""
+    parts = (_entrants(found, width), *_used(found, width), _map(found, width))
+    return "\n\n".join((*parts, cells.fields(_said_of(found), width)))
+
+
+def _said_of(found: Overview) -> list[tuple[str, str]]:
+    """The verdict, and what there is to know."""
+    return [("verdict", found["verdict"]), *(("note", note) for note in found["warnings"])]
+
+
+def _entrants(found: Overview, width: int) -> str:
+    header = ("adapter", "weight", "targets", "shared", "rank", "norm", "interference")
+    rows = [
+        (
+            f"{one['letter']} {one['name']}",
+            cells.weight(one["weight"]),
+            str(one["targets"]),
+            str(one["shared"]),
+            cells.span(*one["ranks"]),
+            "-" if one["norm"] is None else f"{one['norm']:.3g}",
+            _percent(one["interference"]),
+        )
+        for one in found["adapters"]
+    ]
+    return cells.table(header, rows, "lrrrrrr", width)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{round(100 * value):+d} %"
+
+
+def _pairs(found: Overview, width: int) -> list[str]:
+    header = ("pair", "groups", "cosine", "excess", "error", "lost", "overlap")
+    rows = [
+        (
+            _letters(found, pair["first"], pair["second"]),
+            str(pair["groups"]),
+            _number(pair["cosine"]),
+            _number(pair["excess"]),
+            _number(pair["excess_error"], 3).lstrip("+"),
+            _number(pair["lost"]).lstrip("+"),
+            _number(pair["overlap"]),
+        )
+        for pair in found["pairs"]
+    ]
+    return [cells.table(header, rows, "lrrrrrr", width)] if rows else []
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def _letters(found: Overview, first: int, second: int) -> str:
+    letters = [one["letter"] for one in found["adapters"]]
+    return letters[first] + letters[second]
+
+
+def _used(found: Overview, width: int) -> list[str]:
+    header = ("method", "letter", "groups", "nothing to decide")
+    rows = [
+        (one["method"], one["letter"], str(one["groups"]), str(one["alone"]))
+        for one in found["methods"]
+    ]
+    return [cells.table(header, rows, "lrrr", width)] if rows else []
+
+
+def _map(found: Overview, width: int) -> str:
+    """One line for each block; of several pairs the one that stands out."""
+    planned = bool(found["methods"])
+    several = bool(found["pairs"])
+    header = ["block", *["does"] * planned, "groups", *_STANDING_OUT * several]
+    rows = [
+        [
+            naming.brief(block["name"]),
+            *[_does(block)] * planned,
+            str(block["groups"]),
+            *(_extreme(found, block["extremes"].get(name)) for name in _STANDING_OUT * several),
+        ]
+        for block in found["blocks"]
+    ]
+    return cells.table(header, rows, "l" + "l" * planned + "rrrr"[: 1 + 3 * several], width)
+
+
+def _does(block: Block) -> str:
+    choice = block["choice"]
+    return f"{choice['letter']}{'*' if choice['mixed'] else ''}" if choice else ""
+
+
+def _extreme(found: Overview, one: Extreme | None) -> str:
+    """The pair is named where it makes a difference."""
+    if one is None:
+        return "-"
+    number = _number(one["value"])
+    named = len(found["pairs"]) > 1 and float(number) != 0
+    return f"{_letters(found, one['first'], one['second'])} {number}" if named else number
