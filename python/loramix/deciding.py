@@ -1,5 +1,6 @@
 """From sources and wishes to a plan: open, align, analyse as far as needed, decide."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from loramix.backends.base import Backend
 from loramix.errors import ParamError
 from loramix.formats.dialects import Dialect
 from loramix.groups import align, common_architecture
-from loramix.methods import Coefficients, Level, Method, Space, method_of, reads_gram
+from loramix.methods import METHODS, Coefficients, Level, Method, Space, method_of, reads_gram
 from loramix.output import Output
 from loramix.policies import POLICIES, policy_of
 from loramix.policies.base import Policy, Stack
@@ -109,7 +110,12 @@ def policy_for(
 
 def _is_policy(method: str | Method | Policy) -> bool:
     if isinstance(method, str):
-        return method.partition(":")[0] in POLICIES
+        name = method.partition(":")[0]
+        near = difflib.get_close_matches(name, [*POLICIES, *METHODS], 1)
+        if name not in METHODS and near and near[0] in POLICIES and near[0] != name:
+            message = f"method {name!r} (did you mean {near[0]}?); see 'loramix methods'"
+            raise ParamError(message)
+        return name in POLICIES
     return isinstance(method, Policy)
 
 

@@ -216,11 +216,11 @@ class Plan:
     method : name and parameters of the method, or of the policy that chose one per group.
     choices : what was decided for every group, and why.
     strengths : energy normalisation by branch, empty if it was off.
+    analysis : what the decisions were made from, as far as it was needed.
     notes : what a user should know of the decisions.
     suggested : largest strength at which the result should be applied, if the policy has a view.
     seed : of the random draws.
     split : whether weights that the original code fuses were decided part by part.
-    analysis : what the decisions were made from, as far as it was needed.
     recipe : text of a recipe that asks for the same; empty if none can.
     """
 
@@ -235,11 +235,11 @@ class Plan:
     architecture: str | None
     alpha: float | None
     strengths: Mapping[str, Strength]
+    analysis: Analysis = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
     suggested: float | None = None
     seed: int = 0
     split: bool = True
-    analysis: Analysis | None = field(default=None, repr=False, compare=False)
     recipe: str = field(default="", repr=False, compare=False)
 
     @property

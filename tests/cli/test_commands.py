@@ -13,8 +13,8 @@ Run = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("folder")
 
 REPORT = {
-    "version", "inputs", "method", "auto_strength", "output", "groups", "error", "adapters",
-    "seconds", "rows",
+    "version", "inputs", "method", "chosen", "policy_notes", "auto_strength", "output", "groups",
+    "error", "adapters", "seconds", "rows",
 }  # fmt: skip
 INPUT = {
     "name", "path", "size", "weight", "architecture", "candidates", "match", "dialect", "targets",
@@ -32,7 +32,7 @@ def test_merge_text(run: Run) -> None:
     assert max(map(len, done.out.splitlines())) <= 80
     assert done.out.isascii()
     words = done.out.split()
-    for word in ("a", "b", "0.8", "1:-0.5", "sd15", "kohya", "linear", "ab.safetensors"):
+    for word in ("a", "b", "0.8", "1:-0.5", "sd15", "kohya", "auto", "ab.safetensors"):
         assert word in words
     assert "4: 4 in 2" in done.out
     assert loramix.inspect("ab.safetensors").ranks == {6: 4}
@@ -151,8 +151,7 @@ def test_inspect(run: Run) -> None:
 def test_inspect_shows_provenance(run: Run) -> None:
     run("merge", "a.safetensors:0.8", "b.safetensors", "-o", "ab.safetensors")
     assert (
-        f"loramix {loramix.__version__}: linear of 0.8 a, 1 b"
-        in run("inspect", "ab.safetensors").out
+        f"loramix {loramix.__version__}: auto of 0.8 a, 1 b" in run("inspect", "ab.safetensors").out
     )
 
 

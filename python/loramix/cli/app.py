@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (  # fmt: skip
+for command in (
     merging.merge,
     merging.plan,
     merging.resize,

@@ -1,7 +1,7 @@
 """The commands that plan and write; what they need is imported inside: help stays fast."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from loramix.cli import console, options, planning, shared
 from loramix.errors import ParamError
@@ -9,6 +9,14 @@ from loramix.errors import ParamError
 if TYPE_CHECKING:
     from loramix import Merged
     from loramix.types import Progress
+
+
+class _Same(TypedDict):
+    """What all ways to a result take."""
+
+    threads: int | None
+    backend: str
+    progress: "Progress | None"
 
 
 def merge(  # noqa: PLR0913 - one parameter per option
@@ -56,11 +64,12 @@ def merge(  # noqa: PLR0913 - one parameter per option
     )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
-        shared.check_output(output)
-        decided = planning.plan_of(
-            said, recipe, plan, threads=threads, backend=backend, progress=progress
-        )
-        return loramix.execute(decided, output, threads=threads, backend=backend, progress=progress)
+        same: _Same = {"threads": threads, "backend": backend, "progress": progress}
+        decided = planning.from_file(said, recipe, plan, **same)
+        if decided is not None:
+            return loramix.execute(decided, output, **same)
+        stack, policy, rest = planning.arguments_of(said)
+        return loramix.merge(stack, policy, path=output, **same, **rest)
 
     shared.report(run, html=html, as_json=as_json)
 
@@ -108,9 +117,11 @@ def plan(  # noqa: PLR0913 - one parameter per option
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
-        decided = planning.plan_of(
-            said, recipe, None, threads=threads, backend=backend, progress=bar
-        )
+        same: _Same = {"threads": threads, "backend": backend, "progress": bar}
+        decided = planning.from_file(said, recipe, None, **same)
+        if decided is None:
+            stack, policy, rest = planning.arguments_of(said)
+            decided = loramix.plan(stack, policy, **same, **rest)
     seconds = time.perf_counter() - start
     if output is not None:
         loramix.save_plan(decided, output)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from loramix.cli import arguments, shared
 from loramix.errors import ParamError
 
 if TYPE_CHECKING:
-    from loramix import Plan
+    from loramix import Adapter, Plan, Policy
     from loramix.methods import Level, Space
     from loramix.types import Progress
 
@@ -74,7 +74,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def plan_of(
+def from_file(
     said: Said,
     recipe: Path | None,
     plan: Path | None,
@@ -82,12 +82,12 @@ def plan_of(
     threads: int | None,
     backend: str,
     progress: "Progress | None",
-) -> "Plan":
-    """The plan that a command line asks for.
+) -> "Plan | None":
+    """The plan that a file asks for; None where the command line says what to do.
 
     Raises
     ------
-    ParamError : nothing is named, or too much; and whatever `loramix.plan` refuses.
+    ParamError : nothing is named, or too much; and whatever the file is refused for.
     """
     import loramix
 
@@ -104,13 +104,16 @@ def plan_of(
     if not said.adapters:
         message = "no adapters: name files, or --recipe, or --plan"
         raise ParamError(message)
-    return _from_adapters(said, threads=threads, backend=backend, progress=progress)
+    return None
 
 
-def _from_adapters(
-    said: Said, *, threads: int | None, backend: str, progress: "Progress | None"
-) -> "Plan":
-    import loramix
+def arguments_of(said: Said) -> "tuple[list[Adapter], Policy, dict[str, Any]]":
+    """What `loramix.merge` and `loramix.plan` take: adapters, what decides, the rest.
+
+    Raises
+    ------
+    ParamError : options that cannot be, before a file is opened.
+    """
     from loramix.analysis.passing import SAMPLES
     from loramix.deciding import policy_for
 
@@ -120,7 +123,6 @@ def _from_adapters(
         said.rank, said.energy, said.max_error,
         dtype=said.dtype, dialect=said.dialect, dense=said.dense,
     )  # fmt: skip
-    # What cannot be is refused before files are opened.
     policy = policy_for(
         said.method or "auto",
         sparsify=said.sparsify,
@@ -132,16 +134,11 @@ def _from_adapters(
     stack = shared.stack_of(
         [spec.path for spec in specs], said.architecture, said.skip, strict=said.strict
     )
-    weights = [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)]
-    return loramix.plan(
-        stack,
-        policy,
-        weights=weights,
-        output=output,
-        samples=None if said.exact else said.samples or SAMPLES,
-        analysis=said.analysis,
-        seed=said.seed,
-        threads=threads,
-        backend=backend,
-        progress=progress,
-    )
+    rest = {
+        "weights": [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)],
+        "output": output,
+        "samples": None if said.exact else said.samples or SAMPLES,
+        "analysis": said.analysis,
+        "seed": said.seed,
+    }
+    return stack, policy, rest

@@ -8,6 +8,8 @@ from typing import Any, TypedDict
 from loramix import __version__
 from loramix.accounting import Share
 from loramix.executing import Merged
+from loramix.report.naming import method_name
+from loramix.steps import Plan
 from loramix.types import Adapter, Weight
 from loramix.verifying import Row
 
@@ -111,7 +113,9 @@ class Report(TypedDict):
 
     Attributes
     ----------
-    method : name and parameters.
+    method : name and parameters of the method or policy.
+    chosen : number of groups by method, most frequent first; of groups of one member: "alone".
+    policy_notes : what the policy wants to be known.
     auto_strength : scale, norm, reference and cosine by branch; empty if it was off.
     seconds : wall time.
     adapters : what became of those that change anything.
@@ -121,6 +125,8 @@ class Report(TypedDict):
     version: str
     inputs: list[Input]
     method: dict[str, object]
+    chosen: dict[str, int]
+    policy_notes: list[str]
     auto_strength: dict[str, dict[str, float]]
     output: Written
     groups: Groups
@@ -139,6 +145,8 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
         version=__version__,
         inputs=[input_of(*pair) for pair in zip(plan.adapters, plan.weights, strict=True)],
         method=dict(plan.method),
+        chosen=_chosen(plan),
+        policy_notes=list(plan.notes),
         auto_strength={branch: asdict(found) for branch, found in plan.strengths.items()},
         output=_written(merged),
         groups=Groups(
@@ -150,6 +158,16 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
         seconds=seconds,
         rows=[_row(plan.adapters, row) for row in merged.log],
     )
+
+
+def _chosen(plan: Plan) -> dict[str, int]:
+    found = Counter(
+        method_name(choice.decision.method)
+        if sum(weight != 0 for weight in choice.decision.weights) > 1
+        else "alone"
+        for choice in plan.choices
+    )
+    return dict(found.most_common())
 
 
 def input_of(adapter: Adapter, weight: Weight) -> Input:

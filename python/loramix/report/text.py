@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from loramix.policies import POLICIES, policy_from
 from loramix.report import cells, naming
 from loramix.report.facts import Block, Extreme, Overview, PairNumber
 from loramix.report.model import Input, Report
@@ -14,6 +15,7 @@ def render(report: Report, width: int = 80) -> str:
     """Lay a report out; nothing is computed here."""
     lines = [
         ("method", _method(report)),
+        *_chosen(report),
         *(("norm", text) for text in _strengths(report)),
         ("targets", _targets(report)),
         ("error", _error(report)),
@@ -65,6 +67,7 @@ def _became(report: Report, width: int) -> list[str]:
 
 def _notes(report: Report, width: int) -> list[str]:
     lines = [("note", f"{one['name']}: {text}") for one in report["inputs"] for text in _said(one)]
+    lines += [("note", text) for text in report["policy_notes"]]
     return ["", cells.fields(lines, width)] if lines else []
 
 
@@ -75,6 +78,9 @@ def _said(one: Input) -> list[str]:
 
 def _method(report: Report) -> str:
     method = dict(report["method"])
+    if method["name"] in POLICIES:
+        usual = policy_from(str(method["name"]), {}).describe()
+        method = {k: v for k, v in method.items() if k == "name" or v != usual.get(k, v)}
     thin, space = method.pop("sparsify", None), method.pop("space", "weight")
     refine = method.pop("refine", "none")
     texts = [_named(method)]
@@ -82,6 +88,14 @@ def _method(report: Report) -> str:
     texts += [f"refined ({refine})"] if refine != "none" else []
     texts += [f"in the space {space}"] if space != "weight" else []
     return "; ".join(texts)
+
+
+def _chosen(report: Report) -> list[tuple[str, str]]:
+    """What a policy chose; a method that was asked for is said already."""
+    if report["method"]["name"] not in POLICIES:
+        return []
+    found = ", ".join(f"{count} {name}" for name, count in report["chosen"].items())
+    return [("chosen", found)]
 
 
 def _named(method: Mapping[str, object]) -> str:

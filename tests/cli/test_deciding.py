@@ -1,0 +1,164 @@
+"""Commands that decide: analyze, plan, compat; merges from recipes and plans."""
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from cli.program import Outcome
+
+Run = Callable[..., Outcome]
+pytestmark = pytest.mark.usefixtures("folder")
+OUT = ("-o", "out.safetensors")
+
+
+def test_the_default_policy_says_what_it_chose(run: Run) -> None:
+    done = run("merge", "a.safetensors:0.8", "b.safetensors", *OUT)
+    assert (done.code, done.err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in done.out.splitlines() if line)
+    assert lines["method"] == "auto"
+    assert lines["chosen"] == "4 linear"
+    found = run("merge", "a.safetensors", "b.safetensors", *OUT, "-m", "published:floor=1")
+    assert "published, floor 1.0" in found.out
+
+
+def test_analyze(run: Run) -> None:
+    done = run("analyze", "a.safetensors:0.8", "b.safetensors", "-o", "found.json")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "AB" in done.out
+    stored = json.loads(Path("found.json").read_text())
+    assert len(stored["groups"]) == 4
+    told = run("analyze", "a.safetensors", "b.safetensors", "--exact", "--json")
+    found = json.loads(told.out)
+    assert [one["name"] for one in found["adapters"]] == ["a", "b"]
+    assert len(found["groups"]) == 4
+
+
+def test_an_analysis_is_used_again(run: Run) -> None:
+    assert run("analyze", "a.safetensors", "b.safetensors", "-o", "found.json").code == 0
+    given = ("--analysis", "found.json")
+    one = run("merge", "a.safetensors", "b.safetensors", *given, "-o", "one.safetensors")
+    assert (one.code, one.err) == (0, "")
+    assert run("merge", "a.safetensors", "b.safetensors", "-o", "two.safetensors").code == 0
+    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
+    other = run("merge", "b.safetensors", "a.safetensors", *given, *OUT)
+    assert other.code == 1
+    assert other.err.startswith("error: found.json: ")
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["plan.toml", "plan.json"])
+def test_a_plan_is_carried_out(run: Run, name: str) -> None:
+    done = run("plan", "a.safetensors:0.8", "b.safetensors:1:0.5", "-o", name, "--rank", "3")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert f"loramix merge --plan {name}" in done.out
+    assert not Path("out.safetensors").exists()
+    assert run("merge", "--plan", name, "-o", "one.safetensors").code == 0
+    direct = ("a.safetensors:0.8", "b.safetensors:1:0.5", "--rank", "3")
+    assert run("merge", *direct, "-o", "two.safetensors").code == 0
+    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
+
+
+def test_a_plan_as_json(run: Run) -> None:
+    found = json.loads(run("plan", "a.safetensors", "b.safetensors", "--json").out)
+    assert [one["regime"] for one in found["group"]] == ["independent"] * 4
+    assert all(one["why"] and one["numbers"] for one in found["group"])
+
+
+RECIPE = """
+method = "ties:density=0.5"
+[[adapter]]
+path = "a.safetensors"
+weight = 0.8
+[[adapter]]
+path = "b.safetensors"
+[[rule]]
+target = "text_encoder*"
+weight = 0
+[output]
+rank = 4
+"""
+
+
+def test_a_recipe_is_followed(run: Run) -> None:
+    Path("stack.toml").write_text(RECIPE)
+    assert run("plan", "--recipe", "stack.toml", "-o", "plan.toml").code == 0
+    rows = tomllib.loads(Path("plan.toml").read_text())["group"]
+    assert [row["weights"] for row in rows] == [[0.0, 0.0], *[[0.8, 1.0]] * 3]
+    done = run("merge", "--recipe", "stack.toml", *OUT)
+    assert (done.code, done.err) == (0, "")
+    assert "ties, density 0.5" in done.out
+
+
+def test_block_weights_on_the_command_line(run: Run) -> None:
+    blocks = ",".join(["1"] * 7 + ["0.5"] + ["1"] * 9)
+    done = run("plan", f"a.safetensors:0.8:lbw={blocks}", "--json", "-m", "linear")
+    rows = json.loads(done.out)["group"]
+    assert [row["weights"] for row in rows] == [[0.8], *[[0.4]] * 3]
+    short = run("plan", "a.safetensors:lbw=1,0,1")
+    assert (short.code, short.err) == (
+        2,
+        "error: a.safetensors: blocks: 3 numbers; sd15 takes 17 or 26\n",
+    )
+
+
+def test_compat(run: Run) -> None:
+    done = run("compat", "a.safetensors", "b.safetensors", "noted.safetensors")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    found = json.loads(run("compat", "a.safetensors", "b.safetensors", "--json").out)
+    assert [pair["kind"] for pair in found["pairs"]] == ["independent"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("merge", "a.safetensors", "b.safetensors", *OUT),
+        ("plan", "a.safetensors", "b.safetensors"),
+        ("analyze", "a.safetensors", "b.safetensors"),
+        ("compat", "a.safetensors", "b.safetensors"),
+    ],
+)
+def test_pages(run: Run, args: Sequence[str]) -> None:
+    assert run(*args, "--html", "page.html").code == 0
+    text = Path("page.html").read_text()
+    assert text.startswith("<!doctype html>")
+    assert "://" not in text.replace("http://www.w3.org", "")
+    assert run(*args, "--html", "nowhere/page.html").code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("merge", *OUT), "no adapters: name files, or --recipe, or --plan"),
+        (
+            ("merge", "--recipe", "x", "--plan", "y", *OUT),
+            "--recipe and --plan both say everything",
+        ),
+        (
+            ("merge", "a.safetensors", "--plan", "y", *OUT),
+            "y says everything: leave out adapters, or change it in the file",
+        ),
+        (
+            ("plan", "--recipe", "y", "--max-error", "0.1"),
+            "y says everything: leave out --max-error, or change it in the file",
+        ),
+        (
+            ("merge", "a.safetensors", *OUT, "--auto-strength"),
+            "auto_strength and floor go with a method; the policy auto sees to the strength itself",
+        ),
+        (("analyze", "a.safetensors", "--exact", "--samples", "9"), "--exact looks at everything"),
+        (("plan", "a.safetensors", "--samples", "-1"), "samples = -1: at least 1"),
+        (("merge", "a.safetensors", *OUT, "-m", "autoo"), "method 'autoo' (did you mean auto?)"),
+        (("merge", "a.safetensors", *OUT, "-m", "auto:margn=1"), "auto: no parameter 'margn' (did"),
+    ],
+)
+def test_usage_errors(run: Run, args: Sequence[str], message: str) -> None:
+    done = run(*args)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert not Path("out.safetensors").exists()
