@@ -171,7 +171,7 @@ def _pairing(pair: Pooled, names: Sequence[str]) -> Pairing:
     contention = signs.contention if signs else 0.0
     rest = survival * (1 - contention / 2)
     # What was too uncertain to count may be there all the same.
-    doubt = max(signs.clash_error, signs.excess_error) if signs else 0.0
+    doubt = max(signs.clash_error, signs.excess_error, signs.lost_error) if signs else 0.0
     error = rest * doubt if signs else None
     kind = _kind(pair, clash, contention)
     return Pairing(
