@@ -8,7 +8,7 @@ does.  Three things go wrong, and each takes its share off a score of 1:
 - *survival*: what is left of the adapter that suffers more: 1 less what the other takes from it,
   by exact inner products, group by group, over its whole energy;
 - *clash*: significant excess conflict, see `pooling.Signs`: signs that differ more than the angle
-  says, so that what the inner product calls agreement is two halves that undo each other's peaks;
+  says, so that entries undo each other whose inner products add up to nothing;
 - *contention*: overlap of the subspaces beyond chance that is no agreement: both write into the
   same directions, but not the same; half of it, as nothing is lost for certain.
 
@@ -171,7 +171,7 @@ def _pairing(pair: Pooled, names: Sequence[str]) -> Pairing:
     contention = signs.contention if signs else 0.0
     rest = survival * (1 - contention / 2)
     # What was too uncertain to count may be there all the same.
-    doubt = max(signs.clash_error, signs.excess_error) if signs else 0.0
+    doubt = max(signs.clash_error, signs.excess_error, signs.lost_error) if signs else 0.0
     error = rest * doubt if signs else None
     kind = _kind(pair, clash, contention)
     return Pairing(
@@ -218,7 +218,7 @@ def _words(kind: Kind, pair: Pooled, names: Sequence[str]) -> str:
         "disjoint": "never meet: sum freely",
         "opposed": f"opposed: a sum cancels {cancels}",
         "mixed": f"differ by block: a sum cancels {cancels}, repeats {repeats}: choose by group",
-        "conflicted": f"signs clash beyond their angle (excess {clash:.0f} %): let one win (ties)",
+        "conflicted": f"signs clash beyond their angle (by {clash:.0f} %): let one win (ties)",
         "same": f"same concept: average; a sum repeats {repeats}",
         "related": f"related: a sum repeats {repeats}; ortho takes it out",
         "independent": "independent: sum freely",

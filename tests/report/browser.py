@@ -8,12 +8,20 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+_STEP = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def found() -> str | None:
@@ -32,10 +40,9 @@ def open_page(profile: Path, file: Path) -> Iterator["Tab"]:
         "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
         f"--user-data-dir={profile}", "about:blank",
     ]  # fmt: skip
-    # The descriptors have other numbers here: a shell gives them those that the browser expects.
-    command = f'exec "$@" 3<&{here[0]} 4>&{there[1]}'
+    # The descriptors have other numbers here: a step between gives them those that are expected.
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command, "sh", program, *options],
+        [sys.executable, "-c", _STEP, str(here[0]), str(there[1]), program, *options],
         pass_fds=(here[0], there[1]),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

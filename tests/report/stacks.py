@@ -6,7 +6,7 @@ contract on all entries, in float64; the standard errors are planted, as nothing
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -44,13 +44,6 @@ class Picked:
     decision: Decision
 
 
-@dataclass
-class Plan:
-    """How the members of a group are made: a common part, an own part, a sign."""
-
-    together: Mapping[str, float] = field(default_factory=dict)
-
-
 def modules(levels: int = 2) -> list[str]:
     """Names of SDXL: attention of some levels, resnets, both text encoders."""
     found = []
@@ -78,7 +71,9 @@ def cosine_of(key: str) -> float:
     return 0.0
 
 
-def factors(names: Sequence[str], count: int, *, seed: int = 0, rank: int = 4) -> list[dict]:
+def factors(
+    names: Sequence[str], count: int, *, seed: int = 0, rank: int = 4
+) -> list[dict[str, Pair]]:
     """Factors of every adapter: the second is turned towards the first as `cosine_of` says.
 
     A share of rows of the first's product is taken over, so cosines are met in the mean.

@@ -29,8 +29,9 @@ class Signs:
     excess : weighted conflict beyond that of elliptical data of the same cosine and ratio, signed,
         mean over the groups by their smaller magnitudes.
     excess_error : its standard error; groups are drawn independently.
-    clash : the part of the excess that is significant: of the groups where it exceeds
-        ``max(3 standard errors, 0.02)``, or of all together where only their sum does.
+    clash : what is significant of `excess` or of `lost_excess`, whichever is more: of the groups
+        where it exceeds ``max(3 standard errors, 0.02)``, or of all together where only their sum
+        does.  The first sees many entries, the second a few large ones.
     clash_error : its standard error.
     lost : energy that a plain sum loses where signs differ, over the energy of both.
     lost_excess : the same beyond elliptical data, mean by energy.
@@ -296,7 +297,10 @@ def _signs(rows: Sequence[_Looked]) -> Signs:
     """Sums over the groups whose positions were looked at."""
     excess, excess_error = _mean((r.magnitude, r.excess, r.excess_error) for r in rows)
     lost_excess, lost_error = _mean((r.energy, r.lost_excess, r.lost_error) for r in rows)
-    clash, clash_error = _clash(rows, excess, excess_error)
+    clash, clash_error = max(
+        _clash([(r.magnitude, r.excess, r.excess_error) for r in rows]),
+        _clash([(r.energy, r.lost_excess, r.lost_error) for r in rows]),
+    )
     conflicts = math.fsum(r.conflicts for r in rows)
     return Signs(
         conflict=_over(conflicts, math.fsum(r.positions for r in rows)),
@@ -330,17 +334,16 @@ def _mean(rows: Iterable[tuple[float, float, float]]) -> tuple[float, float]:
     return _over(value, total), _over(error, total)
 
 
-def _clash(rows: Sequence[_Looked], together: float, error: float) -> tuple[float, float]:
-    """The significant part of an excess.
+def _clash(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """The significant part of an excess, of rows as for `_mean`.
 
     Groups are judged one by one, so that less conflict here does not hide more of it there; what
     is too weak in every group may still be there in all of them together.
     """
+    together, error = _mean(rows)
     apart = _mean(
-        (r.magnitude, r.excess, r.excess_error)
-        if r.excess > 0 and significant(r.excess, r.excess_error)
-        else (r.magnitude, 0.0, 0.0)
-        for r in rows
+        (weight, one, own) if one > 0 and significant(one, own) else (weight, 0.0, 0.0)
+        for weight, one, own in rows
     )
     if together > apart[0] and significant(together, error):
         return together, error
