@@ -30,7 +30,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder: Path = tmp_path_factory.mktemp("report")
     stack = planted(folder, 3, names=NAMES)
     merged = merge(
-        list(stack.adapters), weights=WEIGHTS, path=folder / "out.safetensors",
+        list(stack.adapters), "linear", weights=WEIGHTS, path=folder / "out.safetensors",
         output=Output(rank=6), auto_strength=True,
     )  # fmt: skip
     found = overview(
