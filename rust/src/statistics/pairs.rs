@@ -15,7 +15,7 @@ const LANES: usize = 16;
 const RUN: usize = 64 * LANES;
 
 const SIGN: u32 = 1 << 31;
-const MAGNITUDE: u32 = !SIGN;
+pub(super) const MAGNITUDE: u32 = !SIGN;
 
 /// Sums over positions where both entries are non-zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -133,15 +133,20 @@ impl Own {
     #[inline(always)]
     fn of(values: &[f32]) -> Self {
         let mut squares = [0f32; LANES];
-        let mut least = [u32::MAX; LANES];
+        let mut holes = [0u32; LANES];
+        let mut add = |block: &[f32; LANES]| {
+            for k in 0..LANES {
+                squares[k] += block[k] * block[k];
+                holes[k] |= u32::from(block[k] == 0.0);
+            }
+        };
         let (blocks, rest) = values.as_chunks::<LANES>();
         for block in blocks {
-            squares.iter_mut().zip(block).for_each(|(s, v)| *s += v * v);
-            least.iter_mut().zip(block).for_each(|(l, v)| *l = (*l).min(v.to_bits() & MAGNITUDE));
+            add(block);
         }
         squares.iter_mut().zip(rest).for_each(|(s, v)| *s += v * v);
-        least.iter_mut().zip(rest).for_each(|(l, v)| *l = (*l).min(v.to_bits() & MAGNITUDE));
-        Self { square: fold(squares), holes: least.contains(&0) }
+        let hole = rest.contains(&0.0) || holes.contains(&1);
+        Self { square: fold(squares), holes: hole }
     }
 }
 
