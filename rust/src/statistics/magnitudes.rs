@@ -180,3 +180,42 @@ impl Kernel for Inside<'_> {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ENERGY, FEW, density};
+
+    fn expected(values: &[f32]) -> f64 {
+        let mut squares: Vec<f64> = values.iter().map(|v| f64::from(*v).powi(2)).collect();
+        squares.sort_by(|a, b| b.total_cmp(a));
+        let wanted = ENERGY * squares.iter().sum::<f64>();
+        let mut held = 0.0;
+        let count = squares.iter().take_while(|s| {
+            let missing = held < wanted;
+            held += **s;
+            missing
+        });
+        count.count() as f64 / values.len().max(1) as f64
+    }
+
+    /// Whatever the draws say, even nothing, the bracket closes around the right entry.
+    #[test]
+    fn density_needs_no_good_draws() {
+        let len = 40 * FEW as usize + 3;
+        let rising: Vec<f32> = (0..len).map(|x| (x as f32 - 100.0) * 1e-3).collect();
+        let steep: Vec<f32> = (0..len).map(|x| (-(x as f32) / 900.0).exp()).collect();
+        let alike = vec![-2f32; len];
+        let mut spiked = vec![1e-6f32; len];
+        spiked[7] = -1e6;
+        let mut sparse = vec![0f32; len];
+        sparse[len / 2..].fill(3.0);
+        for values in [rising, steep, alike, spiked, sparse, vec![5.0], vec![-0.0; len], vec![]] {
+            let right = expected(&values);
+            for drawn in [&[][..], &[1.0], &[1e-30, 1e30]] {
+                let found = density(&values, drawn);
+                let slack = 1.5 / values.len().max(1) as f64;
+                assert!((found - right).abs() <= slack, "{found} {right} {drawn:?}");
+            }
+        }
+    }
+}

@@ -166,15 +166,13 @@ fn inner_product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> f64 {
 
 /// The published overlap of every pair.
 fn published(group: &Group<'_>, up: &Blocks, down: &Blocks) -> Result<Vec<f64>> {
-    let sides = match [fast_bases(up), fast_bases(down)] {
-        [Some(left), Some(right)] => vec![overlaps(up, &left), overlaps(down, &right)],
-        _ => {
-            // Dependent columns: only f64 tells a direction from rounding.
-            let grams = factor_grams::<f64>(group)?;
-            let sides = [Blocks::new(group, &grams.up), Blocks::new(group, &grams.down)];
-            let one = |side: &Blocks| Ok(overlaps(side, &bases(side)?));
-            sides.iter().map(one).collect::<Result<Vec<_>>>()?
-        }
+    let sides = if let [Some(left), Some(right)] = [fast_bases(up), fast_bases(down)] {
+        [overlaps(up, &left), overlaps(down, &right)]
+    } else {
+        // Nearly dependent columns: only f64 tells a direction from rounding.
+        let grams = factor_grams::<f64>(group)?;
+        let (up, down) = (Blocks::new(group, &grams.up), Blocks::new(group, &grams.down));
+        [overlaps(&up, &bases(&up)?), overlaps(&down, &bases(&down)?)]
     };
     Ok(sides[0].iter().zip(&sides[1]).map(|(l, r)| f64::midpoint(*l, *r)).collect())
 }
