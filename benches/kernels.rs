@@ -14,7 +14,7 @@ use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Selfi
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Rule, capacity, recompress};
 use loramix_core::rng::Stream;
-use loramix_core::{dense, expand, gram, probe, whole};
+use loramix_core::{dense, expand, gram, probe, statistics, whole};
 
 const SIDE: usize = 1280;
 const RANKS: [usize; 3] = [8, 32, 128];
@@ -234,6 +234,22 @@ fn programs(c: &mut Criterion) {
     bench.finish();
 }
 
+/// Entries of a delta per second through the statistics of three members, 2 * 96 flops each.
+fn measures(c: &mut Criterion) {
+    let mut bench = c.benchmark_group("statistics");
+    bench.sample_size(20);
+    let bytes = factors(32);
+    let group = group(&bytes, 32);
+    for (name, samples) in [("sampled", Some(384)), ("exact", None)] {
+        let side = SIDE.min(samples.unwrap_or(SIDE)) as u64;
+        bench.throughput(Throughput::Elements(side * side));
+        bench.bench_function(BenchmarkId::new("all", name), |b| {
+            b.iter(|| statistics::statistics(black_box(&group), 1, samples));
+        });
+    }
+    bench.finish();
+}
+
 /// Entries of dense deltas per second: which are an adapter's own, and their ranks in the row.
 fn decisions(c: &mut Criterion) {
     let mut bench = c.benchmark_group("entries");
@@ -386,6 +402,7 @@ fn single(c: &mut Criterion) {
     algebra(c);
     passes(c);
     programs(c);
+    measures(c);
     decisions(c);
     steps(c);
     factorings(c);

@@ -1,7 +1,7 @@
 """Groups in memory with their dense truth, and the comparison with the oracle."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -9,10 +9,12 @@ import oracles_analysis as oracle
 from helpers import F64, decode, encode
 
 from loramix.analysis.passing import analyze
-from loramix.analysis.statistics import GroupStatistics
+from loramix.analysis.statistics import GroupStatistics, PairStatistics
 from loramix.types import Factors, Group, Target, Tensor
 
 KEY = "unet.somewhere"
+NEAR = 2e-5
+"""Relative error of sums of f32 products."""
 Shape: TypeAlias = tuple[int, int]
 
 
@@ -82,69 +84,83 @@ def statistics(
     return found.groups[0]
 
 
-def check(members: Sequence[Member], samples: int | None, *, rel: float = 2e-5) -> None:
-    """Compare everything with the oracle; sums relative to the sums of their magnitudes."""
+def check(members: Sequence[Member], samples: int | None) -> None:
+    """Compare everything with the oracle."""
     found = statistics(members, samples)
     key = group_of(members).target.key_hash
     deltas = [m.delta for m in members]
     gram = np.array([[float((a * b).sum()) for b in deltas] for a in deltas])
-    sizes = np.sqrt(np.diag(gram))
-    np.testing.assert_allclose(found.gram, gram, rtol=0, atol=rel * (sizes.max() ** 2 + 1e-300))
-    for delta, got, member in zip(deltas, found.deltas, members, strict=True):
-        expected = oracle.delta_statistics(delta, key, samples or 384)
+    np.testing.assert_allclose(found.gram, gram, rtol=0, atol=NEAR * gram.max())
+    for member, got in zip(members, found.deltas, strict=True):
         assert got.rank == member.down.shape[0]
-        for field in ("norm", "stable_rank", "effective_rank", "participation"):
-            near = getattr(expected, field)
-            np.testing.assert_allclose(getattr(got, field), near, rtol=1e-4, err_msg=field)
-        size = oracle.sample(delta.shape, samples or 384, key).of(delta).size
+        expected = oracle.delta_statistics(member.delta, key, samples or 384)
+        for name in ("norm", "stable_rank", "effective_rank", "participation"):
+            near = getattr(expected, name)
+            np.testing.assert_allclose(getattr(got, name), near, rtol=1e-4, err_msg=name)
+        size = oracle.sample(member.delta.shape, samples or 384, key).of(member.delta).size
         assert abs(got.density - expected.density) <= 1.5 / size + 1e-4 * expected.density
-        biggest = max(expected.magnitudes)
-        np.testing.assert_allclose(got.magnitudes, expected.magnitudes, atol=rel * biggest, rtol=0)
+        room = NEAR * max(expected.magnitudes)
+        np.testing.assert_allclose(got.magnitudes, expected.magnitudes, atol=room, rtol=0)
+    check_pairs(members, found, samples)
+
+
+def check_pairs(members: Sequence[Member], found: GroupStatistics, samples: int | None) -> None:
+    """Compare all pairs with the oracle."""
     met = [(i, j) for i in range(len(members)) for j in range(i + 1, len(members))]
-    assert [(p.first, p.second) for p in found.pairs] == met
-    for (i, j), got in zip(met, found.pairs, strict=True):
-        check_pair(members[i], members[j], got, samples, key, rel)
+    assert [(pair.first, pair.second) for pair in found.pairs] == met
+    looked = oracle.sample(
+        members[0].delta.shape,
+        max(members[0].delta.shape) if samples is None else samples,
+        group_of(members).target.key_hash,
+    )
+    for (i, j), pair in zip(met, found.pairs, strict=True):
+        a, b = looked.of(members[i].delta), looked.of(members[j].delta)
+        _check_sums(pair, a, b)
+        _check_errors(pair, a, b)
+        _check_directions(pair, members[i], members[j])
 
 
-def check_pair(
-    first: Member, second: Member, got: object, samples: int | None, key: int, rel: float
-) -> None:
-    """One pair: sums, standard errors, directions."""
-    shape = first.delta.shape
-    looked = oracle.sample(shape, samples or max(shape), key)
-    a, b = looked.of(first.delta), looked.of(second.delta)
+def _check_sums(got: PairStatistics, a: F64, b: F64) -> None:
+    """Sums, relative to the sums of their magnitudes."""
     sums = oracle.pair_sums(a, b)
-    numbers = {field.name: getattr(got, field.name) for field in fields(got)}  # type: ignore[arg-type]
-    for name in ("looked", "positions"):
-        assert numbers[name] == sums[name], name
+    assert (got.looked, got.positions) == (sums["looked"], sums["positions"])
     # f32 products may turn the signs of entries that nearly cancel.
-    assert abs(numbers["conflicts"] - sums["conflicts"]) <= 2 + 1e-5 * sums["positions"]
-    squares = max(sums["first2"], sums["second2"], 1e-300)
-    scale = {"first2": sums["first2"], "second2": sums["second2"]}
-    for name in ("dot", "product"):
-        scale[name] = max(sums["product"], 1e-7 * squares)
-    for name in ("total", "conflicting"):
-        scale[name] = sums["total"]
-    for name in ("floor_total", "floor_conflicting"):  # an entry may be beside the floor
-        scale[name] = sums["floor_total"] * 3 + 1e3 * sums["total"] / max(sums["positions"], 1)
-    for name, size in scale.items():
-        assert abs(numbers[name] - sums[name]) <= rel * size, (name, numbers[name], sums[name])
-    for name, statistic in (
-        ("excess_error", oracle.excess),
-        ("loss_error", oracle.lost_excess),
+    assert abs(got.conflicts - sums["conflicts"]) <= 2 + 1e-5 * sums["positions"]
+    squares = max(sums["first2"], sums["second2"])
+    product = max(sums["product"], 1e-7 * squares)
+    # An entry may be at the floor.
+    floor = 3 * sums["floor_total"] + 1e3 * sums["total"] / max(sums["positions"], 1)
+    for name, size in {
+        "first2": sums["first2"],
+        "second2": sums["second2"],
+        "dot": product,
+        "product": product,
+        "total": sums["total"],
+        "conflicting": sums["total"],
+        "floor_total": floor,
+        "floor_conflicting": floor,
+    }.items():
+        assert abs(getattr(got, name) - sums[name]) <= NEAR * size, name
+
+
+def _check_errors(got: PairStatistics, a: F64, b: F64) -> None:
+    for error, statistic in (
+        (got.excess_error, oracle.excess),
+        (got.loss_error, oracle.lost_excess),
     ):
         expected = oracle.standard_error(a, b, statistic)
-        np.testing.assert_allclose(numbers[name], expected, rtol=5e-3, atol=2e-6, err_msg=name)
-    ups, downs = [first.up, second.up], [first.down, second.down]
-    dense = [first.delta, second.delta]
-    rows, cols = shape
-    there = all(np.any(delta) for delta in dense)
-    expected = {
-        "overlap": oracle.overlap(ups, downs) if there else 0.0,
-        "left": oracle.weighted_overlap(*dense),
-        "right": oracle.weighted_overlap(dense[0].T, dense[1].T),
-        "left_chance": oracle.chance(*dense, rows),
-        "right_chance": oracle.chance(*dense, cols),
-    }
-    for name, value in expected.items():
-        np.testing.assert_allclose(numbers[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(error, expected, rtol=5e-3, atol=2e-6)
+
+
+def _check_directions(got: PairStatistics, first: Member, second: Member) -> None:
+    a, b = first.delta, second.delta
+    rows, cols = a.shape
+    overlap = oracle.overlap([first.up, second.up], [first.down, second.down])
+    for name, expected in {
+        "overlap": overlap if a.any() and b.any() else 0.0,
+        "left": oracle.weighted_overlap(a, b),
+        "right": oracle.weighted_overlap(a.T, b.T),
+        "left_chance": oracle.chance(a, b, rows),
+        "right_chance": oracle.chance(a, b, cols),
+    }.items():
+        np.testing.assert_allclose(getattr(got, name), expected, 1e-4, 1e-6, err_msg=name)

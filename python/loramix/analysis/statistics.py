@@ -24,9 +24,10 @@ class DeltaStatistics:
     stable_rank : ``|delta|^2 / s_1^2``, s the singular values; 0 for a delta of zeros.
     effective_rank : ``exp(entropy of s^2 / sum s^2)``.
     participation : ``(sum s^2)^2 / sum s^4``.
-    density : smallest share of the entries that holds 95 % of the energy, of the sample.
+    density : smallest share of the entries that holds 95 % of the energy, of a sampled block.
     magnitudes : 64 order statistics, evenly spaced and rising, the largest included, of the
-        magnitudes of 1000 entries drawn with replacement (of all, where there are no more).
+        magnitudes of 1000 entries of that block, drawn with replacement (of all, where there are
+        no more).
     """
 
     rank: int
@@ -125,7 +126,11 @@ class PairStatistics:
 
     @property
     def excess(self) -> float:
-        """`weighted_conflict` beyond that of elliptical data of this cosine and ratio, signed."""
+        """`weighted_conflict` beyond that of elliptical data of this cosine and ratio, signed.
+
+        Where large entries change their signs, the cosine falls by squares and the conflict rises
+        by magnitudes only: this comes out below zero, `lost_excess` above.
+        """
         if self.total <= 0:
             return 0.0
         return self.weighted_conflict - baselines.weighted_conflict(self.cosine, self.ratio)
@@ -199,7 +204,7 @@ class Analysis:
     groups : in the order of the groups of the stack.
     samples : rows, and columns, of the sampled blocks; None if all entries were read; 0 if only
         inner products were made.
-    key : digest of everything the statistics depend on; empty if there are only inner products.
+    key : digest of everything the statistics depend on; empty if they were not stored.
     """
 
     groups: tuple[GroupStatistics, ...] = field(repr=False)

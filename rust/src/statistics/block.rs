@@ -103,7 +103,9 @@ impl Picked {
             if covered.contains(row) {
                 let row = row - covered.start;
                 decode(&member.up, row..row + 1, 0..rank, out, rank)?;
-                out.iter_mut().for_each(|u| *u = (f64::from(*u) * factor) as f32);
+                for up in out {
+                    *up = (f64::from(*up) * factor) as f32;
+                }
             }
         }
         let width = member.down.cols();

@@ -33,6 +33,9 @@ const SAMPLES: usize = 384;
 const TILE: usize = 1 << 14;
 /// The noise floor, as a share of the larger root mean square.
 const FLOOR: f64 = 0.05;
+/// Relative error of a noise floor that needs no second look: rounding, or a few entries that
+/// happen to be zero.
+const NEAR: f32 = 1e-5;
 
 /// Statistics of one group.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,20 +74,26 @@ pub fn statistics(group: &Group<'_>, key: u64, samples: Option<usize>) -> Result
     let scale = scale(&sizes);
 
     let drawn = block(group, Some(samples.unwrap_or(SAMPLES)), key, scale)?;
-    let values = Values::new(&drawn);
     let draws = magnitudes::draws(&drawn, key)?;
-    let magnitudes = values.members.iter().map(|v| magnitudes::magnitudes(v, &draws, scale));
-    let deltas = shapes.into_iter().zip(magnitudes).collect();
-    let entries = if samples.is_some() {
+    let (magnitudes, entries) = with_values(&drawn, |values| {
+        let magnitudes = values.iter().map(|v| magnitudes::magnitudes(v, &draws, scale));
+        let magnitudes: Vec<Magnitudes> = magnitudes.collect();
+        if samples.is_none() {
+            return Ok((magnitudes, None));
+        }
         let count = (drawn.rows.len() * drawn.cols.len()).max(1) as f64;
-        let sizes: Vec<f64> = values.members.iter().map(|v| (square(v) / count).sqrt()).collect();
-        look_twice(&drawn, &sizes, scale, |floors| values.look(&drawn, floors))?
+        let sizes: Vec<f64> = values.iter().map(|v| (square(v) / count).sqrt()).collect();
+        let found = look_twice(&drawn, &sizes, scale, |floors| sampled(&drawn, values, floors))?;
+        Ok((magnitudes, Some(found)))
+    })?;
+    let entries = if let Some(found) = entries {
+        found
     } else {
-        drop(values);
         let all = block(group, None, key, scale)?;
         let sizes: Vec<f64> = sizes.iter().map(|size| size * scale).collect();
-        look_twice(&all, &sizes, scale, |floors| look(&all, floors))?
+        look_twice(&all, &sizes, scale, |floors| exact(&all, floors))?
     };
+    let deltas = shapes.into_iter().zip(magnitudes).collect();
     Ok(Statistics { gram, deltas, pairs: entries.into_iter().zip(shared).collect() })
 }
 
@@ -105,8 +114,8 @@ type Cells = Vec<Vec<Vec<Sums>>>;
 
 /// Sums of every pair with the noise floor that belongs to the positions where both are non-zero.
 ///
-/// `sizes` are root mean squares over all positions: right at once where nothing is zero; otherwise
-/// a second look knows better.
+/// `sizes` are root mean squares over all positions: right at once where hardly anything is zero;
+/// otherwise a second look knows better.
 fn look_twice(
     block: &Block,
     sizes: &[f64],
@@ -120,12 +129,13 @@ fn look_twice(
     let floor = |a: f64, b: f64| (FLOOR * a.max(b)) as f32;
     let guessed: Vec<f32> = pairs(block.count()).map(|(i, j)| floor(sizes[i], sizes[j])).collect();
     let mut found = of(&look(&guessed));
-    if found.iter().any(|pair| pair.positions < pair.looked) {
-        let right = |pair: &Entries| {
-            let size = |square: f64| (square / pair.positions.max(1) as f64).sqrt() * scale;
-            floor(size(pair.first2), size(pair.second2))
-        };
-        let floors: Vec<f32> = found.iter().map(right).collect();
+    let right = |pair: &Entries| {
+        let size = |square: f64| (square / pair.positions.max(1) as f64).sqrt() * scale;
+        floor(size(pair.first2), size(pair.second2))
+    };
+    let floors: Vec<f32> = found.iter().map(right).collect();
+    let near = |(right, guess): (&f32, &f32)| (right - guess).abs() <= NEAR * guess;
+    if !floors.iter().zip(&guessed).all(near) {
         found = of(&look(&floors));
     }
     let sums = |pair: &Entries| pair.first2 + pair.second2 + pair.product + pair.total;
@@ -139,43 +149,44 @@ fn look_twice(
     })
 }
 
-/// All entries of a small block: of every member `[panel][row][column]`.
-struct Values {
-    members: Vec<Vec<f32>>,
-}
-
-impl Values {
-    fn new(block: &Block) -> Self {
-        let rows = block.rows.len();
-        let one = |member: usize| {
-            let mut values = vec![0f32; rows * block.cols.len()];
+/// Calls `work` with all entries of a small block: of every member `[panel][row][column]`.
+fn with_values<T>(block: &Block, work: impl FnOnce(&[&[f32]]) -> T) -> T {
+    let rows = block.rows.len();
+    let size = rows * block.cols.len();
+    floats(block.count() * size, |values| {
+        let mut rest = values;
+        let mut members = Vec::with_capacity(block.count());
+        for member in 0..block.count() {
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(size);
             for panel in 0..block.cols.clusters() {
                 let cols = block.cols.cluster(panel);
-                block.fill(member, 0..rows, panel, &mut values[cols.start * rows..cols.end * rows]);
+                block.fill(member, 0..rows, panel, &mut own[cols.start * rows..cols.end * rows]);
             }
-            values
-        };
-        Self { members: (0..block.count()).map(one).collect() }
-    }
+            members.push(&*own);
+            rest = others;
+        }
+        work(&members)
+    })
+}
 
-    fn look(&self, block: &Block, floors: &[f32]) -> Cells {
-        let cell = |panel: usize, cluster: usize| {
-            let (cols, rows) = (block.cols.cluster(panel), block.rows.cluster(cluster));
-            let start = cols.start * block.rows.len() + rows.start * cols.len();
-            let end = start + rows.len() * cols.len();
-            let tile: Vec<&[f32]> = self.members.iter().map(|m| &m[start..end]).collect();
-            let mut sums = vec![Sums::default(); floors.len()];
-            pairs::add(&tile, floors, &mut sums);
-            sums
-        };
-        let panel =
-            |panel| (0..block.rows.clusters()).map(|cluster| cell(panel, cluster)).collect();
-        by_pair((0..block.cols.clusters()).map(panel).collect(), floors.len())
-    }
+/// Sums over all cells of a small block, whose entries are there.
+fn sampled(block: &Block, members: &[&[f32]], floors: &[f32]) -> Cells {
+    let cell = |panel: usize, cluster: usize| {
+        let (cols, rows) = (block.cols.cluster(panel), block.rows.cluster(cluster));
+        let start = cols.start * block.rows.len() + rows.start * cols.len();
+        let end = start + rows.len() * cols.len();
+        let tile: Vec<&[f32]> = members.iter().map(|m| &m[start..end]).collect();
+        let mut sums = vec![Sums::default(); floors.len()];
+        pairs::add(&tile, floors, &mut sums);
+        sums
+    };
+    let panel = |panel| (0..block.rows.clusters()).map(|cluster| cell(panel, cluster)).collect();
+    let cells: Vec<_> = (0..block.cols.clusters()).map(panel).collect();
+    by_pair(&cells, floors.len())
 }
 
 /// Sums over all cells of a large block, whose entries are made tile by tile.
-fn look(block: &Block, floors: &[f32]) -> Cells {
+fn exact(block: &Block, floors: &[f32]) -> Cells {
     let panel = |panel: usize| {
         let width = block.cols.cluster(panel).len();
         let height = (TILE / width.max(1)).max(1);
@@ -197,11 +208,12 @@ fn look(block: &Block, floors: &[f32]) -> Cells {
         };
         (0..block.rows.clusters()).map(cell).collect::<Vec<_>>()
     };
-    by_pair((0..block.cols.clusters()).into_par_iter().map(panel).collect(), floors.len())
+    let cells: Vec<_> = (0..block.cols.clusters()).into_par_iter().map(panel).collect();
+    by_pair(&cells, floors.len())
 }
 
 /// `[panel][row cluster][pair]` as `[pair][panel][row cluster]`.
-fn by_pair(cells: Vec<Vec<Vec<Sums>>>, count: usize) -> Cells {
+fn by_pair(cells: &[Vec<Vec<Sums>>], count: usize) -> Cells {
     let column = |panel: &Vec<Vec<Sums>>, pair: usize| panel.iter().map(|c| c[pair]).collect();
     let one = |pair: usize| cells.iter().map(|panel| column(panel, pair)).collect();
     (0..count).map(one).collect()

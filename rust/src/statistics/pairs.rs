@@ -15,7 +15,7 @@ const LANES: usize = 16;
 const RUN: usize = 64 * LANES;
 
 const SIGN: u32 = 1 << 31;
-const MAGNITUDE: u32 = !SIGN;
+pub(super) const MAGNITUDE: u32 = !SIGN;
 
 /// Sums over positions where both entries are non-zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -133,15 +133,20 @@ impl Own {
     #[inline(always)]
     fn of(values: &[f32]) -> Self {
         let mut squares = [0f32; LANES];
-        let mut least = [u32::MAX; LANES];
+        let mut holes = [0u32; LANES];
+        let mut add = |block: &[f32; LANES]| {
+            for k in 0..LANES {
+                squares[k] += block[k] * block[k];
+                holes[k] |= u32::from(block[k] == 0.0);
+            }
+        };
         let (blocks, rest) = values.as_chunks::<LANES>();
         for block in blocks {
-            squares.iter_mut().zip(block).for_each(|(s, v)| *s += v * v);
-            least.iter_mut().zip(block).for_each(|(l, v)| *l = (*l).min(v.to_bits() & MAGNITUDE));
+            add(block);
         }
         squares.iter_mut().zip(rest).for_each(|(s, v)| *s += v * v);
-        least.iter_mut().zip(rest).for_each(|(l, v)| *l = (*l).min(v.to_bits() & MAGNITUDE));
-        Self { square: fold(squares), holes: least.contains(&0) }
+        let hole = rest.contains(&0.0) || holes.contains(&1);
+        Self { square: fold(squares), holes: hole }
     }
 }
 
@@ -250,4 +255,60 @@ fn fold(lanes: [f32; LANES]) -> f64 {
 #[inline(always)]
 fn count(lanes: [u32; LANES]) -> u64 {
     lanes.iter().map(|l| u64::from(*l)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, Own, RUN, Sums, Tile, pairs};
+    use crate::dispatch::{Isa, run_on};
+
+    const FLOOR: f32 = 1.5;
+
+    /// Small whole numbers, zeros of both signs among them: all sums are exact.
+    fn member(len: usize, seed: usize) -> Vec<f32> {
+        let value = |x: usize| ((x * x * 31 + x * seed) % 11) as f32 - 5.0;
+        (0..len).map(|x| if value(x) == 0.0 && x % 2 == 0 { -0.0 } else { value(x) }).collect()
+    }
+
+    fn expected(a: &[f32], b: &[f32]) -> Sums {
+        let mut sums = Sums::default();
+        for (a, b) in a.iter().zip(b).filter(|(a, b)| **a != 0.0 && **b != 0.0) {
+            let (a, b) = (f64::from(*a), f64::from(*b));
+            let small = a.abs().min(b.abs());
+            sums.positions += 1;
+            sums.conflicts += u64::from(a * b < 0.0);
+            sums.dot += a * b;
+            sums.first2 += a * a;
+            sums.second2 += b * b;
+            sums.product += (a * b).abs();
+            sums.total += small;
+            sums.signed += small * (a * b).signum();
+            if small > f64::from(FLOOR) {
+                sums.floor_total += small;
+                sums.floor_signed += small * (a * b).signum();
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn every_instruction_set_sums_all_pairs_of_any_length() {
+        for len in [0, 1, LANES - 1, LANES, LANES + 1, RUN - 1, RUN, 3 * RUN + 5] {
+            let mut members: Vec<_> = (1..4).map(|seed| member(len, seed)).collect();
+            members[1].iter_mut().for_each(|v| *v += 0.5); // no zeros here
+            members.push(members[1].iter().map(|v| -v).collect());
+            let views: Vec<&[f32]> = members.iter().map(Vec::as_slice).collect();
+            let met: Vec<_> = pairs(views.len()).collect();
+            let right: Vec<_> = met.iter().map(|(i, j)| expected(views[*i], views[*j])).collect();
+            let floors = vec![FLOOR; met.len()];
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.supported()) {
+                let mut sums = vec![Sums::default(); met.len()];
+                let mut own = vec![Own::default(); views.len()];
+                let tile =
+                    Tile { members: &views, floors: &floors, own: &mut own, sums: &mut sums };
+                run_on(isa, tile);
+                assert_eq!(sums, right, "{isa:?} {len}");
+            }
+        }
+    }
 }

@@ -15,15 +15,18 @@
 use faer::{Mat, MatRef, Side};
 
 use super::pairs::pairs;
+use crate::Result;
 use crate::cholesky;
 use crate::gram::{Grams, factor_grams};
 use crate::group::Group;
 use crate::spectrum::Spectrum;
-use crate::{Error, Result};
 
 /// Share of the largest eigenvalue of a Gram matrix of unit columns up to which an eigenvalue is
 /// rounding noise: far above that of f64 sums, far below what makes a direction.
 const DEPENDENT: f64 = 1e-10;
+/// Share of the square of every column that must be its own for bases from f32 products: their
+/// errors of 1e-7 become 1e-5.
+const OWN: f64 = 1e-2;
 
 /// The spectrum of one delta; all 0 for a delta of zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -163,15 +166,13 @@ fn inner_product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> f64 {
 
 /// The published overlap of every pair.
 fn published(group: &Group<'_>, up: &Blocks, down: &Blocks) -> Result<Vec<f64>> {
-    let sides = match [fast_bases(up), fast_bases(down)] {
-        [Some(left), Some(right)] => vec![overlaps(up, &left), overlaps(down, &right)],
-        _ => {
-            // Dependent columns: only f64 tells a direction from rounding.
-            let grams = factor_grams::<f64>(group)?;
-            let sides = [Blocks::new(group, &grams.up), Blocks::new(group, &grams.down)];
-            let one = |side: &Blocks| Ok(overlaps(side, &bases(side)?));
-            sides.iter().map(one).collect::<Result<Vec<_>>>()?
-        }
+    let sides = if let [Some(left), Some(right)] = [fast_bases(up), fast_bases(down)] {
+        [overlaps(up, &left), overlaps(down, &right)]
+    } else {
+        // Nearly dependent columns: only f64 tells a direction from rounding.
+        let grams = factor_grams::<f64>(group)?;
+        let (up, down) = (Blocks::new(group, &grams.up), Blocks::new(group, &grams.down));
+        [overlaps(&up, &bases(&up)?), overlaps(&down, &bases(&down)?)]
     };
     Ok(sides[0].iter().zip(&sides[1]).map(|(l, r)| f64::midpoint(*l, *r)).collect())
 }
@@ -181,8 +182,7 @@ fn fast_bases(side: &Blocks) -> Option<Vec<Mat<f64>>> {
     let one = |i: usize| {
         let rank = side.len(i);
         let gram = side.of(i, i);
-        let flat: Vec<f64> = (0..rank).flat_map(|b| (0..rank).map(move |a| gram[(a, b)])).collect();
-        let lower = cholesky::definite(&flat, rank)?;
+        let lower = cholesky::definite_above(gram, OWN)?;
         let mut inverse = Mat::<f64>::identity(rank, rank);
         faer::linalg::triangular_solve::solve_lower_triangular_in_place(
             lower.as_ref(),
@@ -202,7 +202,7 @@ fn bases(side: &Blocks) -> Result<Vec<Mat<f64>>> {
         let inverse = |a: usize| if gram[(a, a)] > 0.0 { 1.0 / gram[(a, a)].sqrt() } else { 0.0 };
         let unit: Vec<f64> = (0..rank).map(inverse).collect();
         let cosines = Mat::from_fn(rank, rank, |a, b| gram[(a, b)] * unit[a] * unit[b]);
-        let eigen = cosines.self_adjoint_eigen(Side::Lower).map_err(|_| failure())?;
+        let eigen = cosines.self_adjoint_eigen(Side::Lower).map_err(|_| Spectrum::failure())?;
         let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
         let least = values.last().copied().unwrap_or(0.0) * DEPENDENT;
         let kept: Vec<usize> = (0..rank).filter(|k| values[*k] > least).collect();
@@ -210,10 +210,6 @@ fn bases(side: &Blocks) -> Result<Vec<Mat<f64>>> {
         Ok(Mat::from_fn(rank, kept.len(), |a, k| vector(a, k) / values[kept[k]].sqrt()))
     };
     (0..side.count()).map(one).collect()
-}
-
-fn failure() -> Error {
-    Spectrum::failure()
 }
 
 /// `|W_i^T X W_j|^2 / min(columns)` of every pair.
