@@ -124,7 +124,7 @@ class Part:
     def raw(self, mix: Sequence[float] = ()) -> RawPart:
         """What the kernels take."""
         site = replace(self.site, mix=mix) if mix else self.site
-        alone = len(self.weights) == 1
+        alone = len(self.site.seen(self.weights)) < 2
         return (self.group.raw(self.weights), list(self.weights), site, self.row_start, alone)
 
 

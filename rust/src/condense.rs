@@ -122,6 +122,7 @@ pub(crate) fn fill(
         if part.program.clean {
             clean(part, prepared.noise(values)?, values)?;
         }
+        prepared.add_around(values)?;
     }
     Ok(())
 }

@@ -7,6 +7,9 @@
 //! [`crate::space`]; here the weights are part of the members' factors.  The result is a pair of
 //! rank p, written through [`crate::recompress`].
 //!
+//! Members that go around a program have no say in the bases: their factors stand beside those of the
+//! result, as they are.
+//!
 //! Draws of a program are addressed by the entry of the small matrix, so they are others than in
 //! the space of the weights.  The entries are f32: basis and coefficients are made in f64 and
 //! rounded once.
@@ -14,8 +17,11 @@
 //! Cost: f64 Gram matrices, an eigenproblem of size R (two for cores), the program on `n p cols` or
 //! `n p q` entries, and a recompression of size p.
 
+mod split;
+
 use faer::{Mat, MatRef};
 
+use self::split::Split;
 use crate::account::{self, Account, bytes};
 use crate::condense::{Part, placed, whole};
 use crate::dtype::{Dtype, Matrix};
@@ -106,6 +112,13 @@ fn in_cores(
 
 /// What a part mixes from its stacks.
 fn mixing(part: &Part<'_, '_>, grams: &Grams) -> Result<Mixing> {
+    let Some(split) = Split::of(part)? else { return mixing_of_seen(part, grams) };
+    let own = mixing_of_seen(&split.part(part), &split.grams(grams))?;
+    Ok(split.beside(&own, part.group.rank()))
+}
+
+/// [`mixing`] of a part of which nothing goes around.
+fn mixing_of_seen(part: &Part<'_, '_>, grams: &Grams) -> Result<Mixing> {
     let group = part.group;
     if is_plain(part) {
         return Ok(Mixing::none(group.rank()));
@@ -134,10 +147,12 @@ fn in_knots(
     let made = parts.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let mut members = Vec::with_capacity(parts.len());
     for (part, made) in parts.iter().zip(&made) {
+        let place = |i: &usize| placed(part).nth(*i);
         match &made.pair {
             Some(pair) => members.push(pair.member(part)?),
-            None => members.extend(placed(part)),
+            None => members.extend(made.seen.iter().filter_map(place)),
         }
+        members.extend(made.around.iter().filter_map(place));
     }
     let pairs = Group::new(whole.rows(), whole.cols(), members)?;
     let work = recompress::work(&pairs, None, rule, dtype, out)?;
@@ -156,7 +171,11 @@ fn in_knots(
 
 /// True if there is nothing to decide.
 fn is_plain(part: &Part<'_, '_>) -> bool {
-    part.group.members().len() == 1 && part.program == part.program.sum()
+    match part.group.members().len() {
+        0 => true,
+        1 => part.program == part.program.sum(),
+        _ => false,
+    }
 }
 
 fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
@@ -188,9 +207,13 @@ fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
 struct Made {
     /// Of the part's own stack.
     grams: Grams,
-    /// `None` where the part is its member as it is.
+    /// `None` where what is made of the members that are seen is those themselves.
     pair: Option<Pair>,
-    /// `U_i^T U` of the part's members and the up side of the pair, `R x rank`.
+    /// Places of these members, and of those that go around them.
+    seen: Vec<usize>,
+    around: Vec<usize>,
+    /// `U_i^T U` of the part's members and the up sides of the pair and those that go around,
+    /// `R x rank`.
     ups: Mat<f64>,
 }
 
@@ -215,14 +238,42 @@ impl Pair {
 
 /// Runs the program of a part on knots.
 fn pair(part: &Part<'_, '_>) -> Result<Made> {
+    let grams = factor_grams::<f64>(part.group)?;
+    let rank = part.group.rank();
+    let all = MatRef::from_column_major_slice(&grams.up, rank, rank);
+    let Some(split) = Split::of(part)? else {
+        let (pair, ups) = pair_of_seen(part, &grams, all)?;
+        let seen = (0..part.group.members().len()).collect();
+        return Ok(Made { pair, seen, around: vec![], ups, grams });
+    };
+    let columns = |of: &[usize]| Mat::from_fn(rank, of.len(), |a, j| all[(a, of[j])]);
+    let (own, own_grams) = (split.part(part), split.grams(&grams));
+    let (pair, ups) = pair_of_seen(&own, &own_grams, columns(&split.columns).as_ref())?;
+    let ups = concat(&ups, &columns(&split.columns_around));
+    let Split { seen, around, .. } = split;
+    Ok(Made { pair, seen, around, ups, grams })
+}
+
+/// `[a | b]`.
+fn concat(a: &Mat<f64>, b: &Mat<f64>) -> Mat<f64> {
+    let n = a.ncols();
+    let entry = |i, j| if j < n { a[(i, j)] } else { b[(i, j - n)] };
+    Mat::from_fn(a.nrows(), n + b.ncols(), entry)
+}
+
+/// [`pair`] of a part of which nothing goes around, and the products of up sides with that of the
+/// pair; `ups` are those with the part's members.
+fn pair_of_seen(
+    part: &Part<'_, '_>,
+    grams: &Grams,
+    ups: MatRef<'_, f64>,
+) -> Result<(Option<Pair>, Mat<f64>)> {
     let group = part.group;
-    let grams = factor_grams::<f64>(group)?;
     if is_plain(part) {
-        let ups = MatRef::from_column_major_slice(&grams.up, group.rank(), group.rank());
-        return Ok(Made { pair: None, ups: ups.to_owned(), grams });
+        return Ok((None, ups.to_owned()));
     }
-    let bases = Bases::new(group, &grams, &vec![1.0; group.members().len()], false)?;
-    let (rank, ups) = (bases.left.size(), bases.ups(&grams));
+    let bases = Bases::new(group, grams, &vec![1.0; group.members().len()], false)?;
+    let (rank, ups) = (bases.left.size(), bases.ups(ups));
     let (mut up, mut down) = (vec![], vec![]);
     if rank > 0 {
         let result = result(part, &bases, Space::Knots)?;
@@ -230,7 +281,7 @@ fn pair(part: &Part<'_, '_>) -> Result<Made> {
         let sizes: Vec<f64> = result.chunks_exact(group.cols()).map(size).collect();
         (up, down) = (bases.up_bytes(&sizes)?, bytes(&result)?);
     }
-    Ok(Made { pair: Some(Pair { up, down, rank }), ups, grams })
+    Ok((Some(Pair { up, down, rank }), ups))
 }
 
 /// Entries of the result of a part in a space, row-major.
@@ -247,12 +298,19 @@ fn result(part: &Part<'_, '_>, bases: &Bases<'_, '_>, space: Space) -> Result<Ve
     })
 }
 
-/// Inner products of what the program of a part keeps of its weighted members in a space.
+/// Inner products of what the program of a part keeps of its weighted members in a space, but for
+/// those that go around.
 ///
 /// # Errors
 /// Those of [`project`].
 pub fn kept(part: &Part<'_, '_>, space: Space) -> Result<Vec<f64>> {
     check_finite(part.group)?;
+    if let Some(split) = Split::of(part)? {
+        return kept(&split.part(part), space);
+    }
+    if part.group.members().is_empty() {
+        return Ok(vec![]);
+    }
     let grams = factor_grams::<f64>(part.group)?;
     let weights = vec![1.0; part.group.members().len()];
     let bases = Bases::new(part.group, &grams, &weights, space == Space::Core)?;

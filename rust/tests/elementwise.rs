@@ -17,6 +17,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 const SUM: Program = Program {
+    sides: Vec::new(),
+    published_sides: false,
     keep: Keep::All,
     conflicts: None,
     selfish: None,

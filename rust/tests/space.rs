@@ -21,6 +21,8 @@ use loramix_core::rng::Stream;
 use loramix_core::space::{Cores, cores};
 
 const SUM: Program = Program {
+    sides: Vec::new(),
+    published_sides: false,
     keep: Keep::All,
     conflicts: None,
     selfish: None,
@@ -34,6 +36,8 @@ const SUM: Program = Program {
     target: 7,
 };
 const TIES: Program = Program {
+    sides: Vec::new(),
+    published_sides: false,
     keep: Keep::Largest { density: 0.4, skip: 0.0 },
     conflicts: None,
     selfish: None,

@@ -6,17 +6,14 @@ ranks, names or devices.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Protocol
 
 from loramix.analysis.statistics import Analysis, GroupStatistics
 from loramix.analysis.strengths import Strength
 from loramix.methods import Method
-from loramix.types import Adapter
+from loramix.types import Adapter, Side
 
-Side: TypeAlias = Literal["all", "low", "high", "around"]
-"""What a member gives to its group: ``all`` of its delta; only entries with the sign of the
-majority of the members (``low`` conflict), or only the others (``high``); or all of it, around the
-method: it is added to the result, at its weight."""
+__all__ = ["Decision", "Policy", "Side", "Stack", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
