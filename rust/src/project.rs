@@ -17,11 +17,8 @@
 //! Cost: f64 Gram matrices, an eigenproblem of size R (two for cores), the program on `n p cols` or
 //! `n p q` entries, and a recompression of size p.
 
-mod split;
-
 use faer::{Mat, MatRef};
 
-use self::split::Split;
 use crate::account::{self, Account, bytes};
 use crate::condense::{Part, placed, whole};
 use crate::dtype::{Dtype, Matrix};
@@ -31,6 +28,7 @@ use crate::group::{Group, Member};
 use crate::recompress::{self, Mixing, Recompressed, Rule};
 use crate::rng::Stream;
 use crate::space::{Bases, norm};
+use crate::split::Split;
 use crate::{Error, Result, probe, shrink};
 
 /// Where a program runs.

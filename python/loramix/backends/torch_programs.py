@@ -103,7 +103,9 @@ def run(values: torch.Tensor, weights: F64, program: Program, site: Site) -> tor
 
 def kept_gram(values: torch.Tensor, program: Program, site: Site) -> F64:
     """Inner products of the weighted deltas as far as they are kept, (n, n), in f64."""
-    kept = keep(given(values, site), program.keep, site) if len(values) else values
+    if len(values) == 0:
+        return np.zeros((0, 0))
+    kept = keep(given(values, site), program.keep, site)
     if program.selfish is not None:
         kept, _ = _set_aside(kept, program.selfish, kept.new_ones(len(kept)))
     return dots(kept)

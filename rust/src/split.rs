@@ -10,21 +10,21 @@ use crate::group::Group;
 use crate::recompress::Mixing;
 
 /// The members that a program sees as a group of their own, and the others.
-pub(super) struct Split<'a> {
+pub(crate) struct Split<'a> {
     group: Group<'a>,
     weights: Vec<f64>,
     program: Program,
     /// Places of the members that are seen, and of those that go around.
-    pub(super) seen: Vec<usize>,
-    pub(super) around: Vec<usize>,
+    pub(crate) seen: Vec<usize>,
+    pub(crate) around: Vec<usize>,
     /// Columns of the part's stack that belong to them.
-    pub(super) columns: Vec<usize>,
-    pub(super) columns_around: Vec<usize>,
+    pub(crate) columns: Vec<usize>,
+    pub(crate) columns_around: Vec<usize>,
 }
 
 impl<'a> Split<'a> {
     /// `None` where nothing goes around.
-    pub(super) fn of(part: &Part<'_, 'a>) -> Result<Option<Self>> {
+    pub(crate) fn of(part: &Part<'_, 'a>) -> Result<Option<Self>> {
         let (group, sides) = (part.group, &part.program.sides);
         part.program.check_sides(group.members().len())?;
         if !sides.contains(&Side::Around) {
@@ -48,7 +48,7 @@ impl<'a> Split<'a> {
     }
 
     /// What the program sees of the part that was split.
-    pub(super) fn part(&self, whole: &Part<'_, '_>) -> Part<'_, 'a> {
+    pub(crate) fn part(&self, whole: &Part<'_, '_>) -> Part<'_, 'a> {
         Part {
             group: &self.group,
             weights: self.weights.clone(),
@@ -58,7 +58,7 @@ impl<'a> Split<'a> {
     }
 
     /// The Gram matrices of what is seen, from those of the part.
-    pub(super) fn grams(&self, whole: &Grams) -> Grams {
+    pub(crate) fn grams(&self, whole: &Grams) -> Grams {
         let rank = self.columns.len() + self.columns_around.len();
         let of = |gram: &[f64]| {
             let pairs = self.columns.iter().flat_map(|a| self.columns.iter().map(move |b| (a, b)));
@@ -69,7 +69,7 @@ impl<'a> Split<'a> {
 
     /// What the part mixes from its stacks of `rank` columns, if `seen` is what is mixed from those
     /// that are seen.
-    pub(super) fn beside(&self, seen: &Mixing, rank: usize) -> Mixing {
+    pub(crate) fn beside(&self, seen: &Mixing, rank: usize) -> Mixing {
         let p = seen.up.ncols();
         let size = p + self.columns_around.len();
         let (mut up, mut down) = (Mat::zeros(rank, size), Mat::zeros(size, rank));
