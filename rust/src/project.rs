@@ -17,8 +17,11 @@
 //! Cost: f64 Gram matrices, an eigenproblem of size R (two for cores), the program on `n p cols` or
 //! `n p q` entries, and a recompression of size p.
 
+mod knots;
+
 use faer::{Mat, MatRef};
 
+use self::knots::pair;
 use crate::account::{self, Account, bytes};
 use crate::condense::{Part, placed, whole};
 use crate::dtype::{Dtype, Matrix};
@@ -27,7 +30,7 @@ use crate::gram::{Grams, check_finite, factor_grams, is_safe};
 use crate::group::{Group, Member};
 use crate::recompress::{self, Mixing, Recompressed, Rule};
 use crate::rng::Stream;
-use crate::space::{Bases, norm};
+use crate::space::Bases;
 use crate::split::Split;
 use crate::{Error, Result, probe, shrink};
 
@@ -199,87 +202,6 @@ fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
         }),
         None => Ok(()),
     }
-}
-
-/// What is made of a part in knots.
-struct Made {
-    /// Of the part's own stack.
-    grams: Grams,
-    /// `None` where what is made of the members that are seen is those themselves.
-    pair: Option<Pair>,
-    /// Places of these members, and of those that go around them.
-    seen: Vec<usize>,
-    around: Vec<usize>,
-    /// `U_i^T U` of the part's members and the up sides of the pair and those that go around,
-    /// `R x rank`.
-    ups: Mat<f64>,
-}
-
-/// f32 bytes of the result of one part.
-struct Pair {
-    up: Vec<u8>,
-    down: Vec<u8>,
-    rank: usize,
-}
-
-impl Pair {
-    fn member(&self, part: &Part<'_, '_>) -> Result<Member<'_>> {
-        let (rows, cols) = (part.group.rows(), part.group.cols());
-        Ok(Member {
-            up: Matrix::new(Dtype::F32, rows, self.rank, &self.up)?,
-            down: Matrix::new(Dtype::F32, self.rank, cols, &self.down)?,
-            factor: 1.0,
-            row_start: part.row_start,
-        })
-    }
-}
-
-/// Runs the program of a part on knots.
-fn pair(part: &Part<'_, '_>) -> Result<Made> {
-    let grams = factor_grams::<f64>(part.group)?;
-    let rank = part.group.rank();
-    let all = MatRef::from_column_major_slice(&grams.up, rank, rank);
-    let Some(split) = Split::of(part)? else {
-        let (pair, ups) = pair_of_seen(part, &grams, all)?;
-        let seen = (0..part.group.members().len()).collect();
-        return Ok(Made { pair, seen, around: vec![], ups, grams });
-    };
-    let columns = |of: &[usize]| Mat::from_fn(rank, of.len(), |a, j| all[(a, of[j])]);
-    let (own, own_grams) = (split.part(part), split.grams(&grams));
-    let (pair, ups) = pair_of_seen(&own, &own_grams, columns(&split.columns).as_ref())?;
-    let ups = concat(&ups, &columns(&split.columns_around));
-    let Split { seen, around, .. } = split;
-    Ok(Made { pair, seen, around, ups, grams })
-}
-
-/// `[a | b]`.
-fn concat(a: &Mat<f64>, b: &Mat<f64>) -> Mat<f64> {
-    let n = a.ncols();
-    let entry = |i, j| if j < n { a[(i, j)] } else { b[(i, j - n)] };
-    Mat::from_fn(a.nrows(), n + b.ncols(), entry)
-}
-
-/// [`pair`] of a part of which nothing goes around, and the products of up sides with that of the
-/// pair; `ups` are those with the part's members.
-fn pair_of_seen(
-    part: &Part<'_, '_>,
-    grams: &Grams,
-    ups: MatRef<'_, f64>,
-) -> Result<(Option<Pair>, Mat<f64>)> {
-    let group = part.group;
-    if is_plain(part) {
-        return Ok((None, ups.to_owned()));
-    }
-    let bases = Bases::new(group, grams, &vec![1.0; group.members().len()], false)?;
-    let (rank, ups) = (bases.left.size(), bases.ups(ups));
-    let (mut up, mut down) = (vec![], vec![]);
-    if rank > 0 {
-        let result = result(part, &bases, Space::Knots)?;
-        let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
-        let sizes: Vec<f64> = result.chunks_exact(group.cols()).map(size).collect();
-        (up, down) = (bases.up_bytes(&sizes)?, bytes(&result)?);
-    }
-    Ok((Some(Pair { up, down, rank }), ups))
 }
 
 /// Entries of the result of a part in a space, row-major.

@@ -2,12 +2,12 @@
 
 use faer::Mat;
 
-use crate::Result;
 use crate::condense::Part;
 use crate::elementwise::{Program, Side};
 use crate::gram::Grams;
 use crate::group::Group;
 use crate::recompress::Mixing;
+use crate::{Error, Result};
 
 /// The members that a program sees as a group of their own, and the others.
 pub(crate) struct Split<'a> {
@@ -24,9 +24,20 @@ pub(crate) struct Split<'a> {
 
 impl<'a> Split<'a> {
     /// `None` where nothing goes around.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for sides or weights that are not one for each member.
     pub(crate) fn of(part: &Part<'_, 'a>) -> Result<Option<Self>> {
         let (group, sides) = (part.group, &part.program.sides);
-        part.program.check_sides(group.members().len())?;
+        let count = group.members().len();
+        part.program.check_sides(count)?;
+        if part.weights.len() != count {
+            return Err(Error::Shape {
+                what: "weights",
+                expected: format!("{count}, one for each member"),
+                got: part.weights.len().to_string(),
+            });
+        }
         if !sides.contains(&Side::Around) {
             return Ok(None);
         }

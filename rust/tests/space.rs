@@ -10,10 +10,10 @@ use loramix_core::Error;
 use loramix_core::account::Account;
 use loramix_core::condense::Part;
 use loramix_core::dtype::{Dtype, Matrix};
-use loramix_core::elementwise::{Ballot, Keep, Program, Reduce, Vote};
+use loramix_core::elementwise::{Ballot, Keep, Program, Reduce, Side, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::probe;
-use loramix_core::project::{Projected, Space, project};
+use loramix_core::project::{Projected, Space, kept, project};
 use loramix_core::recompress::{
     Mixing, Recompressed, Rule, accounted, capacity, recompress, recompress_mixed,
 };
@@ -917,12 +917,21 @@ fn parts_that_do_not_fit_are_refused() {
     for weights in [vec![], vec![1.0], vec![1.0; 3]] {
         refused(&[Job { weights, ..job(0) }], 10);
     }
+    for sides in [vec![Side::Around], vec![Side::Low; 3]] {
+        refused(&[Job::at(0, 10, &pairs, Program { sides, ..TIES })], 10);
+    }
     let (right, left) = keys();
     let none =
         project(&[], 5, Space::Core, &Rule::default(), Dtype::F32, (&right, &left), &mut [0; 99]);
     assert!(matches!(none, Err(Error::Shape { .. })));
     let group = group(10, &pairs);
     let part = Part { group: &group, weights: vec![1.0; 2], program: SUM, row_start: 0 };
+    let program = Program { sides: vec![Side::All, Side::Around], ..TIES };
+    for space in SPACES {
+        let few =
+            Part { group: &group, weights: vec![1.0], program: program.clone(), row_start: 0 };
+        assert!(matches!(kept(&few, space), Err(Error::Shape { what: "weights", .. })));
+    }
     let rule = with_rank(1);
     let short =
         project(&[part], 10, Space::Knots, &rule, Dtype::F32, (&right, &left), &mut [0; 87]);
