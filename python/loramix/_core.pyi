@@ -162,7 +162,10 @@ def program_gram(
     *,
     threads: int | None = None,
 ) -> list[float]:
-    """Inner products of what a program keeps of dense weighted deltas, row-major N * N."""
+    """Inner products of what a program keeps of dense weighted deltas, row-major N * N.
+
+    N are those that it sees: that do not go around it.
+    """
 
 def condense(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFactored]:
     """Factors of an elementwise result of every step, into its range of the job's arena.
@@ -193,7 +196,10 @@ def store(steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job) -
 def kept(
     steps: Sequence[RawStep], program: Program, space: str, *, threads: int | None = None
 ) -> list[list[list[float]]]:
-    """Inner products of what a program keeps of the weighted members, for every part of a step."""
+    """Inner products of what a program keeps of the weighted members, for every part of a step.
+
+    Of the members that it sees: those that do not go around it.
+    """
 
 def sketch(
     groups: Sequence[RawGroup], keys: Sequence[int], *, threads: int | None = None

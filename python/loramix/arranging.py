@@ -44,7 +44,15 @@ class Item:
         if isinstance(method, Coefficients) and {"low", "high"} & set(sides):
             method = Composite(method)  # of what is left of the deltas
         inside = np.where([side != "around" for side in sides], weights, 0.0)
-        site = site_of(method, gram, inside, key=group.target.key_hash, seed=seed)
+        site = site_of(
+            method,
+            gram,
+            weights,
+            key=group.target.key_hash,
+            seed=seed,
+            sides=decision.sides,
+            published_sides=decision.published_sides,
+        )
         if isinstance(method, Coefficients):
             weights = apply(method, gram, inside) + (weights - inside)
         return cls(group, method, weights, choice.asked, site, choice.rank)

@@ -1,6 +1,6 @@
 """The arithmetic of a batch of steps: which verbs of a backend a method needs, in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -13,7 +13,7 @@ from loramix.methods import Coefficients, Composite, Elementwise, Subspace, publ
 from loramix.methods.composite import mixer_of, space_of
 from loramix.refusals import with_names
 from loramix.steps import Part, Step
-from loramix.types import F32, F64, Group
+from loramix.types import F32, F64, Group, RawGroup
 
 
 def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
@@ -51,13 +51,17 @@ def _by_entries(
             batch, backend.kept(steps, program, space, threads=job.threads), strict=True
         ):
             pairs = zip(one.parts, grams, strict=True)
-            mixes.append(
-                [mixer(gram, np.array(part.weights)).ravel().tolist() for part, gram in pairs]
-            )
+            mixes.append([_mix(mixer, part, gram) for part, gram in pairs])
         steps = [one.raw_parts(mix) for one, mix in zip(batch, mixes, strict=True)]
     if batch[0].kind == "dense":
         return backend.dense(steps, program, job)
     return backend.condense(steps, program, space, job)
+
+
+def _mix(mixer: Callable[[F64, F64], F64], part: Part, gram: F64) -> list[float]:
+    """What is kept of each member that the program sees in each; nothing where one is alone."""
+    weights = np.array(part.site.seen(part.weights))
+    return mixer(gram, weights).ravel().tolist() if len(weights) > 1 else []
 
 
 def _is_whole(step: Step) -> bool:
@@ -65,7 +69,7 @@ def _is_whole(step: Step) -> bool:
 
 
 def _looks_at_all(part: Part) -> bool:
-    target, count = part.group.target, len(part.weights)
+    target, count = part.group.target, len(part.site.seen(part.weights))
     method = part.method
     return isinstance(method, Composite) and method.whole(target.rows, target.cols, count)
 
@@ -135,20 +139,21 @@ def _expanded(group: Group, threads: int | None) -> list[F32]:
 
 def _in_joint_bases(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     parts = [part for one in batch for part in one.parts]
-    weights = [np.array(part.weights) for part in parts]
-    raw = [part.group.raw() for part in parts]
+    weights = [np.array(part.site.seen(part.weights)) for part in parts]
+    raw = [_seen(part) for part in parts]
     found = iter(backend.cores(raw, weights, threads=job.threads))
     run = partial(backend.run, threads=job.threads)
 
-    def mixers(part: Part, cores: Cores) -> tuple[F64, F64]:
+    def mixers(part: Part, sizes: F64, cores: Cores) -> tuple[F64, F64]:
         """What is left and right of the stacks in the result."""
-        if part.alone:
-            unit = np.eye(part.group.members[0].rank)
-            return part.weights[0] * unit, unit
-        return cores.left, _core_of(part, cores.cores, run) @ cores.right.T
+        if len(sizes) < 2:
+            unit = np.eye(len(cores.left))
+            return _beside(part, sizes.sum() * unit, unit)
+        core = _core_of(part, cores.cores, sizes, run)
+        return _beside(part, cores.left, core @ cores.right.T)
 
     # One after the other: LAPACK has threads of its own, and they get into each other's way.
-    pairs = map(mixers, parts, found)
+    pairs = map(mixers, parts, weights, found)
     blocks = [[next(pairs) for _ in one.parts] for one in batch]
     mixed = [
         Mixed(_diagonal([a for a, _ in own]), _diagonal([b for _, b in own]), one.target.key_hash)
@@ -157,17 +162,44 @@ def _in_joint_bases(batch: Sequence[Step], backend: Backend, job: Job) -> list[F
     return backend.recompress([one.raw_stored() for one in batch], job, mixed)
 
 
-def _core_of(part: Part, cores: F64, run: published.Run) -> F64:
-    """The core (p, q) of the result of a part, from those of its members."""
-    sizes = np.array(part.weights)
-    if isinstance(part.method, Subspace):
-        return part.method.merge(cores, sizes)
-    if isinstance(part.method, Coefficients):
+def _core_of(part: Part, cores: F64, sizes: F64, run: published.Run) -> F64:
+    """The core (p, q) of the result of a part, from those of the members that it sees."""
+    method = part.method
+    if isinstance(method, Subspace):
+        return method.merge(cores, sizes)
+    if isinstance(method, Coefficients):
         return np.tensordot(sizes, cores, axes=1)
+    site = replace(part.site, sides=part.site.seen(part.site.sides))
     values = list(cores.astype(np.float32))
-    mix = mixer_of(part.method)
-    found = run(values, part.weights, part.method.program(), part.site, mix=mix)
+    found = run(values, sizes.tolist(), method.program(), site, mix=mixer_of(method))
     return np.asarray(found).astype(np.float64)
+
+
+def _seen(part: Part) -> RawGroup:
+    """The members that do not go around a method, without their weights."""
+    rows, cols, members = part.group.raw()
+    return rows, cols, part.site.seen(members)
+
+
+def _beside(part: Part, left: F64, right: F64) -> tuple[F64, F64]:
+    """What is left and right of the stacks of all members, from that of those that are seen.
+
+    Parameters
+    ----------
+    left, right : (R, p), (p, R), R the sum of the ranks of the members that are seen.
+    """
+    ends = np.cumsum([member.rank for member in part.group.members])
+    columns = np.split(np.arange(ends[-1]), ends[:-1])
+    around = part.site.around(list(zip(columns, part.weights, strict=True)))
+    if not around:
+        return left, right
+    own, p = np.concatenate([*part.site.seen(columns), np.zeros(0, dtype=np.int64)]), len(right)
+    others = np.concatenate([place for place, _ in around])
+    up, down = np.zeros((ends[-1], p + len(others))), np.zeros((p + len(others), ends[-1]))
+    up[own, :p], down[:p, own] = left, right
+    up[others, np.arange(p, up.shape[1])] = np.concatenate([np.full(len(c), w) for c, w in around])
+    down[np.arange(p, up.shape[1]), others] = 1.0
+    return up, down
 
 
 def _diagonal(blocks: Sequence[F64]) -> F64:

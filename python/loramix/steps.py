@@ -92,8 +92,8 @@ class Part:
 
     @property
     def alone(self) -> bool:
-        """Whether there is one member: its weighted delta, whatever the method."""
-        return len(self.weights) == 1
+        """Whether the method sees one member at most: its weighted delta, whatever the method."""
+        return len(self.site.seen(self.weights)) < 2
 
     @property
     def place(self) -> Literal["anywhere", "weight", "knots", "core", "bases"]:

@@ -33,6 +33,7 @@ use crate::recompress::{Recompressed, Rule, check_rule};
 use crate::scratch::floats;
 use crate::sink::Sink;
 use crate::spectrum::Spectrum;
+use crate::split::Split;
 use crate::start::start;
 use crate::tile::TILE;
 use crate::{Error, Result, shrink};
@@ -120,8 +121,13 @@ pub(crate) fn fill(
         let values = &mut scratch[range];
         prepared.run(values)?;
         if part.program.clean {
-            clean(part, prepared.noise(values)?, values)?;
+            let noise = prepared.noise(values)?;
+            match Split::of(part)? {
+                Some(split) => clean(&split.part(part), noise, values)?,
+                None => clean(part, noise, values)?,
+            }
         }
+        prepared.add_around(values)?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ mod shrink;
 mod sink;
 pub mod space;
 mod spectrum;
+mod split;
 mod stack;
 mod start;
 pub mod statistics;

@@ -7,6 +7,9 @@
 //! [`crate::space`]; here the weights are part of the members' factors.  The result is a pair of
 //! rank p, written through [`crate::recompress`].
 //!
+//! Members that go around a program have no say in the bases: their factors stand beside those of the
+//! result, as they are.
+//!
 //! Draws of a program are addressed by the entry of the small matrix, so they are others than in
 //! the space of the weights.  The entries are f32: basis and coefficients are made in f64 and
 //! rounded once.
@@ -14,8 +17,11 @@
 //! Cost: f64 Gram matrices, an eigenproblem of size R (two for cores), the program on `n p cols` or
 //! `n p q` entries, and a recompression of size p.
 
+mod knots;
+
 use faer::{Mat, MatRef};
 
+use self::knots::pair;
 use crate::account::{self, Account, bytes};
 use crate::condense::{Part, placed, whole};
 use crate::dtype::{Dtype, Matrix};
@@ -24,7 +30,8 @@ use crate::gram::{Grams, check_finite, factor_grams, is_safe};
 use crate::group::{Group, Member};
 use crate::recompress::{self, Mixing, Recompressed, Rule};
 use crate::rng::Stream;
-use crate::space::{Bases, norm};
+use crate::space::Bases;
+use crate::split::Split;
 use crate::{Error, Result, probe, shrink};
 
 /// Where a program runs.
@@ -106,6 +113,13 @@ fn in_cores(
 
 /// What a part mixes from its stacks.
 fn mixing(part: &Part<'_, '_>, grams: &Grams) -> Result<Mixing> {
+    let Some(split) = Split::of(part)? else { return mixing_of_seen(part, grams) };
+    let own = mixing_of_seen(&split.part(part), &split.grams(grams))?;
+    Ok(split.beside(&own, part.group.rank()))
+}
+
+/// [`mixing`] of a part of which nothing goes around.
+fn mixing_of_seen(part: &Part<'_, '_>, grams: &Grams) -> Result<Mixing> {
     let group = part.group;
     if is_plain(part) {
         return Ok(Mixing::none(group.rank()));
@@ -134,10 +148,12 @@ fn in_knots(
     let made = parts.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let mut members = Vec::with_capacity(parts.len());
     for (part, made) in parts.iter().zip(&made) {
+        let place = |i: &usize| placed(part).nth(*i);
         match &made.pair {
             Some(pair) => members.push(pair.member(part)?),
-            None => members.extend(placed(part)),
+            None => members.extend(made.seen.iter().filter_map(place)),
         }
+        members.extend(made.around.iter().filter_map(place));
     }
     let pairs = Group::new(whole.rows(), whole.cols(), members)?;
     let work = recompress::work(&pairs, None, rule, dtype, out)?;
@@ -156,7 +172,11 @@ fn in_knots(
 
 /// True if there is nothing to decide.
 fn is_plain(part: &Part<'_, '_>) -> bool {
-    part.group.members().len() == 1 && part.program == part.program.sum()
+    match part.group.members().len() {
+        0 => true,
+        1 => part.program == part.program.sum(),
+        _ => false,
+    }
 }
 
 fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
@@ -184,55 +204,6 @@ fn check(parts: &[Part<'_, '_>], rows: usize, cols: usize) -> Result<()> {
     }
 }
 
-/// What is made of a part in knots.
-struct Made {
-    /// Of the part's own stack.
-    grams: Grams,
-    /// `None` where the part is its member as it is.
-    pair: Option<Pair>,
-    /// `U_i^T U` of the part's members and the up side of the pair, `R x rank`.
-    ups: Mat<f64>,
-}
-
-/// f32 bytes of the result of one part.
-struct Pair {
-    up: Vec<u8>,
-    down: Vec<u8>,
-    rank: usize,
-}
-
-impl Pair {
-    fn member(&self, part: &Part<'_, '_>) -> Result<Member<'_>> {
-        let (rows, cols) = (part.group.rows(), part.group.cols());
-        Ok(Member {
-            up: Matrix::new(Dtype::F32, rows, self.rank, &self.up)?,
-            down: Matrix::new(Dtype::F32, self.rank, cols, &self.down)?,
-            factor: 1.0,
-            row_start: part.row_start,
-        })
-    }
-}
-
-/// Runs the program of a part on knots.
-fn pair(part: &Part<'_, '_>) -> Result<Made> {
-    let group = part.group;
-    let grams = factor_grams::<f64>(group)?;
-    if is_plain(part) {
-        let ups = MatRef::from_column_major_slice(&grams.up, group.rank(), group.rank());
-        return Ok(Made { pair: None, ups: ups.to_owned(), grams });
-    }
-    let bases = Bases::new(group, &grams, &vec![1.0; group.members().len()], false)?;
-    let (rank, ups) = (bases.left.size(), bases.ups(&grams));
-    let (mut up, mut down) = (vec![], vec![]);
-    if rank > 0 {
-        let result = result(part, &bases, Space::Knots)?;
-        let size = |row: &[f32]| norm(row.iter().map(|x| f64::from(*x)));
-        let sizes: Vec<f64> = result.chunks_exact(group.cols()).map(size).collect();
-        (up, down) = (bases.up_bytes(&sizes)?, bytes(&result)?);
-    }
-    Ok(Made { pair: Some(Pair { up, down, rank }), ups, grams })
-}
-
 /// Entries of the result of a part in a space, row-major.
 fn result(part: &Part<'_, '_>, bases: &Bases<'_, '_>, space: Space) -> Result<Vec<f32>> {
     on_entries(part, bases, space, |source| {
@@ -247,12 +218,19 @@ fn result(part: &Part<'_, '_>, bases: &Bases<'_, '_>, space: Space) -> Result<Ve
     })
 }
 
-/// Inner products of what the program of a part keeps of its weighted members in a space.
+/// Inner products of what the program of a part keeps of its weighted members in a space, but for
+/// those that go around.
 ///
 /// # Errors
 /// Those of [`project`].
 pub fn kept(part: &Part<'_, '_>, space: Space) -> Result<Vec<f64>> {
     check_finite(part.group)?;
+    if let Some(split) = Split::of(part)? {
+        return kept(&split.part(part), space);
+    }
+    if part.group.members().is_empty() {
+        return Ok(vec![]);
+    }
     let grams = factor_grams::<f64>(part.group)?;
     let weights = vec![1.0; part.group.members().len()];
     let bases = Bases::new(part.group, &grams, &weights, space == Space::Core)?;

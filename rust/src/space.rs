@@ -192,12 +192,10 @@ impl<'g, 'a> Bases<'g, 'a> {
         )
     }
 
-    /// `U_i^T U` of the members' up sides as they are stored and the left basis, `R x p`; `grams`
-    /// are those of the stored stack.
-    pub(crate) fn ups(&self, grams: &Grams) -> Mat<f64> {
+    /// `V^T U` of any up sides and the left basis, from `ups`, those with the stack as it is stored.
+    pub(crate) fn ups(&self, ups: MatRef<'_, f64>) -> Mat<f64> {
         let (scale, rank) = (self.stack.scales().0, self.left.turn.nrows());
-        let turn = Mat::from_fn(rank, self.left.size(), |a, j| scale[a] * self.left.turn[(a, j)]);
-        MatRef::from_column_major_slice(&grams.up, rank, rank) * turn
+        ups * Mat::from_fn(rank, self.left.size(), |a, j| scale[a] * self.left.turn[(a, j)])
     }
 
     /// `p x q` of a member, its factor included.

@@ -9,7 +9,9 @@
 use loramix_core::Error;
 use loramix_core::condense::{Part, condense};
 use loramix_core::dtype::{Dtype, Matrix};
-use loramix_core::elementwise::{Ballot, Dense, Factored, Keep, Prepared, Program, Reduce, Vote};
+use loramix_core::elementwise::{
+    Ballot, Dense, Factored, Keep, Prepared, Program, Reduce, Side, Vote,
+};
 use loramix_core::group::{Group, Member};
 use loramix_core::recompress::{Recompressed, Rule};
 use loramix_core::rng::Stream;
@@ -17,6 +19,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 const SUM: Program = Program {
+    sides: Vec::new(),
+    published_sides: false,
     keep: Keep::All,
     conflicts: None,
     selfish: None,
@@ -621,6 +625,25 @@ fn shares_out_of_range_are_refused() {
         let program = Program { keep: largest(0.5, bad), ..SUM };
         let error = run(&program, &deltas, &[1.0, 1.0], 2).unwrap_err();
         assert!(matches!(error, Error::Param { name: "outliers", .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn sides_are_one_for_each_member_or_none() {
+    let deltas = [vec![1.0; 6], vec![-2.0; 6]];
+    for sides in [vec![Side::Low], vec![Side::Around; 3]] {
+        let error = run(&Program { sides, ..SUM }, &deltas, &[1.0, 1.0], 2).unwrap_err();
+        assert!(matches!(error, Error::Shape { what: "sides", .. }), "{error:?}");
+    }
+    for (sides, left) in [
+        (vec![Side::All; 2], -1.0),
+        (vec![Side::Low, Side::High], 0.0),
+        (vec![Side::High, Side::All], -1.0),
+        (vec![Side::High, Side::Around], 0.0), // what goes around is not the program's
+        (vec![Side::Around; 2], 0.0),
+    ] {
+        let found = run(&Program { sides, ..SUM }, &deltas, &[1.0, 1.0], 2).unwrap();
+        assert_eq!(found, [left; 6]);
     }
 }
 

@@ -10,10 +10,10 @@ use loramix_core::Error;
 use loramix_core::account::Account;
 use loramix_core::condense::Part;
 use loramix_core::dtype::{Dtype, Matrix};
-use loramix_core::elementwise::{Ballot, Keep, Program, Reduce, Vote};
+use loramix_core::elementwise::{Ballot, Keep, Program, Reduce, Side, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::probe;
-use loramix_core::project::{Projected, Space, project};
+use loramix_core::project::{Projected, Space, kept, project};
 use loramix_core::recompress::{
     Mixing, Recompressed, Rule, accounted, capacity, recompress, recompress_mixed,
 };
@@ -21,6 +21,8 @@ use loramix_core::rng::Stream;
 use loramix_core::space::{Cores, cores};
 
 const SUM: Program = Program {
+    sides: Vec::new(),
+    published_sides: false,
     keep: Keep::All,
     conflicts: None,
     selfish: None,
@@ -34,6 +36,8 @@ const SUM: Program = Program {
     target: 7,
 };
 const TIES: Program = Program {
+    sides: Vec::new(),
+    published_sides: false,
     keep: Keep::Largest { density: 0.4, skip: 0.0 },
     conflicts: None,
     selfish: None,
@@ -913,12 +917,21 @@ fn parts_that_do_not_fit_are_refused() {
     for weights in [vec![], vec![1.0], vec![1.0; 3]] {
         refused(&[Job { weights, ..job(0) }], 10);
     }
+    for sides in [vec![Side::Around], vec![Side::Low; 3]] {
+        refused(&[Job::at(0, 10, &pairs, Program { sides, ..TIES })], 10);
+    }
     let (right, left) = keys();
     let none =
         project(&[], 5, Space::Core, &Rule::default(), Dtype::F32, (&right, &left), &mut [0; 99]);
     assert!(matches!(none, Err(Error::Shape { .. })));
     let group = group(10, &pairs);
     let part = Part { group: &group, weights: vec![1.0; 2], program: SUM, row_start: 0 };
+    let program = Program { sides: vec![Side::All, Side::Around], ..TIES };
+    for space in SPACES {
+        let few =
+            Part { group: &group, weights: vec![1.0], program: program.clone(), row_start: 0 };
+        assert!(matches!(kept(&few, space), Err(Error::Shape { what: "weights", .. })));
+    }
     let rule = with_rank(1);
     let short =
         project(&[part], 10, Space::Knots, &rule, Dtype::F32, (&right, &left), &mut [0; 87]);

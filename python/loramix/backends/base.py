@@ -116,7 +116,10 @@ class Backend(Protocol):
     def kept(
         self, steps: Sequence[RawStep], program: Program, space: Space, *, threads: int | None
     ) -> list[list[F64]]:
-        """Inner products of what a program keeps of the weighted deltas, for parts of steps."""
+        """Inner products of what a program keeps of the weighted deltas, for parts of steps.
+
+        Of those that it sees: (n, n) for n that do not go around it.
+        """
         ...
 
     def condense(
@@ -163,6 +166,7 @@ class Backend(Protocol):
     ) -> Any:  # noqa: ANN401 - NumPy or torch, as the deltas
         """Run a program on dense deltas of one shape; the same kind of array in f32.
 
-        ``mix`` makes `Site.mix` from the inner products of what is kept, and the weights.
+        ``mix`` makes `Site.mix` from the inner products of what is kept, and the weights, of the
+        deltas that the program sees.
         """
         ...

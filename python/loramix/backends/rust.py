@@ -103,7 +103,7 @@ class RustBackend:
         sizes = [float(w) for w in weights]
         if mix is not None:
             flat = _core.program_gram(views, rows, cols, sizes, program, site, threads=threads)
-            turn = mix(_square(flat), np.array(sizes))
+            turn = mix(_square(flat), np.array(site.seen(sizes)))
             site = replace(site, mix=turn.ravel().tolist())
         out = np.empty((rows, cols), dtype=np.float32)
         _core.run_program(views, rows, cols, sizes, program, site, out, threads=threads)

@@ -186,13 +186,18 @@ class TorchBackend:
         values = torch.stack(
             [narrow(t, self.device).reshape(rows, cols) * single(w, self.device) for t, w in each]
         )
-        own = np.asarray(weights, dtype=np.float64)
+        around = site.around(list(values))
+        if around:
+            values = values[site.seen(range(len(values)))]
+        own = np.array(site.seen(weights), dtype=np.float64)
         if mix is not None:
             turn = mix(programs.kept_gram(values, program, site), own)
             site = replace(site, mix=turn.ravel().tolist())
         result = programs.run(values, own, program, site)
         if program.clean:
             result = programs.shrunk(result, programs.noise(values, result))
+        for value in around:
+            result = result + value
         result = result.reshape(shape)
         if isinstance(deltas[0], torch.Tensor):
             return result.to(deltas[0].device)

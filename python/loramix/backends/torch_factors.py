@@ -81,6 +81,10 @@ class Stack:
         """(R,) the factor of every column of the stack."""
         return np.repeat(self.factors, [c.stop - c.start for c in self.columns])
 
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rows, R), (R, cols) f64, whose product is the sum of the members, factors included."""
+        return self.up * torch.from_numpy(self.column_factors).to(self.up), self.down
+
     def deltas(self) -> torch.Tensor:
         """(n, rows, cols) f32, factors included: 2 rows cols R flops in f32."""
         shape = (len(self.columns), self.rows, self.cols)

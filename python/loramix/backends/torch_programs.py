@@ -77,7 +77,7 @@ def run(values: torch.Tensor, weights: F64, program: Program, site: Site) -> tor
 
     Parameters
     ----------
-    values : (n, rows, cols) f32, the weighted deltas; n >= 1; not changed.
+    values : (n, rows, cols) f32, the weighted deltas that the program sees; not changed.
     weights : (n,) the users'.
 
     Returns
@@ -86,8 +86,10 @@ def run(values: torch.Tensor, weights: F64, program: Program, site: Site) -> tor
 
     Cost: about eight passes over the deltas beside those of `keep`.
     """
+    if len(values) == 0:
+        return values.new_zeros(values.shape[1:])
     numbers = _numbers(program, weights, site, values.device)
-    kept = keep(values, program.keep, site)
+    kept = keep(given(values, site), program.keep, site)
     aside = torch.zeros_like(values[0])
     if program.selfish is not None:
         kept, aside = _set_aside(kept, program.selfish, numbers.level)
@@ -101,7 +103,9 @@ def run(values: torch.Tensor, weights: F64, program: Program, site: Site) -> tor
 
 def kept_gram(values: torch.Tensor, program: Program, site: Site) -> F64:
     """Inner products of the weighted deltas as far as they are kept, (n, n), in f64."""
-    kept = keep(values, program.keep, site)
+    if len(values) == 0:
+        return np.zeros((0, 0))
+    kept = keep(given(values, site), program.keep, site)
     if program.selfish is not None:
         kept, _ = _set_aside(kept, program.selfish, kept.new_ones(len(kept)))
     return dots(kept)
@@ -115,6 +119,25 @@ def dots(values: torch.Tensor) -> F64:
         part = wide(chunk)
         total += (part @ part.T).cpu().numpy()
     return total
+
+
+def given(values: torch.Tensor, site: Site) -> torch.Tensor:
+    """What members give of their deltas: see `Site.sides`; the tensor itself where it is all."""
+    sides = site.seen(site.sides)
+    if not {"low", "high"} & set(sides):
+        return values
+    heads, total = torch.zeros_like(values[0]), torch.zeros_like(values[0])
+    for value in values:
+        heads, total = heads + torch.sign(value), total + value
+    draw = torch.ones_like(total) if site.published_sides else total
+    winner = torch.where(heads == 0, draw, heads)
+    up, down = winner > 0, winner < 0
+    found = []
+    for value, side in zip(values, sides, strict=True):
+        agrees = ((value > 0) & up) | ((value < 0) & down)
+        gives = agrees if side == "low" else ~agrees
+        found.append(value if side == "all" else torch.where(gives, value, 0.0))
+    return torch.stack(found)
 
 
 def _set_aside(

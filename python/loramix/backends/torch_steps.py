@@ -27,7 +27,8 @@ class Part:
     Attributes
     ----------
     stack : the members; their factors include the weights.
-    weights : (n,) the users'.
+    seen, around : those that the program sees, and those that go around it, if there are any.
+    weights : (n,) the users', of those that are seen.
     program, site : what is done; the plain sum where one adapter is alone.
     start : first row.
     number : of the step in its batch, for messages.
@@ -36,6 +37,8 @@ class Part:
     """
 
     stack: Stack
+    seen: Stack
+    around: Stack | None
     weights: F64
     program: Program
     site: Site
@@ -51,7 +54,7 @@ class Part:
 
     def values(self) -> torch.Tensor:
         """What the program runs on: (n, rows, cols), (n, p, cols) or (n, p, q) f32."""
-        stack, device = self.stack, self.stack.device
+        stack, device = self.seen, self.seen.device
         if self.bases is None:
             return stack.deltas()
         found = []
@@ -74,23 +77,32 @@ class Part:
         values = self.values()
         result = self.run(values)
         if self.program.clean:
-            return programs.shrunk(result, programs.noise(values, result))
+            result = programs.shrunk(result, programs.noise(values, result))
+        for delta in () if self.around is None else self.around.deltas():
+            result = result + delta
         return result
 
     def pair(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The result as a pair (rows, P), (P, cols) f64, and the square of what it leaves out."""
+        left, right, outside = self._seen_pair()
+        if self.around is None:
+            return left, right, outside
+        beside = self.around.pair()
+        return torch.cat([left, beside[0]], dim=1), torch.cat([right, beside[1]]), outside
+
+    def _seen_pair(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Likewise, without the members that go around the program."""
         if self.bases is None and not self.program.clean:
-            factors = torch.from_numpy(self.stack.column_factors).to(self.stack.up)
-            return self.stack.up * factors, self.stack.down, 0.0
+            return *self.seen.pair(), 0.0
         values = self.values()
         result = self.run(values)
         norm = _norm_of(result, self.number)
         clean = programs.noise(values, result) if self.program.clean else 0.0
         if self.bases is None:
-            return _clean_pair(self.stack, result, clean, norm)
+            return _clean_pair(self.seen, result, clean, norm)
         result = wide(programs.shrunk(result, clean))
-        down = result @ self.bases.right_vectors(self.stack) if self.both else result
-        return self.bases.left_vectors(self.stack), down, 0.0
+        down = result @ self.bases.right_vectors(self.seen) if self.both else result
+        return self.bases.left_vectors(self.seen), down, 0.0
 
 
 def parts_of(
@@ -116,7 +128,7 @@ def parts_of(
     before = 0
     for one in raw:
         found.append(_part(one, number, before, program, space, device))
-        before += len(found[-1].weights)
+        before += len(found[-1].stack.columns)
     return found
 
 
@@ -124,16 +136,21 @@ def _part(
     raw: RawPart, number: int, before: int, program: Program, space: Space, device: torch.device
 ) -> Part:
     group, weights, site, start, alone = raw
-    if alone:
-        program, site = Program(), replace(site, norm=None, mix=())
     stack = Stack(group, device, number, before)
     if len(weights) != len(stack.columns):
         text = f"weights: expected {len(stack.columns)}, got {len(weights)}"
         refuse("shape", text, number)
+    if alone:
+        program, site = Program(), site.alone()
     check_program(program, site, len(weights))
-    own = np.asarray(weights, dtype=np.float64)
-    bases = None if alone or space == "weight" else Bases(stack, np.ones_like(own), number)
-    return Part(stack, own, program, site, start, number, bases, space == "core")
+    seen, around = stack, None
+    if "around" in site.sides:
+        rows, cols, members = group
+        seen = Stack((rows, cols, site.seen(members)), device, number, before)
+        around = Stack((rows, cols, site.around(members)), device, number, before)
+    own = np.array(site.seen(weights), dtype=np.float64)
+    bases = None if alone or space == "weight" else Bases(seen, np.ones_like(own), number)
+    return Part(stack, seen, around, own, program, site, start, number, bases, space == "core")
 
 
 def check_program(program: Program, site: Site, members: int) -> None:
@@ -298,7 +315,7 @@ def _inner(parts: Sequence[Part]) -> F64:
     """Inner products of the members of all parts; those of different rows have none."""
     gram = np.zeros((0, 0))
     for part in parts:
-        n, m = len(gram), len(part.weights)
+        n, m = len(gram), len(part.stack.columns)
         gram = np.block([[gram, np.zeros((n, m))], [np.zeros((m, n)), part.stack.inner()]])
     return gram
 
@@ -309,8 +326,7 @@ def recompressed(group: RawGroup, stack: Stack, mixed: Mixed | None, job: Job, n
     rule = job.energy is not None or job.max_error is not None
     if mixed is None and not rule and min(job.rank or rank, stack.rows, stack.cols) >= rank:
         return Made(group, None, inner, inner @ stack.factors)
-    up = stack.up * torch.from_numpy(stack.column_factors).to(stack.up)
-    down = stack.down
+    up, down = stack.pair()
     rounding = math.sqrt(float(np.diag(inner) @ stack.factors**2))
     sketch: tuple[float, ...] = ()
     if mixed is not None:

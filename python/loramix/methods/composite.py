@@ -1,7 +1,7 @@
 """Methods with something done to the deltas before: sparsified, refined, in another space."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -11,7 +11,7 @@ from loramix.errors import ParamError
 from loramix.methods.base import Coefficients, Elementwise, Law, Program, Selfish, Subspace
 from loramix.methods.ortho import GramSchmidt, gram_schmidt, orthogonalised
 from loramix.methods.ties_upstream import TiesPublished
-from loramix.types import F64, Site
+from loramix.types import F64, Side, Site
 
 Level: TypeAlias = Literal["none", "refine", "full", "refine-published", "full-published"]
 Space: TypeAlias = Literal["weight", "knots", "core"]
@@ -236,25 +236,58 @@ _EXCESS = 0.02
 """Conflict beyond what cosines let expect that is more than the shape of the distribution."""
 
 
-def site_of(method: object, gram: F64, weights: F64, *, key: int, seed: int) -> Site:
-    """What a program needs to know of a group; nothing where the method is no program.
+def site_of(
+    method: object,
+    gram: F64,
+    weights: F64,
+    *,
+    key: int,
+    seed: int,
+    sides: Sequence[Side] = (),
+    published_sides: bool = False,
+) -> Site:
+    """What a program needs to know of a group; nothing but sides where the method is no program.
+
+    Norms and guards are those of whole deltas, but for the members that go around the method.
 
     Parameters
     ----------
     gram : (n, n) inner products of the deltas; used only by programs that calibrate or guard.
     weights : (n,)
     key : stable hash of the target.
+    sides : (n,), or empty.
+    published_sides : see `Site`.
+
+    Raises
+    ------
+    ParamError : a side asks for some of the entries of a method that sees none.
     """
+    own = tuple(side for side, weight in zip(sides, weights, strict=bool(sides)) if weight != 0)
     if not isinstance(method, Elementwise | Composite):
-        return Site()
+        _check_whole(method, own)
+        return Site(sides=own)
     program, used = method.program(), weights != 0
+    if sides:
+        used &= np.array([side != "around" for side in sides])
     inner = gram[np.ix_(used, used)]
     most = program.keep.most
     if most == "calibrated":
         limited = program.keep.conflicts and used.any()
         most = expected_conflict(inner, weights[used]) + _EXCESS if limited else 1.0
     norm = calibration(inner, weights[used]) if program.calibrate and used.any() else None
-    return Site(key=key, seed=seed, most=min(most, 1.0), norm=norm)
+    return Site(key, seed, min(most, 1.0), norm, sides=own, published_sides=published_sides)
+
+
+def _check_whole(method: object, sides: Sequence[Side]) -> None:
+    """Refuse sides that leave entries out where a method sees none."""
+    for side in sides:
+        if side in ("low", "high"):
+            name = getattr(method, "name", method)
+            message = (
+                f"side = {side}: {name} sees no entries; allowed is all, around; for a method of "
+                "coefficients, give it as a Composite"
+            )
+            raise ParamError(message)
 
 
 def calibration(gram: F64, weights: F64) -> float:

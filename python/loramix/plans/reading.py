@@ -110,6 +110,7 @@ class _Row:
     weights: object
     asked: object = None
     sides: tuple[str, ...] = ()
+    published_sides: bool = False
     rank: int | None = None
     regime: str = ""
     why: str = ""
@@ -163,7 +164,8 @@ _ADAPTER = {
 }  # fmt: skip
 _GROUP = {
     "target": Table.text, "members": Table.texts, "method": choosing.method,
-    "weights": _as_it_is, "asked": _as_it_is, "sides": Table.texts, "rank": Table.integer,
+    "weights": _as_it_is, "asked": _as_it_is, "sides": Table.texts,
+    "published_sides": Table.truth, "rank": Table.integer,
     "regime": Table.text, "why": Table.text, "numbers": _as_it_is, "made": _as_it_is,
 }  # fmt: skip
 
@@ -205,7 +207,9 @@ def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[We
         row.refuse("rank", "at least 1")
     numbers = cast("Mapping[str, float]", found.numbers)
     sides = cast("tuple[Side, ...]", found.sides)
-    decision = Decision(found.method, each, found.regime, found.why, numbers, sides)
+    decision = Decision(
+        found.method, each, found.regime, found.why, numbers, sides, found.published_sides
+    )
     if found.asked is None:
         (asked,) = planning.asked([group], weights)
     else:

@@ -151,6 +151,7 @@ def _group(
         found["asked"] = list(choice.asked)
     if decision.sides:
         found["sides"] = list(decision.sides)
+        found["published_sides"] = decision.published_sides
     if choice.rank is not None:
         found["rank"] = choice.rank
     found["regime"], found["why"] = decision.regime, decision.why

@@ -11,14 +11,12 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from loramix.analysis.statistics import Analysis, GroupStatistics
 from loramix.analysis.strengths import Strength
 from loramix.methods import Method
-from loramix.types import Adapter
+from loramix.types import Adapter, Side
 
 Reads: TypeAlias = Literal["nothing", "products", "statistics"]
 """What a policy needs of pass 1: nothing, inner products, or all statistics."""
-Side: TypeAlias = Literal["all", "low", "high", "around"]
-"""What a member gives to its group: ``all`` of its delta; only entries with the sign of the
-majority of the members (``low`` conflict), or only the others (``high``); or all of it, around the
-method: it is added to the result, at its weight."""
+
+__all__ = ["Decision", "Policy", "Side", "Stack", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,7 @@ class Decision:
     why : a sentence with the numbers that decided.
     numbers : the statistics that decided, by name.
     sides : for every member; empty: all.
+    published_sides : whether draws of the vote of sides are positive, see `Site`.
     """
 
     method: Method
@@ -64,6 +63,7 @@ class Decision:
     why: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     sides: tuple[Side, ...] = ()
+    published_sides: bool = False
 
 
 @dataclass(frozen=True, slots=True)

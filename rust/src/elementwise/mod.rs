@@ -4,8 +4,9 @@
 //! kept ones disagree, and how the winners are reduced to one number.  The deltas are produced
 //! tile by tile by a [`Source`] and dropped; only the result has `rows x cols` entries.
 //!
-//! The order of what happens to the entries of a position: keep, take out what is selfish, mix,
-//! vote, reduce, add back what was taken out.
+//! The order of what happens to the entries of a position: take what the members give, keep, take
+//! out what is selfish, mix, vote, reduce, add back what was taken out; at the very end, after norm
+//! and cleaning, the members that go around the program.
 
 mod decide;
 mod dots;
@@ -17,6 +18,7 @@ mod random;
 pub mod ranked;
 mod select;
 mod selfish;
+mod sides;
 mod signs;
 pub mod source;
 mod survey;
@@ -25,7 +27,7 @@ use crate::dtype::Matrix;
 use crate::{Error, Result};
 pub use owners::owners;
 pub use prepared::Prepared;
-pub use program::{Ballot, Conflicts, Fallback, Keep, Program, Reduce, Selfish, Vote};
+pub use program::{Ballot, Conflicts, Fallback, Keep, Program, Reduce, Selfish, Side, Vote};
 pub use signs::{Disagreement, disagreement};
 pub use source::{Dense, Factored, Source};
 

@@ -12,6 +12,7 @@ use super::random::drop_alike;
 use super::ranked::Ranking;
 use super::rows_of_tile;
 use super::select::{Brackets, Cut, brackets, cuts};
+use super::sides::Sided;
 use super::source::Source;
 use super::survey::Survey;
 use crate::rng::Stream;
@@ -21,7 +22,7 @@ use crate::{Error, Result, scratch};
 /// A program with everything decided that needs a look at all entries first.
 pub struct Prepared<'s, S> {
     program: &'s Program,
-    source: &'s S,
+    source: Sided<'s, S>,
     positions: Positions,
     streams: Vec<Stream>,
     /// Whether the random rule acts everywhere, at conflicts, or nowhere.
@@ -41,10 +42,12 @@ impl<'s, S: Source> Prepared<'s, S> {
     /// # Errors
     /// [`Error::Param`] outside the ranges of [`Keep`]; what the source refuses.
     pub fn new(program: &'s Program, source: &'s S) -> Result<Self> {
+        program.check_sides(source.count())?;
+        let source = Sided::new(program, source);
         program.check(source.count())?;
         let stream = |i: usize| Stream::new(program.seed, program.target, i as u32);
         let streams = (0..source.count()).map(stream).collect::<Result<_>>()?;
-        let positions = Positions::new(program, source);
+        let positions = Positions::new(program, &source);
         let limits = program.limits();
         let scope = Scope::Everywhere;
         let mut prepared = Self { program, source, positions, streams, scope };
@@ -63,6 +66,10 @@ impl<'s, S: Source> Prepared<'s, S> {
         if out.is_empty() {
             return Ok(());
         }
+        if self.source.count() == 0 {
+            out.fill(0.0); // all go around
+            return Ok(());
+        }
         let mut widening = 1.0;
         loop {
             let brackets = self.brackets(widening)?;
@@ -79,14 +86,25 @@ impl<'s, S: Source> Prepared<'s, S> {
         Ok(())
     }
 
-    /// Inner products of the weighted deltas as far as they are kept, `N x N` row-major.
+    /// Adds the weighted deltas of the members that go around the program: the last thing that
+    /// happens to a result, after its cleaning.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn add_around(&self, out: &mut [f32]) -> Result<()> {
+        self.check(out)?;
+        self.source.add_around(out)
+    }
+
+    /// Inner products of the weighted deltas as far as they are kept, `N x N` row-major, N members
+    /// not going around.
     ///
     /// # Errors
     /// What the source refuses.
     pub fn gram(&self) -> Result<Vec<f64>> {
         let cuts = self.cuts()?;
         let count = self.source.count();
-        let found = self.tiles(count, |tile, values, len| {
+        let found = tiles(&self.source, count, |tile, values, len| {
             let start = tile.start * self.source.cols();
             self.keep(tile, values, len)?;
             for (cut, values) in cuts.iter().zip(values.chunks_exact_mut(len.max(1))) {
@@ -100,14 +118,15 @@ impl<'s, S: Source> Prepared<'s, S> {
         Ok(dots::sum(found, count * count))
     }
 
-    /// Mean square per entry of the part of a result that is outside the span of the deltas.
+    /// Mean square per entry of the part of a result that is outside the span of the deltas: of
+    /// those that do not go around, with all of their entries.
     ///
     /// # Errors
     /// As [`Self::run`].
     pub fn noise(&self, result: &[f32]) -> Result<f64> {
         self.check(result)?;
         let (count, cols) = (self.source.count(), self.source.cols());
-        let found = self.tiles(count + 1, |tile, values, len| {
+        let found = tiles(&self.source.whole(), count + 1, |tile, values, len| {
             values[count * len..].copy_from_slice(&result[tile.start * cols..][..len]);
             Ok(dots::gram(values, len))
         })?;
@@ -128,7 +147,7 @@ impl<'s, S: Source> Prepared<'s, S> {
     }
 
     fn brackets(&self, widening: f64) -> Result<Vec<Brackets>> {
-        let one = |i| brackets(self.source, i, self.program.keep, widening);
+        let one = |i| brackets(&self.source, i, self.program.keep, widening);
         (0..self.source.count()).map(one).collect()
     }
 
@@ -141,7 +160,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             let first = index * step;
             let tile = first..first + out.len() / cols;
             scratch::floats(brackets.len() * out.len(), |values| {
-                self.fill(tile.clone(), values, out.len())?;
+                self.source.fill_all(&tile, out.len(), values)?;
                 self.keep(tile, values, out.len())?;
                 Ok(decide(&self.positions, brackets, first * cols, values, out))
             })
@@ -188,36 +207,11 @@ impl<'s, S: Source> Prepared<'s, S> {
     /// The positions that brackets leave open, in a pass of its own.
     fn survey(&self, brackets: &[Brackets]) -> Result<Survey> {
         let (count, cols) = (brackets.len(), self.source.cols());
-        let surveys = self.tiles(count + 1, |tile, values, len| {
+        let surveys = tiles(&self.source, count + 1, |tile, values, len| {
             let (values, out) = values.split_at_mut(count * len);
             Ok(decide(&self.positions, brackets, tile.start * cols, values, out))
         })?;
         Ok(Survey::join(surveys, count))
-    }
-
-    /// Calls `work` with the weighted deltas of every tile, in room for `count` of them.
-    fn tiles<T: Send>(
-        &self,
-        count: usize,
-        work: impl Fn(Range<usize>, &mut [f32], usize) -> Result<T> + Sync,
-    ) -> Result<Vec<T>> {
-        let (rows, cols) = (self.source.rows(), self.source.cols());
-        let tiles: Vec<_> = pieces(rows, rows_of_tile(cols)).collect();
-        let one = |tile: Range<usize>| {
-            let len = tile.len() * cols;
-            scratch::floats(count * len, |values| {
-                self.fill(tile.clone(), &mut values[..self.source.count() * len], len)?;
-                work(tile, values, len)
-            })
-        };
-        tiles.into_par_iter().map(one).collect()
-    }
-
-    fn fill(&self, tile: Range<usize>, values: &mut [f32], len: usize) -> Result<()> {
-        for (member, values) in values.chunks_exact_mut(len.max(1)).enumerate() {
-            self.source.fill(member, tile.clone(), values)?;
-        }
-        Ok(())
     }
 
     /// Drops entries at random, where the program does.
@@ -261,7 +255,7 @@ impl<'s, S: Source> Prepared<'s, S> {
         let count = |_, values: &mut [f32], len| {
             Ok(dots::conflicts(values, len).iter().map(|f| usize::from(*f)).sum::<usize>())
         };
-        let found: usize = self.tiles(self.source.count(), count)?.into_iter().sum();
+        let found: usize = tiles(&self.source, self.source.count(), count)?.into_iter().sum();
         let n = self.source.rows() * self.source.cols();
         if found as f64 <= limits.most * n as f64 {
             return Ok(Scope::Conflicts);
@@ -271,6 +265,24 @@ impl<'s, S: Source> Prepared<'s, S> {
             Fallback::Nowhere => Scope::Nowhere,
         })
     }
+}
+
+/// Calls `work` with the weighted deltas of every tile, in room for `count` of them.
+fn tiles<S: Source, T: Send>(
+    source: &Sided<'_, S>,
+    count: usize,
+    work: impl Fn(Range<usize>, &mut [f32], usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let (rows, cols) = (source.rows(), source.cols());
+    let tiles: Vec<_> = pieces(rows, rows_of_tile(cols)).collect();
+    let one = |tile: Range<usize>| {
+        let len = tile.len() * cols;
+        scratch::floats(count * len, |values| {
+            source.fill_all(&tile, len, &mut values[..source.count() * len])?;
+            work(tile, values, len)
+        })
+    };
+    tiles.into_par_iter().map(one).collect()
 }
 
 /// Scales to a norm, at most to twice what it was: what nearly cancels stays small.

@@ -73,6 +73,20 @@ pub struct Selfish {
     pub level: bool,
 }
 
+/// What a member gives to its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Side {
+    /// All of its delta.
+    #[default]
+    All,
+    /// Entries with the sign of the majority.
+    Low,
+    /// Entries without it: all of them at positions where nobody wins.
+    High,
+    /// Nothing: its weighted delta is added to the result as it is.
+    Around,
+}
+
 /// What votes: the weighted entry, or without the size (and the sign) of the weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ballot {
@@ -122,13 +136,21 @@ pub enum Reduce {
 /// An elementwise method.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
+    /// What each member gives, before anything else; empty where all give everything.
+    ///
+    /// All members but those that go around have one vote for the sign of a position, with their
+    /// weighted entry; a draw is decided by the sum of the entries, and by nobody if that is 0.
+    pub sides: Vec<Side>,
+    /// Whether a draw of that vote is positive instead, as published.
+    pub published_sides: bool,
     /// Which entries of a delta take part.
     pub keep: Keep,
     /// Whether a random rule is limited to conflicts.
     pub conflicts: Option<Conflicts>,
     /// Whether entries that belong to one adapter go around the rest.
     pub selfish: Option<Selfish>,
-    /// N x N, row-major: what of each kept delta goes into each; empty for nothing.
+    /// N x N, row-major: what of each kept delta goes into each; empty for nothing.  N are the
+    /// members that do not go around.
     pub mix: Vec<f64>,
     /// What votes.
     pub ballot: Ballot,
@@ -147,10 +169,28 @@ pub struct Program {
 }
 
 impl Program {
-    /// The sum of the weighted deltas.
+    /// The sum of the weighted deltas; what goes around does so still.
     #[must_use]
     pub fn sum(&self) -> Self {
-        Self { seed: self.seed, target: self.target, ..Self::default() }
+        let plain = |side: &Side| if *side == Side::Around { *side } else { Side::All };
+        let sides = if self.sides.contains(&Side::Around) {
+            self.sides.iter().map(plain).collect()
+        } else {
+            Vec::new()
+        };
+        Self { sides, seed: self.seed, target: self.target, ..Self::default() }
+    }
+
+    /// Refuses sides that are not one for each member.
+    pub(crate) fn check_sides(&self, members: usize) -> Result<()> {
+        if self.sides.is_empty() || self.sides.len() == members {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: "sides",
+            expected: format!("{members}, one for each member, or nothing"),
+            got: self.sides.len().to_string(),
+        })
     }
 
     /// Refuses what [`Keep`], [`Conflicts`] and [`Selfish`] do not allow.

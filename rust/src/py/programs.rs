@@ -10,7 +10,8 @@ use super::{Bytes, Outcome, RawGroup, all, borrow, borrow_floats, enter, views};
 use crate::condense::{self as calculate, Part};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{
-    Ballot, Conflicts, Dense, Factored, Fallback, Keep, Prepared, Program, Reduce, Selfish, Vote,
+    Ballot, Conflicts, Dense, Factored, Fallback, Keep, Prepared, Program, Reduce, Selfish, Side,
+    Vote,
 };
 use crate::gram::check_finite;
 use crate::group::Group;
@@ -62,6 +63,8 @@ pub(super) struct RawSite {
     /// Largest share of positions in conflict for rules limited to those.
     most: f64,
     norm: Option<f64>,
+    sides: Vec<String>,
+    published_sides: bool,
 }
 
 /// group, weights, site, first row, whether one adapter has it for itself.
@@ -85,6 +88,19 @@ macro_rules! choice {
     };
 }
 
+impl RawSite {
+    fn sides(&self) -> Result<Vec<Side>, Error> {
+        let side = |name: &String| {
+            choice!("side", name.as_str(),
+                "all" => Side::All,
+                "low" => Side::Low,
+                "high" => Side::High,
+                "around" => Side::Around)
+        };
+        self.sides.iter().map(side).collect()
+    }
+}
+
 impl RawProgram {
     pub(super) fn view(&self, site: &RawSite) -> Result<Program, Error> {
         let RawKeep { rule, density, outliers, least, divisor, spread, conflicts, fallback } =
@@ -105,6 +121,8 @@ impl RawProgram {
             level: s.level,
         });
         Ok(Program {
+            sides: site.sides()?,
+            published_sides: site.published_sides,
             keep,
             conflicts: conflicts.then_some(Conflicts { most: site.most, fallback }),
             selfish,
@@ -160,7 +178,7 @@ pub(super) fn run_program(
                 let noise = prepared.noise(out)?;
                 shrink::clean(out, rows, noise)?;
             }
-            Ok(())
+            prepared.add_around(out)
         };
         run().map_err(|e| (None, e))
     })

@@ -139,6 +139,7 @@ class Published:
                 why=choice.why,
                 numbers=numbers,
                 sides=sides_of(members, self.conflict_modes),
+                published_sides=bool(self.conflict_modes),
             )
             for members, (choice, numbers) in zip(rows, self._choices(tree, rows), strict=True)
         )
