@@ -43,7 +43,9 @@ class Item:
         method = decision.method
         if isinstance(method, Coefficients) and {"low", "high"} & set(sides):
             method = Composite(method)  # of what is left of the deltas
-        inside = np.where([side != "around" for side in sides], weights, 0.0)
+        if isinstance(method, Coefficients):
+            inside = np.where([side != "around" for side in sides], weights, 0.0)
+            weights = apply(method, gram, inside) + (weights - inside)
         site = site_of(
             method,
             gram,
@@ -53,8 +55,6 @@ class Item:
             sides=decision.sides,
             published_sides=decision.published_sides,
         )
-        if isinstance(method, Coefficients):
-            weights = apply(method, gram, inside) + (weights - inside)
         return cls(group, method, weights, choice.asked, site, choice.rank)
 
 
