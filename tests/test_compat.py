@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_the_score_is_the_product_of_its_parts(kind: Kind) -> None:
     clash, contention = (pooled.signs.clash, pooled.signs.contention) if pooled.signs else (0, 0)
     assert (pair.clash, pair.contention) == pytest.approx((clash, contention))
     assert pair.score == pytest.approx(pair.survival * (1 - clash) * (1 - contention / 2))
+
+
+def test_the_error_and_its_word() -> None:
+    """Four groups of one size and one error: half of it, times what the score leaves."""
+    found = analysis([A, turned(A, -0.4, 4)])
+    words = {0.0: "high", 0.1: "moderate", 0.5: "low"}
+    for error, word in words.items():
+        groups = []
+        for group in found.groups:
+            (pair,) = group.pairs
+            pair = replace(pair, excess_error=error, loss_error=0.0, total=1.0, conflicting=0.0)
+            groups.append(replace(group, pairs=(pair,)))
+        (one,) = compatibility(NAMES, Analysis(tuple(groups))).pairs
+        rest = one.survival * (1 - one.contention / 2)
+        assert one.error == pytest.approx(rest * error / 2)
+        assert one.confidence == word
 
 
 def test_weights_turn_the_relation_round() -> None:

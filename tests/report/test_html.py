@@ -213,3 +213,19 @@ def test_size(case: Case) -> None:
     less = {**found, "blocks": found["blocks"][: len(found["blocks"]) // 2]}
     block = (whole - len(page(less).encode())) / (len(found["blocks"]) - len(less["blocks"]))
     assert 20_000 + 700 * group + 150 * block < 1_000_000
+
+
+def test_many_pairs_show_the_one_that_stands_out(case: Case) -> None:
+    """Four adapters and more: one row for each number instead of one for each pair."""
+    stack = case.stack
+    wide = overview(
+        [*stack.adapters, stack.adapters[0], stack.adapters[2]], [1.0] * 5,
+        analysis([*stack.deltas, stack.deltas[0], stack.deltas[2]]),
+    )  # fmt: skip
+    text = page(wide)
+    assert len(wide["pairs"]) == 10
+    panels = len(re.findall(r'class="panel"', text))
+    assert len(re.findall(r">most</text>", text)) == 3 * panels
+    # An adapter beside itself: as alike as can be, in every block.
+    for block in wide["blocks"]:
+        assert block["extremes"]["cosine"]["value"] == pytest.approx(1.0)

@@ -131,7 +131,7 @@ def test_a_weak_excess_everywhere_counts_together() -> None:
 def test_overlap_is_beyond_chance() -> None:
     dense = deltas()
     signs = pooled(analysis(dense), (1.0, 1.0, 1.0))[0, 1].signs
-    sums, weights = 0.0, 0.0
+    sums, contended, weights = 0.0, 0.0, 0.0
     for key in sorted(set(dense[0]) & set(dense[1])):
         a, b = dense[0][key], dense[1][key]
         size = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -142,9 +142,13 @@ def test_overlap_is_beyond_chance() -> None:
             part = [np.trace(m) ** 2 / np.linalg.norm(m) ** 2 for m in (g, h)]
             chance = math.sqrt(part[0] * part[1]) / dim
             sides.append((seen - chance) / (1 - chance))
+        agreement = abs(float((a * b).sum())) / size
+        contended += size * max(np.mean(sides) - agreement, 0.0)
         sums, weights = sums + size * np.mean(sides), weights + size
     assert signs is not None
     assert signs.overlap == pytest.approx(sums / weights)
+    assert contended > 0
+    assert signs.contention == pytest.approx(contended / weights)
 
 
 def test_a_sample_stands_for_its_weight() -> None:

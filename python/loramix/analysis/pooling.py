@@ -7,9 +7,9 @@ by their signs and, where they differ between groups, by the geometric mean of t
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from loramix.analysis.statistics import Analysis, GroupStatistics, PairStatistics
+from loramix.analysis.meetings import Looked, Meeting, meetings, over
+from loramix.analysis.statistics import Analysis, GroupStatistics
 from loramix.types import Weight, weight_of
 
 SIGNIFICANT = 3.0
@@ -88,43 +88,6 @@ class Pooled:
     signs: Signs | None
 
 
-class _Looked(NamedTuple):
-    """What the signs of one pair say in one group, and what each number weighs.
-
-    Attributes
-    ----------
-    scale : positions of the weight for one that was looked at.
-    magnitude, energy, reach : what excesses, losses and overlaps count by.
-    raw : dot, first2, second2, conflicts and positions as they were sampled.
-    """
-
-    scale: float
-    magnitude: float
-    energy: float
-    reach: float
-    conflicts: float
-    positions: float
-    weighted_conflict: float
-    excess: float
-    excess_error: float
-    lost: float
-    lost_excess: float
-    lost_error: float
-    overlap: float
-    contention: float
-    raw: tuple[float, float, float, float, float]
-
-
-class _Meeting(NamedTuple):
-    """A pair in one group: exact sums of the weighted deltas, and what their signs say."""
-
-    owners: tuple[int, int]
-    inner: float
-    first2: float
-    second2: float
-    looked: _Looked | None
-
-
 @dataclass(frozen=True, slots=True)
 class Meetings:
     """All pairs of a stack in all of its groups, ready to be added up over any of them.
@@ -138,7 +101,7 @@ class Meetings:
 
     count: int
     energies: tuple[tuple[tuple[int, float], ...], ...] = field(repr=False)
-    rows: tuple[tuple[_Meeting, ...], ...] = field(repr=False)
+    rows: tuple[tuple[Meeting, ...], ...] = field(repr=False)
 
     @classmethod
     def of(
@@ -155,14 +118,14 @@ class Meetings:
         return cls(
             count,
             tuple(tuple(_energies(group, own)) for group, own in each),
-            tuple(tuple(_meetings(group, own)) for group, own in each),
+            tuple(tuple(meetings(group, own)) for group, own in each),
         )
 
     def pool(self, at: Iterable[int] | None = None) -> tuple[Pooled, ...]:
         """All pairs, (0, 1), (0, 2), ..., (1, 2), ..., over all groups or those at some places."""
         places = range(len(self.rows)) if at is None else list(at)
         total = self.energy(places)
-        each: dict[tuple[int, int], list[_Meeting]] = {
+        each: dict[tuple[int, int], list[Meeting]] = {
             (i, j): [] for i in range(self.count) for j in range(i + 1, self.count)
         }
         for place in places:
@@ -213,51 +176,7 @@ def _added(each: Iterable[Sequence[tuple[int, float]]], count: int) -> list[floa
     return [math.fsum(one) for one in found]
 
 
-def _meetings(group: GroupStatistics, own: Sequence[float]) -> Iterable[_Meeting]:
-    pairs = {(pair.first, pair.second): pair for pair in group.pairs}
-    for a, first in enumerate(group.owners):
-        for b in range(a + 1, len(group.owners)):
-            second, both = group.owners[b], own[a] * own[b]
-            # One adapter may hold a weight twice, fused and apart: that is no pair.
-            if both and first != second:
-                inner = both * float(group.gram[a, b])
-                first2 = own[a] ** 2 * float(group.gram[a, a])
-                second2 = own[b] ** 2 * float(group.gram[b, b])
-                pair = pairs.get((a, b))
-                looked = None
-                if pair is not None and pair.looked:
-                    positions = group.target.rows * group.target.cols
-                    reach = math.sqrt(max(first2 * second2, 0.0))
-                    agreement = abs(_over(inner, reach))
-                    looked = _looked(pair, both, positions / pair.looked, reach, agreement)
-                yield _Meeting((first, second), inner, first2, second2, looked)
-
-
-def _looked(
-    pair: PairStatistics, both: float, scale: float, reach: float, agreement: float
-) -> _Looked:
-    pair = pair.flipped() if both < 0 else pair
-    size, overlap = abs(both), pair.shared
-    return _Looked(
-        scale=scale,
-        magnitude=scale * math.sqrt(size) * pair.total,
-        energy=scale * size * (pair.first2 + pair.second2),
-        reach=reach,
-        conflicts=scale * pair.conflicts,
-        positions=scale * pair.positions,
-        weighted_conflict=pair.weighted_conflict,
-        excess=pair.excess,
-        excess_error=pair.excess_error,
-        lost=pair.lost,
-        lost_excess=pair.lost_excess,
-        lost_error=pair.loss_error,
-        overlap=overlap,
-        contention=max(overlap - agreement, 0.0),
-        raw=(pair.dot, pair.first2, pair.second2, pair.conflicts, pair.positions),
-    )
-
-
-def _pooled(owners: tuple[int, int], rows: Sequence[_Meeting], total: Sequence[float]) -> Pooled:
+def _pooled(owners: tuple[int, int], rows: Sequence[Meeting], total: Sequence[float]) -> Pooled:
     first, second = owners
     inner = math.fsum(row.inner for row in rows)
     norms = (math.fsum(row.first2 for row in rows), math.fsum(row.second2 for row in rows))
@@ -273,27 +192,23 @@ def _pooled(owners: tuple[int, int], rows: Sequence[_Meeting], total: Sequence[f
         second=second,
         groups=len(rows),
         cosine=min(1.0, max(-1.0, inner / size)) if size > 0 else 0.0,
-        adds=(_over(inner, all_of[0]), _over(inner, all_of[1])),
+        adds=(over(inner, all_of[0]), over(inner, all_of[1])),
         cancels=(_taken(firsts, all_of[0]), _taken(seconds, all_of[1])),
         repeats=(_given(firsts, all_of[0]), _given(seconds, all_of[1])),
-        met=(_over(norms[0], all_of[0]), _over(norms[1], all_of[1])),
+        met=(over(norms[0], all_of[0]), over(norms[1], all_of[1])),
         signs=_signs(looked) if looked else None,
     )
 
 
 def _taken(rows: Sequence[tuple[float, float]], whole: float) -> float:
-    return _over(math.fsum(min(max(-inner, 0.0), own) for inner, own in rows), whole)
+    return over(math.fsum(min(max(-inner, 0.0), own) for inner, own in rows), whole)
 
 
 def _given(rows: Sequence[tuple[float, float]], whole: float) -> float:
-    return _over(math.fsum(max(inner, 0.0) for inner, _ in rows), whole)
+    return over(math.fsum(max(inner, 0.0) for inner, _ in rows), whole)
 
 
-def _over(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
-
-
-def _signs(rows: Sequence[_Looked]) -> Signs:
+def _signs(rows: Sequence[Looked]) -> Signs:
     """Sums over the groups whose positions were looked at."""
     excess, excess_error = _mean((r.magnitude, r.excess, r.excess_error) for r in rows)
     lost_excess, lost_error = _mean((r.energy, r.lost_excess, r.lost_error) for r in rows)
@@ -303,7 +218,7 @@ def _signs(rows: Sequence[_Looked]) -> Signs:
     )
     conflicts = math.fsum(r.conflicts for r in rows)
     return Signs(
-        conflict=_over(conflicts, math.fsum(r.positions for r in rows)),
+        conflict=over(conflicts, math.fsum(r.positions for r in rows)),
         weighted_conflict=_mean((r.magnitude, r.weighted_conflict, 0.0) for r in rows)[0],
         excess=excess,
         excess_error=excess_error,
@@ -322,7 +237,7 @@ def _published(dot: float, first2: float, second2: float, conflicts: float, met:
     size = math.sqrt(first2 * second2)
     cosine = dot / size if size > 0 else 0.0
     boost = 0.1 if cosine > -0.1 and met > 0 else 0.0
-    return cosine * (1 - _over(conflicts, met)) + boost
+    return cosine * (1 - over(conflicts, met)) + boost
 
 
 def _mean(rows: Iterable[tuple[float, float, float]]) -> tuple[float, float]:
@@ -331,7 +246,7 @@ def _mean(rows: Iterable[tuple[float, float, float]]) -> tuple[float, float]:
     total = math.fsum(weight for weight, _, _ in each)
     value = math.fsum(weight * value for weight, value, _ in each)
     error = math.sqrt(math.fsum((weight * error) ** 2 for weight, _, error in each))
-    return _over(value, total), _over(error, total)
+    return over(value, total), over(error, total)
 
 
 def _clash(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:

@@ -39,7 +39,12 @@ def _extremes(pairs: Sequence[Pair]) -> dict[str, Extreme]:
         known = [(pair, value) for pair in pairs if (value := pair[name]) is not None]
         if known:
             pair, value = max(known, key=lambda one: abs(one[1]))
-            found[name] = Extreme(first=pair["first"], second=pair["second"], value=value)
+            found[name] = Extreme(
+                first=pair["first"],
+                second=pair["second"],
+                value=value,
+                significant=pair["significant"],
+            )
     return found
 
 

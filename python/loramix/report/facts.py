@@ -73,11 +73,13 @@ class Extreme(TypedDict):
     Attributes
     ----------
     first, second : positions of the adapters.
+    significant : see `Pair`.
     """
 
     first: int
     second: int
     value: float
+    significant: bool
 
 
 class Choice(TypedDict):

@@ -171,7 +171,7 @@ def _rows(found: Overview, blocks: Sequence[Block]) -> Iterable[tuple[str, list[
 def _metric(found: Overview, blocks: Sequence[Block], metric: PairNumber) -> list[Row]:
     if len(found["pairs"]) > _PAIRS:
         each = [block["extremes"].get(metric) for block in blocks]
-        return [("most", [(colour(metric, _value(one)), _said(found, one)) for one in each])]
+        return [("most", [(_strongest(metric, one), _said(found, one)) for one in each])]
     return [
         (
             label(found, pair["first"], pair["second"]),
@@ -186,8 +186,10 @@ def _cell(pair: Pair, metric: PairNumber) -> tuple[str, str]:
     return (colour(metric, pair[metric], sure=sure), signed(pair[metric]))
 
 
-def _value(one: Extreme | None) -> float | None:
-    return one["value"] if one else None
+def _strongest(metric: PairNumber, one: Extreme | None) -> str:
+    if one is None:
+        return colour(metric, None)
+    return colour(metric, one["value"], sure=metric != "excess" or one["significant"])
 
 
 def _said(found: Overview, one: Extreme | None) -> str:
