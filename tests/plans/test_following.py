@@ -179,3 +179,44 @@ def test_the_recipe_of_a_merge_makes_it_again(folder: Path) -> None:
         again = follow(parse(plan.recipe, folder=folder))
         assert again.digest() == plan.digest(), method
         assert again.recipe == plan.recipe
+
+
+@pytest.mark.parametrize("policy", ['policy = "published:mode=additive"', 'method = "slerp"'])
+@pytest.mark.parametrize(("first", "second"), [("low", "all"), ("high", "low"), ("all", "high")])
+def test_conflict_modes(first: str, second: str, policy: str, folder: Path) -> None:
+    """What is left of a delta by the vote of signs is what the method gets."""
+    text = f"""
+{policy}
+[[adapter]]
+path = "style.safetensors"
+conflict_mode = "{first}"
+[[adapter]]
+path = "face.safetensors"
+weight = -0.5
+conflict_mode = "{second}"
+[output]
+rank = 24
+dtype = "f32"
+"""
+    got = told(folder, text)
+    weights = np.array([1.0, -0.5])
+    deltas = [dense(folder / f"{name}.safetensors") for name in ("style", "face")]
+    for key, delta in got.items():
+        own = np.stack([one[key].astype(np.float64) for one in deltas])
+        signed = np.sign(weights)[:, None, None] * own
+        votes = np.sign(signed).sum(axis=0)
+        mass = (weights[:, None, None] * own).sum(axis=0)
+        published = "published" in policy
+        draw = 1.0 if published else np.sign(mass)
+        winner = np.where(votes != 0, np.sign(votes), draw)
+        kept = []
+        for mode, one, sign in zip((first, second), own, signed, strict=True):
+            agrees = sign * winner > 0
+            kept.append(one if mode == "all" else np.where(agrees == (mode == "low"), one, 0.0))
+        method = "linear" if published else "slerp"
+        expected = loramix.combine(
+            [one.astype(np.float32) for one in kept], method, weights=weights
+        )
+        ratio = float((delta * expected).sum() / (expected**2).sum())  # the policy's own strength
+        assert published or ratio == pytest.approx(1, rel=1e-4)
+        assert relative(delta, ratio * expected) < 1e-4, key
