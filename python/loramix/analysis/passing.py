@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -99,28 +100,28 @@ def _statistics(
     keys = [group.target.key_hash for group in batch]
     work = partial(_core.statistics, raw, keys, out, offsets, samples=samples, threads=threads)
     with_names(batch, work)
-    rows, ends = [], []
-    for start, stop, n in zip(offsets[:-1], offsets[1:], counts, strict=True):
-        ends.append(start + n * n + n * _OF_DELTA)
-        rows.append(out[ends[-1] : stop].reshape(-1, _OF_PAIR))
-    pairs = np.concatenate([np.empty((0, _OF_PAIR)), *rows])
-    spread = pairs[:, _SUMS + _SHARED :].reshape(-1, 3, TRIANGLE)
-    errors = np.stack(standard_errors(pairs[:, _PARTS], spread), axis=1)
-    numbers = np.concatenate(
-        [pairs[:, :_SUMS], errors, pairs[:, _SUMS : _SUMS + _SHARED]], axis=1
-    ).tolist()
-    found, at = [], 0
-    for group, start, end, n in zip(batch, offsets[:-1], ends, counts, strict=True):
-        gram = out[start : start + n * n].reshape(n, n).copy()
-        deltas = out[start + n * n : end].reshape(n, _OF_DELTA).tolist()
-        met = numbers[at : at + n * (n - 1) // 2]
-        at += len(met)
-        found.append(
-            GroupStatistics(
-                group.target, group.owners, gram, _deltas(group, gram, deltas), _pairs(n, met)
-            )
-        )
+
+    whole = [out[start:stop] for start, stop in pairwise(offsets)]
+    cuts = [(n * n, n * (n + _OF_DELTA)) for n in counts]
+    rows = [own[cut[1] :].reshape(-1, _OF_PAIR) for own, cut in zip(whole, cuts, strict=True)]
+    pairs = iter(_numbers(np.concatenate(rows)))
+    found = []
+    for group, own, (gram_end, deltas_end), n in zip(batch, whole, cuts, counts, strict=True):
+        gram = own[:gram_end].reshape(n, n).copy()
+        deltas = _deltas(group, gram, own[gram_end:deltas_end].reshape(n, _OF_DELTA).tolist())
+        met = ((i, j) for i in range(n) for j in range(i + 1, n))
+        between = tuple(_pair(place, next(pairs)) for place in met)
+        found.append(GroupStatistics(group.target, group.owners, gram, deltas, between))
     return found
+
+
+def _numbers(pairs: F64) -> list[list[float]]:
+    """Of all pairs at once: what `PairStatistics` holds, but for the members."""
+    sums, shared = pairs[:, :_SUMS], pairs[:, _SUMS : _SUMS + _SHARED]
+    spread = pairs[:, _SUMS + _SHARED :].reshape(-1, 3, TRIANGLE)
+    errors = np.stack(standard_errors(sums[:, _PARTS], spread), axis=1)
+    numbers: list[list[float]] = np.concatenate([sums, errors, shared], axis=1).tolist()
+    return numbers
 
 
 def _deltas(
@@ -138,9 +139,5 @@ def _deltas(
     return tuple(found)
 
 
-def _pairs(n: int, rows: Sequence[Sequence[float]]) -> tuple[PairStatistics, ...]:
-    places = ((i, j) for i in range(n) for j in range(i + 1, n))
-    return tuple(
-        PairStatistics(i, j, *map(int, row[:3]), *row[3:])
-        for (i, j), row in zip(places, rows, strict=True)
-    )
+def _pair(place: tuple[int, int], row: Sequence[float]) -> PairStatistics:
+    return PairStatistics(*place, *map(int, row[:3]), *row[3:])

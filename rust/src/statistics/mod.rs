@@ -78,7 +78,7 @@ pub fn statistics(group: &Group<'_>, key: u64, samples: Option<usize>) -> Result
     let (magnitudes, entries) = with_values(&drawn, |values| {
         let magnitudes = values.iter().map(|v| magnitudes::magnitudes(v, &draws, scale));
         let magnitudes: Vec<Magnitudes> = magnitudes.collect();
-        if samples.is_none() {
+        if samples.is_none() && n > 1 {
             return Ok((magnitudes, None));
         }
         let count = (drawn.rows.len() * drawn.cols.len()).max(1) as f64;
@@ -122,6 +122,9 @@ fn look_twice(
     scale: f64,
     look: impl Fn(&[f32]) -> Cells,
 ) -> Result<Vec<Entries>> {
+    if block.count() < 2 {
+        return Ok(vec![]);
+    }
     let looked = block.rows.len() * block.cols.len();
     let of = |cells: &Cells| -> Vec<Entries> {
         cells.iter().map(|pair| cells::entries(pair, looked, scale)).collect()
