@@ -263,7 +263,7 @@ def test_all_may_go_around(backend: str) -> None:
             assert distance(got, linear(deltas, weights), deltas, weights) < FLOAT
 
 
-@every
+@pytest.mark.parametrize("sides", SIDES[::3], ids=" ".join)
 @pytest.mark.parametrize("keep", KEEPS, ids=str)
 def test_both_backends_give_the_same_bits(keep: Keep, sides: tuple[Side, ...]) -> None:
     count = len(sides)

@@ -107,7 +107,8 @@ impl<'s, S: Source> Prepared<'s, S> {
         let found = tiles(&self.source, count, |tile, values, len| {
             let start = tile.start * self.source.cols();
             self.keep(tile, values, len)?;
-            for (cut, values) in cuts.iter().zip(values.chunks_exact_mut(len.max(1))) {
+            let each = cuts.iter().zip(values.chunks_exact_mut(len.max(1)));
+            for (cut, values) in each.filter(|(cut, _)| !cut.keeps_all()) {
                 for (at, value) in values.iter_mut().enumerate() {
                     *value = if cut.keeps(*value, start + at) { *value } else { 0.0 };
                 }

@@ -51,6 +51,11 @@ pub(super) struct Cut {
 }
 
 impl Cut {
+    /// True if there is nothing to drop.
+    pub(super) fn keeps_all(&self) -> bool {
+        self.high == Edge::FIRST && self.low == Edge::LAST
+    }
+
     pub(super) fn keeps(&self, value: f32, index: usize) -> bool {
         let bits = magnitude(value);
         self.low.is_after(bits, index) && !self.high.is_after(bits, index)
