@@ -176,7 +176,7 @@ class Opened:
         analysis = self._analysis(wish, resolved, device, ticker, threads)
         verdict = wish.policy.decide(Stack(self.adapters, analysis, asked, architecture))
         chosen = planning.choices(self.groups, asked, verdict)
-        return planning.plan(
+        made = planning.plan(
             self.adapters,
             self.groups,
             analysis,
@@ -187,8 +187,10 @@ class Opened:
             verdict=replace(verdict, notes=(*verdict.notes, *resolved.notes)),
             seed=wish.seed,
             split=self.split,
-            recipe=self._recipe(wish),
+            backend=device.name,
         )
+        rows = tuple(resolved.rows) if wish.rules else ()
+        return replace(made, recipe=self._recipe(wish), rules=rows)
 
     def _recipe(self, wish: Wish) -> str:
         """The text of a recipe that asks for the same; empty if no recipe can."""

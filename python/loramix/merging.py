@@ -200,7 +200,7 @@ def execute(
     path: StrPath | None = None,
     *,
     threads: int | None = None,
-    backend: str | Backend = "rust",
+    backend: str | Backend | None = None,
     progress: Progress | None = None,
 ) -> Merged:
     """Carry a plan out, to the letter.
@@ -208,10 +208,11 @@ def execute(
     Parameters
     ----------
     path : where to write; a folder for the PEFT dialect; None keeps the result in memory.
-    threads, backend, progress : see `merge`.
+    backend : default: that of the plan.
+    threads, progress : see `merge`.
     """
     _check_threads(threads)
-    device = backend_of(backend)
+    device = backend_of(backend or plan.backend)
     target = None if path is None else Path(path)
     if target is not None:
         placing.check(target, plan.adapters, plan.dialect)

@@ -65,7 +65,7 @@ def plan(
     verdict: Verdict,
     seed: int = 0,
     split: bool = True,
-    recipe: str = "",
+    backend: str = "rust",
 ) -> Plan:
     """Decide coefficients, names, type and alpha of every target.
 
@@ -75,7 +75,7 @@ def plan(
     weights, method : what the user asked for, for reports.
     verdict : likewise, what the policy says of the whole stack.
     split : whether fused weights are groups of their parts.
-    recipe : text of one that asks for the same, for reports.
+    backend : name of what is meant to carry it out.
     """
     dialect = dialect_of(adapters, output)
     architecture = common_architecture(adapters)
@@ -101,7 +101,7 @@ def plan(
         seed=seed,
         split=split,
         analysis=analysis,
-        recipe=recipe,
+        backend=backend,
     )
 
 

@@ -222,6 +222,8 @@ class Plan:
     seed : of the random draws.
     split : whether weights that the original code fuses were decided part by part.
     recipe : text of a recipe that asks for the same; empty if none can.
+    rules : what the rules of the user say of which targets, see `loramix.recipes.rules.Resolved`.
+    backend : name of what is meant to carry it out.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
@@ -241,11 +243,17 @@ class Plan:
     seed: int = 0
     split: bool = True
     recipe: str = field(default="", repr=False, compare=False)
+    rules: tuple[tuple[str, ...], ...] = field(default=(), repr=False, compare=False)
+    backend: str = "rust"
 
     @property
     def layout(self) -> Layout | None:
         """Module table of the base model."""
         return load_layout(self.architecture) if self.architecture else None
+
+    def steps_by_group(self) -> dict[str, Step]:
+        """The step that a group is made in, by the key of the group."""
+        return {key: step for step in self.steps for key in step.keys}
 
     def digest(self) -> str:
         """Hash of every decision: two plans with one digest write the same bytes."""

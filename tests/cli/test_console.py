@@ -24,7 +24,8 @@ def test_numbers() -> None:
         "4", "4-18", "0.50 s", "75.0 s",
     ]  # fmt: skip
     assert cells.weight({"text_encoder*": 0.5, "*": 1.0}) == "1:0.5"
-    assert cells.weight({"*": 1.0, "text_encoder*": 0.5}) == "*=1,text_encoder*=0.5"
+    assert cells.weight({"*attn2*": 0.5}) == "*attn2*=0.5"
+    assert cells.weight({"*": 1.0, "text_encoder*": 0.5}) == "by target"
 
 
 def test_shorten_keeps_both_ends() -> None:

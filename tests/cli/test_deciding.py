@@ -162,3 +162,26 @@ def test_usage_errors(run: Run, args: Sequence[str], message: str) -> None:
     assert message in done.err
     assert done.err.count("\n") == 1
     assert not Path("out.safetensors").exists()
+
+
+def test_a_plan_shows_every_group_and_the_weights_that_were_resolved(run: Run) -> None:
+    blocks = ",".join(["1"] * 7 + ["0.5"] + ["1"] * 9)
+    rule = '[[rule]]\ntarget = "*to_v"\nmethod = "average"\nrank = 3\n'
+    Path("stack.toml").write_text(
+        '[[adapter]]\npath = "a.safetensors"\nweight = 0.8\n'
+        f'blocks = "{blocks}"\n[[adapter]]\npath = "b.safetensors"\n{rule}'
+    )
+    done = run("plan", "--recipe", "stack.toml")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    table = done.out.partition("weights of")[2]
+    assert [line.split() for line in table.splitlines()[1:3]] == [
+        ["unet.mid_block.attentions.0.0", "0.4", "1"],
+        ["text_encoder.text_model.encoder.layers.0", "0.8", "1"],
+    ]
+    assert "rule 1     1 targets, such as" in done.out
+    # Few groups are shown one by one; many on request.
+    keys = [line.strip() for line in done.out.splitlines() if line.strip().endswith("attn2.to_v")]
+    assert len(keys) == 1
+    assert "average of A 0.4, B 1 (rule, rank 3, rust, " in done.out
+    assert "rule 1 of the recipe" in done.out

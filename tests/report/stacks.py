@@ -21,6 +21,7 @@ from loramix.methods.linear import Linear
 from loramix.methods.slerp import Slerp
 from loramix.methods.ties import Ties
 from loramix.policies.base import Decision
+from loramix.steps import Choice
 from loramix.types import Target
 
 ERROR = 0.004
@@ -33,15 +34,6 @@ class Planted:
     adapters: tuple[Adapter, ...]
     deltas: tuple[Mapping[str, F64], ...]
     analysis: Analysis
-
-
-@dataclass(frozen=True)
-class Picked:
-    """What was decided for a group."""
-
-    target: Target
-    owners: tuple[int, ...]
-    decision: Decision
 
 
 def modules(levels: int = 2) -> list[str]:
@@ -174,7 +166,7 @@ def _overlap(a: F64, b: F64) -> float:
     return float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
 
 
-def picked(planted: Planted, weights: Sequence[float]) -> list[Picked]:
+def picked(planted: Planted, weights: Sequence[float]) -> list[Choice]:
     """A plan by hand: what `cosine_of` calls for."""
     found = []
     for group in planted.analysis.groups:
@@ -190,6 +182,11 @@ def picked(planted: Planted, weights: Sequence[float]) -> list[Picked]:
             method, regime = Composite(Ties(), space="knots"), "conflicted"
         why = f"{method.name}: planted as {regime}"
         found.append(
-            Picked(group.target, group.owners, Decision(method, own, regime, why, {"planted": 1.0}))
+            Choice(
+                group.target,
+                group.owners,
+                tuple(weights[i] for i in group.owners),
+                Decision(method, own, regime, why, {"planted": 1.0}),
+            )
         )
     return found

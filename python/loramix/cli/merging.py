@@ -15,7 +15,7 @@ class _Same(TypedDict):
     """What all ways to a result take."""
 
     threads: int | None
-    backend: str
+    backend: str | None
     progress: "Progress | None"
 
 
@@ -42,7 +42,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     exact: options.Exact = False,
     seed: options.Seed = 0,
     threads: options.Threads = None,
-    backend: options.BackendName = "rust",
+    backend: options.BackendName = None,
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
@@ -69,7 +69,10 @@ def merge(  # noqa: PLR0913 - one parameter per option
         if decided is not None:
             return loramix.execute(decided, output, **same)
         stack, policy, rest = planning.arguments_of(said)
-        return loramix.merge(stack, policy, path=output, **same, **rest)
+        return loramix.merge(
+            stack, policy, path=output, threads=threads, backend=backend or "rust",
+            progress=progress, **rest,
+        )  # fmt: skip
 
     shared.report(run, html=html, as_json=as_json)
 
@@ -96,10 +99,11 @@ def plan(  # noqa: PLR0913 - one parameter per option
     exact: options.Exact = False,
     seed: options.Seed = 0,
     threads: options.Threads = None,
-    backend: options.BackendName = "rust",
+    backend: options.BackendName = None,
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    groups: options.Groups = False,
     html: options.Html = None,
     as_json: options.Json = False,
 ) -> None:
@@ -109,7 +113,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
     """
     import loramix
     from loramix.plans.writing import as_tables
-    from loramix.report import cells, text
+    from loramix.report import cells, planned
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
@@ -121,7 +125,9 @@ def plan(  # noqa: PLR0913 - one parameter per option
         decided = planning.from_file(said, recipe, None, **same)
         if decided is None:
             stack, policy, rest = planning.arguments_of(said)
-            decided = loramix.plan(stack, policy, **same, **rest)
+            decided = loramix.plan(
+                stack, policy, threads=threads, backend=backend or "rust", progress=bar, **rest
+            )
     seconds = time.perf_counter() - start
     if output is not None:
         loramix.save_plan(decided, output)
@@ -132,7 +138,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
         lines = [("planned", f"{len(decided.choices)} groups in {cells.seconds(seconds)}")]
         if output is not None:
             lines.append(("wrote", f"{output}: loramix merge --plan {output} -o OUT.safetensors"))
-        found = text.render_plan(overview, console.width())
+        found = planned.render(decided, overview, console.width(), groups=groups)
         console.show(f"{found}\n{cells.fields(lines, console.width())}")
     if html is not None:
         shared.write_page(html, overview)

@@ -125,7 +125,14 @@ SpaceName = Annotated[
     ),
 ]
 BackendName = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="rust, torch or torch:DEVICE.")
+    str | None,
+    typer.Option(
+        "--backend", metavar="NAME", help="rust (the default), torch or torch:DEVICE.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Groups = Annotated[
+    bool, typer.Option("--groups", help="Show every group of weights, and not only blocks.")
 ]
 Rank = Annotated[
     int | None,

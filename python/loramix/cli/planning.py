@@ -80,7 +80,7 @@ def from_file(
     plan: Path | None,
     *,
     threads: int | None,
-    backend: str,
+    backend: str | None,
     progress: "Progress | None",
 ) -> "Plan | None":
     """The plan that a file asks for; None where the command line says what to do.
@@ -99,8 +99,7 @@ def from_file(
         return loramix.load_plan(plan, threads=threads, backend=backend)
     if recipe is not None:
         said.refuse_all(str(recipe))
-        device = None if backend == "rust" else backend
-        return loramix.follow(recipe, threads=threads, backend=device, progress=progress)
+        return loramix.follow(recipe, threads=threads, backend=backend, progress=progress)
     if not said.adapters:
         message = "no adapters: name files, or --recipe, or --plan"
         raise ParamError(message)

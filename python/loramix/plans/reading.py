@@ -26,9 +26,14 @@ from loramix.types import Adapter, Group, StrPath, Weight
 
 
 def load_plan(
-    path: StrPath, *, threads: int | None = None, backend: str | Backend = "rust"
+    path: StrPath, *, threads: int | None = None, backend: str | Backend | None = None
 ) -> Plan:
     """Read a plan and open what it names.
+
+    Parameters
+    ----------
+    backend : default: that of the plan.
+    threads : see `loramix.merge`.
 
     Returns
     -------
@@ -55,8 +60,9 @@ def load_plan(
     chosen = [_choice(rows[group.target.key], group, names, weights) for group in groups]
     decisions = tuple(choice.decision for choice in chosen)
     verdict = Verdict(decisions, found.strengths, found.notes, found.suggested)
+    device = backend_of(backend or found.backend)
     if any(reads_gram(choice.decision.method) for choice in chosen):
-        analysis = products(groups, stack, backend_of(backend), threads=threads)
+        analysis = products(groups, stack, device, threads=threads)
     else:
         analysis = nothing(groups)
     return planning.plan(
@@ -70,6 +76,7 @@ def load_plan(
         verdict=verdict,
         seed=found.seed,
         split=found.split,
+        backend=device.name,
     )
 
 
@@ -83,6 +90,7 @@ class _Top:
     version: str = ""
     seed: int = 0
     split: bool = True
+    backend: str = "rust"
     method: Mapping[str, object] = field(default_factory=dict)
     output: Output = field(default_factory=Output)
     strengths: Mapping[str, Strength] = field(default_factory=dict)
@@ -154,6 +162,7 @@ def _as_it_is(table: Table, key: str) -> object:
 
 _TOP = {
     "plan": Table.integer, "version": Table.text, "seed": Table.integer, "split": Table.truth,
+    "backend": Table.text,
     "method": lambda table, key: dict(table.table(key).values), "output": _output,
     "strengths": _strengths, "notes": Table.texts, "suggested": Table.number,
     "adapter": Table.tables, "group": Table.tables,

@@ -56,12 +56,13 @@ def as_tables(plan: Plan, folder: Path = Path()) -> dict[str, object]:
     folder : where the file will be; sources in it or below are named from there.
     """
     names = _names(plan.adapters)
-    steps = _steps_of(plan)
+    steps = plan.steps_by_group()
     found: dict[str, object] = {
         "plan": FORMAT,
         "version": __version__,
         "seed": plan.seed,
         "split": plan.split,
+        "backend": plan.backend,
         "method": _plain(plan.method),
         "output": _given(plan.output),
         "strengths": {branch: asdict(one) for branch, one in plan.strengths.items()},
@@ -128,14 +129,6 @@ def _from(path: Path, folder: Path) -> str:
     return os.path.realpath(path) if near.startswith("..") else near
 
 
-def _steps_of(plan: Plan) -> dict[str, Step]:
-    """The step that makes a group, by the group's key."""
-    found = {step.target.key: step for step in plan.steps}
-    for step in plan.steps:
-        found.update(dict.fromkeys(step.keys, step))
-    return found
-
-
 def _group(
     choice: Choice, names: Sequence[str], steps: Mapping[str, Step], plan: Plan
 ) -> dict[str, object]:
@@ -162,5 +155,6 @@ def _group(
         "space": choosing.plain(decision.method).get("space", "weight"),
         "as": step.kind,
         "bytes": step.bytes(plan.output, plan.dtype),
+        "backend": plan.backend,
     }
     return {key: value for key, value in found.items() if value not in ("", {})}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 _LABEL = 11
 _GAP = "  "
 _SMALLEST_NAME = 12
+_LONG = 16
 
 
 def printable(text: str) -> str:
@@ -39,11 +40,12 @@ def span(low: float, high: float) -> str:
 
 
 def weight(value: object) -> str:
-    """A weight, written as on the command line where it can be."""
+    """A weight, written as on the command line where it can be, and not if that is long."""
     if isinstance(value, dict):
         if list(value) == ["text_encoder*", "*"]:
             return f"{weight(value['*'])}:{weight(value['text_encoder*'])}"
-        return ",".join(f"{glob}={weight(number)}" for glob, number in value.items())
+        said = ",".join(f"{glob}={weight(number)}" for glob, number in value.items())
+        return said if len(said) <= _LONG else "by target"
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 

@@ -17,6 +17,7 @@ class Chosen(Protocol):
     Attributes
     ----------
     owners : for each member, the position of its adapter in the stack.
+    asked : the users' weights of the members.
     """
 
     @property
@@ -26,6 +27,10 @@ class Chosen(Protocol):
     @property
     def owners(self) -> tuple[int, ...]:
         """Positions of the adapters of the members."""
+
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """The users' weights of the members."""
 
     @property
     def decision(self) -> Decision:

@@ -46,6 +46,8 @@ def overview(
     Cost: O(N^2) numbers for every group.
     """
     own = weights_of(analysis, weights)
+    if choices is not None:  # what rules make of the weights included
+        own = tuple(choice.asked for choice in choices)
     meetings = Meetings.of(analysis.groups, own, len(adapters))
     source = _Source(tuple(adapters), tuple(weights), analysis, own, meetings, choices, merged)
     return source.overview(recipe, notes)
