@@ -44,6 +44,8 @@ const WIDE: usize = 32;
 /// Entries up to which more steps cost nothing that anyone would notice, and how many are made.
 const SMALL: usize = 1 << 18;
 const MORE: usize = 4;
+/// Further steps towards the leading directions of a large result that is cleaned.
+const STEPS: usize = 8;
 /// Share of the squared norm below which `|M|^2 - |B|^2` has too few digits to be trusted.
 const CANCELLED: f64 = 1e-3;
 /// Share below which Q must be orthonormal to more than three digits.
@@ -132,34 +134,39 @@ pub(crate) fn fill(
     Ok(())
 }
 
-/// Shrinks the singular values of a part by white noise; those of the leading directions where all
-/// would take too long: the others are below the noise as long as the deltas have the ranks that
-/// their factors have.
+/// Shrinks the singular values of a part by white noise; large parts by as many leading directions
+/// as stand out of it, twice as many at a time.
 fn clean(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -> Result<()> {
     let (rows, cols) = (part.group.rows(), part.group.cols());
     if noise <= 0.0 || rows * cols <= SMALL {
         return shrink::clean(scratch, rows, noise);
     }
     let dense = Dense { values: scratch, rows, cols };
-    let known = part.group.rank();
-    let basis = start(slice::from_ref(part), cols, (known + SPARE).min(cols), usize::MAX)?;
-    let (found, square) = dense.times(&basis);
-    if !(square.is_finite() && square > 0.0) {
-        return Ok(()); // the caller sees it, too
-    }
-    let left = orthonormal(&found, false)?;
-    let right = dense.projected(&left);
-    let spectrum = Spectrum::of(right.gram::<f64>().as_ref(), 0.0)?;
-    let (turn, roots) = spectrum.leading(left.width);
-    let full: Vec<f64> = roots.iter().map(|root| root * root).collect();
-    let less: Vec<f64> = full.iter().map(|s| shrink::shrunk(*s, noise, rows, cols)).collect();
-    let size = less.iter().map(|s| s * s).sum::<f64>().sqrt();
-    if size == 0.0 {
-        return Ok(());
-    }
-    let scale = square.sqrt() / size;
-    let gain = |j: usize| if full[j] > 0.0 { less[j] / full[j] * scale } else { 0.0 };
-    let scaled = Mat::from_fn(left.width, left.width, |i, j| turn[(i, j)] * gain(j));
+    let mut width = part.group.rank() + SPARE;
+    let (left, right, turn, gains) = loop {
+        let Some((left, right, square)) = leading(part, &dense, width)? else {
+            return Ok(()); // the caller sees it, too
+        };
+        let spectrum = Spectrum::of(right.gram::<f64>().as_ref(), 0.0)?;
+        let (turn, roots) = spectrum.leading(left.width);
+        let full: Vec<f64> = roots.iter().map(|root| root * root).collect();
+        let less: Vec<f64> = full.iter().map(|s| shrink::shrunk(*s, noise, rows, cols)).collect();
+        // The last directions are found too short: that they look like noise says nothing.
+        let beyond = less.iter().filter(|s| **s == 0.0).count();
+        if left.width < rows.min(cols) && beyond * 4 < left.width {
+            width *= 2;
+            continue;
+        }
+        let size = less.iter().map(|s| s * s).sum::<f64>().sqrt();
+        if size == 0.0 {
+            return Ok(()); // nothing but noise: no part of it is better than another
+        }
+        let scale = square.sqrt() / size;
+        let gain = |(s, f): (&f64, &f64)| if *f > 0.0 { s / f * scale } else { 0.0 };
+        let gains: Vec<f64> = less.iter().zip(&full).map(gain).collect();
+        break (left, right, turn.to_owned(), gains);
+    };
+    let scaled = Mat::from_fn(left.width, left.width, |i, j| turn[(i, j)] * gains[j]);
     let left = left.times(&(scaled * turn.transpose()));
     scratch.par_chunks_mut(TILE * cols).zip(left.ranges().collect::<Vec<_>>()).for_each(
         |(out, rows)| {
@@ -172,6 +179,28 @@ fn clean(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -> Result<()> {
         },
     );
     Ok(())
+}
+
+/// An orthonormal basis of the leading left directions of a dense result, its coefficients in it,
+/// and its squared norm; `None` if that is zero or not finite.
+fn leading(
+    part: &Part<'_, '_>,
+    dense: &Dense<'_>,
+    width: usize,
+) -> Result<Option<(Panels, Panels, f64)>> {
+    let width = width.min(dense.rows).min(dense.cols);
+    let basis = start(slice::from_ref(part), dense.cols, width, usize::MAX)?;
+    let (found, square) = dense.times(&basis);
+    if !(square.is_finite() && square > 0.0) {
+        return Ok(None);
+    }
+    let mut left = orthonormal(&found, false)?;
+    let mut right = dense.projected(&left);
+    for _ in 0..STEPS {
+        left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
+        right = dense.projected(&left);
+    }
+    Ok(Some((left, right, square)))
 }
 
 /// The second half of [`condense`]: the factors of the result of its programs, `rows x cols` in

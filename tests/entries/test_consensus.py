@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from entries.cases import CONSENSUS, FLOAT, POSITIVE, as_type, distance, draw, norm
+from helpers import pairs, write_adapter
 from oracles_entries import merged
 
-from loramix import combine
+from loramix import Output, combine, expand, load, merge
 
 
 @pytest.mark.parametrize("clean", ["true", "false"])
@@ -66,3 +68,21 @@ def test_cleaning_takes_noise_out() -> None:
             got
         )
     assert errors["true"] < 0.8 * errors["false"]
+
+
+@pytest.mark.parametrize("backend", ["rust", "torch:cpu"])
+@pytest.mark.parametrize("rank", [3, 12])
+def test_large_targets_are_cleaned_like_small_ones(rank: int, backend: str, tmp_path: Path) -> None:
+    """Too large to be decomposed as a whole, with directions just above the noise."""
+    modules = {"unet.x": (600, 500)}
+    paths = [
+        write_adapter(tmp_path / f"{i}.safetensors", pairs(i, rank, modules=modules))
+        for i in range(3)
+    ]
+    wish = Output(rank=500, dtype="f32")
+    weights = [1.0, 0.7, -0.5]
+    merged_ = merge(paths, "consensus", weights=weights, output=wish, backend=backend)
+    ((target, factors),) = merged_.adapter.targets.items()
+    deltas = [expand(t, [f]) for path in paths for t, f in load(path).targets.items()]
+    whole = combine(deltas, "consensus", weights=weights)
+    assert norm(expand(target, [factors]) - whole) < 0.01 * norm(whole)

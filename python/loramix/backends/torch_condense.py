@@ -116,7 +116,7 @@ def spectrum_of_pair(up: torch.Tensor, down: torch.Tensor, number: int) -> Spect
 
 
 def spectrum_of_dense(
-    dense: torch.Tensor, known: torch.Tensor, width: int, norm: float
+    dense: torch.Tensor, known: torch.Tensor, width: int, norm: float, *, more: int = _MORE
 ) -> Spectrum:
     """The largest singular directions of a dense result.
 
@@ -126,8 +126,9 @@ def spectrum_of_dense(
     known : (R, cols) f64, rows that span most of its row space.
     width : directions wanted; at least those and a few more are returned where there are more.
     norm : of `dense`.
+    more : further steps towards them.
 
-    Cost: ``4 (1 + turns) rows cols width`` flops; the whole decomposition where a side is short.
+    Cost: ``4 (1 + more) rows cols width`` flops; the whole decomposition where a side is short.
     """
     rows, cols = dense.shape
     extra = max(width + _SPARE - len(known), 0)
@@ -140,7 +141,7 @@ def spectrum_of_dense(
     noise = draws.signs(words).reshape(extra, cols) / math.sqrt(cols)
     start = torch.linalg.qr(torch.cat([unit, noise]).T)[0]
     left = _range(dense, start)
-    for _ in range(_MORE):
+    for _ in range(more):
         left = _range(dense, torch.linalg.qr(wide(dense.T @ left))[0])
     right = wide(left.T @ dense)
     squares, turn = np.linalg.eigh((right @ right.T).cpu().numpy())

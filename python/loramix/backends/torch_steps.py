@@ -160,17 +160,22 @@ def check_program(program: Program, site: Site, members: int) -> None:
     _core.run_program(deltas, 0, 0, [1.0] * members, program, site, out, threads=1)
 
 
+_STEPS = 8
+"""Towards the leading directions of a result that is cleaned, as in the kernels."""
+
+
 def _clean_pair(
     stack: Stack, result: torch.Tensor, clean: float, norm: float
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """A dense result with its singular values shrunk, at the norm it had before."""
     width = stack.rank
     while True:
-        found = condense.spectrum_of_dense(result, stack.down, width, norm)
+        found = condense.spectrum_of_dense(result, stack.down, width, norm, more=_STEPS)
         new = programs.shrinkage(found.sigmas, clean, *result.shape)
-        # All that counts is found when the smallest that is found does not, or there is no more.
+        # The last directions are found too short: that they look like noise says nothing.
+        beyond = 4 * int((new == 0).sum()) >= len(new)
         complete = len(new) < width or len(new) == min(result.shape)
-        if complete or clean == 0 or new[-1] == 0:
+        if complete or clean == 0 or beyond:
             break
         width *= 2
     if clean == 0 or norm == 0:
