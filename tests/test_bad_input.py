@@ -203,7 +203,7 @@ def test_alpha_missing_or_zero_is_said(
 
 @pytest.mark.usefixtures("place")
 def test_commands_that_make_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "missing argument 'ADAPTER'" in refused(capsys, code=2)
+    assert "no adapters: name files" in refused(capsys, code=2)
     assert "given twice" in refused(capsys, "a.safetensors", "./a.safetensors:0.5", code=2)
     assert "method" in refused(capsys, "a.safetensors", "--method", "magic", code=2)
     assert "energy" in refused(capsys, "a.safetensors", "--energy", "1.5", code=2)

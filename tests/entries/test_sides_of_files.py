@@ -117,24 +117,26 @@ def part_of(
     site = site_of(
         method, gram, np.array(weights), key=0, seed=0, sides=sides, published_sides=positive
     )
-    return Part(group, tuple(weights), start, site)
+    sizes = tuple(weights)
+    return Part(group, method, sizes, sizes, start, site)
 
 
 def step_of(parts: Sequence[Part], shape: tuple[int, int] = SHAPE, *, dense: bool = False) -> Step:
-    kind: Any = "dense" if dense else "entries"
+    joint = any(isinstance(part.method, Subspace) for part in parts)
+    kind: Any = "dense" if dense else "joint" if joint else "entries"
     return Step(Target("x", shape), "", (), swap=False, parts=tuple(parts), kind=kind)
 
 
-def made(method: Method, step: Step, backend: str, **rule: Any) -> tuple[Factored, F64]:
+def made(step: Step, backend: str, **rule: Any) -> tuple[Factored, F64]:
     """What is written of a step, at full rank."""
     rows, cols = step.target.rows, step.target.cols
     if step.kind == "dense":
         job = Job(np.full(4 * rows * cols, 255, dtype=np.uint8), [0, 4 * rows * cols], "F32")
-        (one,) = make(method, [step], backend_of(backend), job)
+        (one,) = make([step], backend_of(backend), job)
         return one, decode("F32", bytes(job.arena)).reshape(rows, cols)
     full = min(rows, cols)
     job = job_of([(rows, cols, full)], rank=full, **rule)
-    (one,) = make(method, [step], backend_of(backend), job)
+    (one,) = make([step], backend_of(backend), job)
     return one, read(job, 0, rows, cols, one)
 
 
@@ -164,7 +166,7 @@ def test_equal_to_the_oracle_in_every_space(
     weights = (POSITIVE if case.method == "slerp" else MIXED)[: len(sides)]
     part = part_of(method, group, weights, sides)
     seen, around, deltas = part.site.seen, part.site.around, deltas_of(group)
-    _, got = made(method, step_of([part]), backend)
+    _, got = made(step_of([part]), backend)
     beside = linear(around(deltas), around(weights)) if around(weights) else 0.0
 
     def oracle(own: Sequence[F64], sizes: Sequence[float]) -> F64:
@@ -188,8 +190,8 @@ def test_dense_results_are_those_of_factors(
 ) -> None:
     group, method = group_of(9, len(sides)), method_in(case, "weight")
     part = part_of(method, group, POSITIVE[: len(sides)], sides, positive=True)
-    _, factors = made(method, step_of([part]), backend)
-    one, dense = made(method, step_of([part], dense=True), backend)
+    _, factors = made(step_of([part]), backend)
+    one, dense = made(step_of([part], dense=True), backend)
     assert relative(factors, dense) < (CLEANED if case.means.clean else 1e-5)
     assert one.norm == pytest.approx(np.linalg.norm(dense), rel=1e-5)
 
@@ -203,7 +205,7 @@ def test_backends_agree(positive: bool, sides: tuple[Side, ...], space: Space) -
         part = part_of(
             method, group_of(4, len(sides)), POSITIVE[: len(sides)], sides, positive=positive
         )
-        (one, ours), (two, theirs) = (made(method, step_of([part]), name) for name in BACKENDS)
+        (one, ours), (two, theirs) = (made(step_of([part]), name) for name in BACKENDS)
         assert relative(ours, theirs) < (CLEANED if case.means.clean else 1e-5), case
         assert np.abs(one.along - two.along).max() <= 1e-4 * np.abs(one.along).max()
         if space == "weight":
@@ -232,12 +234,12 @@ def test_parts_stand_where_they_belong_and_the_account_is_in_their_order(
         part_of(method, group_of(i, len(sides), (12, 31)), MIXED[: len(sides)], sides, start)
         for i, (sides, start) in enumerate(zip(layout, places, strict=True))
     ]
-    one, got = made(method, step_of(parts, shape, dense=dense), backend)
+    one, got = made(step_of(parts, shape, dense=dense), backend)
     expected = np.zeros(shape)
     for part in parts[1:]:
         rows = slice(part.row_start, part.row_start + 12)
         expected[rows] = linear(deltas_of(part.group), part.weights)
-    first = made(method, step_of(parts[:1], (12, 31), dense=dense), backend)[1]
+    first = made(step_of(parts[:1], (12, 31), dense=dense), backend)[1]
     expected[:12] = first
     assert relative(got, expected) < 1e-5
     assert np.abs(got[12:18]).max() < 1e-12
@@ -271,7 +273,7 @@ def test_one_that_is_seen_alone_is_its_delta(
 ) -> None:
     method, group = method_in(case, space), group_of(5, len(sides))
     weights = MIXED[: len(sides)]
-    one, got = made(method, step_of([part_of(method, group, weights, sides)]), backend)
+    one, got = made(step_of([part_of(method, group, weights, sides)]), backend)
     assert relative(got, linear(deltas_of(group), weights)) < 1e-6
     assert one.cut < 1e-5
 
@@ -285,7 +287,7 @@ def test_what_is_whole_goes_by_the_members_that_are_seen(case: Case, backend: st
     assert isinstance(method, Composite)
     assert method.whole(270, 263, 2)
     part, deltas = part_of(method, group, weights, sides), deltas_of(group)
-    _, got = made(method, step_of([part], (270, 263), dense=True), backend)
+    _, got = made(step_of([part], (270, 263), dense=True), backend)
     seen = part.site.seen
     parts = as_type(given(seen(deltas), seen(weights), seen(sides), published=False))
     run = partial(backend_of(backend).run, threads=None)
@@ -308,12 +310,13 @@ def test_members_go_around_methods_in_joint_bases(
     method, group, weights = method_of(name), group_of(7, len(sides)), POSITIVE[: len(sides)]
     part = part_of(method, group, weights, sides)
     seen, around = part.site.seen, part.site.around
-    one, got = made(method, step_of([part]), backend)
+    one, got = made(step_of([part]), backend)
     expected = linear(around(deltas_of(group)), around(weights))
     if seen(weights):
         others = replace(group, members=tuple(seen(group.members)))
-        own = Part(others, tuple(seen(weights)), 0, Site())
-        expected = expected + made(method, step_of([own]), backend)[1]
+        sizes = tuple(seen(weights))
+        own = Part(others, method, sizes, sizes, 0, Site())
+        expected = expected + made(step_of([own]), backend)[1]
     assert relative(got, expected) < 2e-6
     check(one, group.raw(), got)
 
@@ -326,14 +329,15 @@ def test_what_is_kept_is_that_of_the_members_that_are_seen(
 ) -> None:
     group, weights = group_of(8, len(sides)), MIXED[: len(sides)]
     site = Site(sides=sides)
-    part = Part(group, tuple(weights), 0, site)
+    sizes = tuple(weights)
+    part = Part(group, method_of("ties"), sizes, sizes, 0, site)
     step = step_of([part]).raw_parts()
     ((found,),) = backend_of(backend).kept([step], Program(), space, threads=None)
-    own, sizes = site.seen(deltas_of(group)), site.seen(weights)
+    own, seen = site.seen(deltas_of(group)), site.seen(weights)
     assert found.shape == (len(own), len(own))
     if space == "weight":
-        parts = given(own, sizes, site.seen(sides), published=False)
-        truth = inner(parts) * np.outer(sizes, sizes)
+        parts = given(own, seen, site.seen(sides), published=False)
+        truth = inner(parts) * np.outer(seen, seen)
         assert np.abs(found - truth).max() < 1e-5 * np.abs(truth).max()
     # In every space, what low and high leave of one member are the parts of a whole.
     halves: list[tuple[Side, ...]] = [("low", *sides[1:]), ("high", *sides[1:])]
@@ -353,7 +357,7 @@ def test_bits_do_not_depend_on_threads(case: Case, sides: tuple[Side, ...], spac
     method, shape = method_in(case, space), (300, 333)
     part = part_of(method, group_of(10, len(sides), shape), POSITIVE[: len(sides)], sides)
     step = step_of([part], shape)
-    first, *others = (made(method, step, "rust", threads=n)[1].tobytes() for n in (1, 2, 7))
+    first, *others = (made(step, "rust", threads=n)[1].tobytes() for n in (1, 2, 7))
     assert all(other == first for other in others)
 
 
@@ -364,7 +368,8 @@ def cleaned_of(sides: Sequence[Side], shape: tuple[int, int], backend: str) -> F
     """A dense result with its noise taken out."""
     group = group_of(11, 3, shape)
     group = replace(group, members=group.members[: len(sides)])
-    part = Part(group, (1.0, 0.8, 0.5)[: len(sides)], 0, Site(sides=sides))
+    sizes = (1.0, 0.8, 0.5)[: len(sides)]
+    part = Part(group, method_of("ties"), sizes, sizes, 0, Site(sides=sides))
     rows, cols = shape
     job = Job(np.empty(4 * rows * cols, dtype=np.uint8), [0, 4 * rows * cols], "F32")
     backend_of(backend).dense([step_of([part], shape).raw_parts()], CLEAN, job)
