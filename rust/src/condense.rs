@@ -44,8 +44,11 @@ const WIDE: usize = 32;
 /// Entries up to which more steps cost nothing that anyone would notice, and how many are made.
 const SMALL: usize = 1 << 18;
 const MORE: usize = 4;
-/// Further steps towards the leading directions of a large result that is cleaned.
+/// Steps towards the leading directions of a large result that is cleaned: before it is judged
+/// whether they are enough; after that at most, and the share of energy that is worth another one.
+const FIRST: usize = 1;
 const STEPS: usize = 8;
+const SETTLED: f64 = 1e-5;
 /// Share of the squared norm below which `|M|^2 - |B|^2` has too few digits to be trusted.
 const CANCELLED: f64 = 1e-3;
 /// Share below which Q must be orthonormal to more than three digits.
@@ -143,29 +146,34 @@ fn clean(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -> Result<()> {
     }
     let dense = Dense { values: scratch, rows, cols };
     let mut width = part.group.rank() + SPARE;
-    let (left, right, turn, gains) = loop {
+    let (mut left, mut right, square) = loop {
         let Some((left, right, square)) = leading(part, &dense, width)? else {
             return Ok(()); // the caller sees it, too
         };
-        let spectrum = Spectrum::of(right.gram::<f64>().as_ref(), 0.0)?;
-        let (turn, roots) = spectrum.leading(left.width);
-        let full: Vec<f64> = roots.iter().map(|root| root * root).collect();
-        let less: Vec<f64> = full.iter().map(|s| shrink::shrunk(*s, noise, rows, cols)).collect();
         // The last directions are found too short: that they look like noise says nothing.
-        let beyond = less.iter().filter(|s| **s == 0.0).count();
-        if left.width < rows.min(cols) && beyond * 4 < left.width {
-            width *= 2;
-            continue;
+        let beyond = Shrunk::of(&right, noise, rows)?.less.iter().filter(|s| **s == 0.0).count();
+        if left.width >= rows.min(cols) || beyond * 4 >= left.width {
+            break (left, right, square);
         }
-        let size = less.iter().map(|s| s * s).sum::<f64>().sqrt();
-        if size == 0.0 {
-            return Ok(()); // nothing but noise: no part of it is better than another
-        }
-        let scale = square.sqrt() / size;
-        let gain = |(s, f): (&f64, &f64)| if *f > 0.0 { s / f * scale } else { 0.0 };
-        let gains: Vec<f64> = less.iter().zip(&full).map(gain).collect();
-        break (left, right, turn.to_owned(), gains);
+        width *= 2;
     };
+    let mut shrunk = Shrunk::of(&right, noise, rows)?;
+    for _ in 0..STEPS {
+        left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
+        right = dense.projected(&left);
+        let before = shrunk.found();
+        shrunk = Shrunk::of(&right, noise, rows)?;
+        if shrunk.found() - before <= SETTLED * shrunk.found() {
+            break;
+        }
+    }
+    let Shrunk { turn, full, less } = &shrunk;
+    if shrunk.size() == 0.0 {
+        return Ok(()); // nothing but noise: no part of it is better than another
+    }
+    let scale = square.sqrt() / shrunk.size();
+    let gain = |(s, f): (&f64, &f64)| if *f > 0.0 { s / f * scale } else { 0.0 };
+    let gains: Vec<f64> = less.iter().zip(full).map(gain).collect();
     let scaled = Mat::from_fn(left.width, left.width, |i, j| turn[(i, j)] * gains[j]);
     let left = left.times(&(scaled * turn.transpose()));
     scratch.par_chunks_mut(TILE * cols).zip(left.ranges().collect::<Vec<_>>()).for_each(
@@ -179,6 +187,34 @@ fn clean(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -> Result<()> {
         },
     );
     Ok(())
+}
+
+/// Singular values, with and without noise, of a result of which the coefficients `right` in an
+/// orthonormal basis are known.
+struct Shrunk {
+    turn: Mat<f64>,
+    full: Vec<f64>,
+    less: Vec<f64>,
+}
+
+impl Shrunk {
+    fn of(right: &Panels, noise: f64, rows: usize) -> Result<Self> {
+        let spectrum = Spectrum::of(right.gram::<f64>().as_ref(), 0.0)?;
+        let (turn, roots) = spectrum.leading(right.width);
+        let full: Vec<f64> = roots.iter().map(|root| root * root).collect();
+        let less = full.iter().map(|s| shrink::shrunk(*s, noise, rows, right.len)).collect();
+        Ok(Self { turn: turn.to_owned(), full, less })
+    }
+
+    /// Squared norm of the directions that are there, noise included.
+    fn found(&self) -> f64 {
+        self.full.iter().map(|s| s * s).sum()
+    }
+
+    /// Norm of what is left.
+    fn size(&self) -> f64 {
+        self.less.iter().map(|s| s * s).sum::<f64>().sqrt()
+    }
 }
 
 /// An orthonormal basis of the leading left directions of a dense result, its coefficients in it,
@@ -196,7 +232,7 @@ fn leading(
     }
     let mut left = orthonormal(&found, false)?;
     let mut right = dense.projected(&left);
-    for _ in 0..STEPS {
+    for _ in 0..FIRST {
         left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
         right = dense.projected(&left);
     }
