@@ -13,8 +13,8 @@ Run = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("folder")
 
 REPORT = {
-    "version", "inputs", "method", "chosen", "policy_notes", "auto_strength", "output", "groups",
-    "error", "adapters", "seconds", "rows",
+    "version", "inputs", "method", "chosen", "policy_notes", "suggested", "auto_strength",
+    "output", "groups", "error", "adapters", "seconds", "rows", "stack",
 }  # fmt: skip
 INPUT = {
     "name", "path", "size", "weight", "architecture", "candidates", "match", "dialect", "targets",

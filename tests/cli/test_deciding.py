@@ -185,3 +185,16 @@ def test_a_plan_shows_every_group_and_the_weights_that_were_resolved(run: Run) -
     assert len(keys) == 1
     assert "average of A 0.4, B 1 (rule, rank 3, rust, " in done.out
     assert "rule 1 of the recipe" in done.out
+
+
+def test_a_merge_says_how_strongly_to_apply_it_and_what_weights_became(run: Run) -> None:
+    blocks = ",".join(["1"] * 7 + ["0.5"] + ["1"] * 9)
+    files = (f"a.safetensors:lbw={blocks}", "b.safetensors")
+    done = run("merge", *files, *OUT, "-m", "published:mode=additive")
+    assert (done.code, done.err) == (0, "")
+    assert "strength   apply it at " in done.out
+    assert "weights of" in done.out
+    found = json.loads(run("merge", *files, *OUT, "--json").out)
+    assert found["suggested"] is None
+    assert len(found["stack"]["pairs"]) == 1
+    assert found["stack"]["certificate"]["relative"] == found["error"]["relative"]

@@ -71,7 +71,7 @@ def report(
     run: "Callable[[Progress | None], Merged]", *, html: Path | None = None, as_json: bool
 ) -> None:
     """Run a merge under a progress bar and show what came of it."""
-    from loramix.report import text
+    from loramix.report import planned, text
     from loramix.report.model import report_of
 
     if html is not None:
@@ -81,9 +81,13 @@ def report(
         merged = run(bar)
     found = report_of(merged, seconds=time.perf_counter() - start)
     if as_json:
-        console.show_json(found)
+        console.show_json({**found, "stack": overview_of(merged.plan, merged)})
     else:
-        console.show(text.render(found, console.width()))
+        parts = [
+            text.render(found, console.width()),
+            *planned.resolved(merged.plan, console.width()),
+        ]
+        console.show("\n\n".join(parts))
     if html is not None:
         write_page(html, overview_of(merged.plan, merged))
 

@@ -116,6 +116,7 @@ class Report(TypedDict):
     method : name and parameters of the method or policy.
     chosen : number of groups by method, most frequent first; of groups of one member: "alone".
     policy_notes : what the policy wants to be known.
+    suggested : largest strength at which the result should be applied, if the policy has a view.
     auto_strength : scale, norm, reference and cosine by branch; empty if it was off.
     seconds : wall time.
     adapters : what became of those that change anything.
@@ -127,6 +128,7 @@ class Report(TypedDict):
     method: dict[str, object]
     chosen: dict[str, int]
     policy_notes: list[str]
+    suggested: float | None
     auto_strength: dict[str, dict[str, float]]
     output: Written
     groups: Groups
@@ -147,6 +149,7 @@ def report_of(merged: Merged, *, seconds: float) -> Report:
         method=dict(plan.method),
         chosen=_chosen(plan),
         policy_notes=list(plan.notes),
+        suggested=plan.suggested,
         auto_strength={branch: asdict(found) for branch, found in plan.strengths.items()},
         output=_written(merged),
         groups=Groups(

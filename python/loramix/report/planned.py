@@ -7,7 +7,7 @@ from itertools import groupby
 from loramix.recipes import rules
 from loramix.report import cells, naming
 from loramix.report.facts import Overview
-from loramix.report.text import render_plan
+from loramix.report.text import render_plan, suggested
 from loramix.steps import Choice, Plan, Step
 
 FEW = 12
@@ -23,14 +23,18 @@ def render(plan: Plan, found: Overview, width: int = 80, *, groups: bool = False
     groups : whether every group is shown, and not only blocks.
     """
     letters = naming.letters(len(plan.adapters))
-    parts = [
-        render_plan(found, width),
-        *_weights(plan, letters, width),
-        *_rules(plan, width),
-    ]
+    parts = [render_plan(found, width), *resolved(plan, width)]
+    if plan.suggested is not None:
+        parts.append(cells.fields(suggested(plan.suggested), width))
     if groups or len(plan.choices) <= FEW:
         parts.append("\n".join(_groups(plan, letters, width)))
     return "\n\n".join(parts)
+
+
+def resolved(plan: Plan, width: int = 80) -> list[str]:
+    """What became of weights by block and of rules; nothing where there are none."""
+    letters = naming.letters(len(plan.adapters))
+    return [*_weights(plan, letters, width), *_rules(plan, width)]
 
 
 def _weights(plan: Plan, letters: Sequence[str], width: int) -> list[str]:

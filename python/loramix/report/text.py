@@ -16,6 +16,7 @@ def render(report: Report, width: int = 80) -> str:
     lines = [
         ("method", _method(report)),
         *_chosen(report),
+        *suggested(report["suggested"]),
         *(("norm", text) for text in _strengths(report)),
         ("targets", _targets(report)),
         ("error", _error(report)),
@@ -96,6 +97,11 @@ def _chosen(report: Report) -> list[tuple[str, str]]:
         return []
     found = ", ".join(f"{count} {name}" for name, count in report["chosen"].items())
     return [("chosen", found)]
+
+
+def suggested(strength: float | None) -> list[tuple[str, str]]:
+    """How strongly the result may be applied, if anybody has a view."""
+    return [] if strength is None else [("strength", f"apply it at {strength:.3g} at most")]
 
 
 def _named(method: Mapping[str, object]) -> str:
