@@ -8,7 +8,7 @@ from loramix.analysis import passing, storing
 from loramix.analysis.statistics import Analysis
 from loramix.errors import OutputError, ParamError
 from loramix.groups import align
-from loramix.io.text import write_text
+from loramix.io.text import refuse_place, write_text
 from loramix.opening import open_all, refuse_strangers, refuse_twice
 from loramix.types import Adapter, Group, Progress, StrPath
 
@@ -103,9 +103,7 @@ def analyze(
 
 
 def _check(path: Path, stack: Sequence[Adapter]) -> None:
-    if path.is_dir():
-        message = f"{path} is a folder; name a file in it, such as {path / 'analysis.json'}"
-        raise OutputError(message)
+    refuse_place(path)
     for adapter in stack:
         source = adapter.source.path
         if source is not None and path.exists() and path.samefile(source):

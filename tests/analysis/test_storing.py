@@ -213,5 +213,5 @@ def test_bad_arguments(paths: list[Path], tmp_path: Path) -> None:
         loramix.analyze(paths, path=tmp_path)
     with pytest.raises(OutputError, match="is also an input"):
         loramix.analyze(paths, path=paths[0])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         loramix.analyze(paths, path=tmp_path / "nowhere" / "analysis.json")

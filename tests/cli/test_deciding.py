@@ -105,6 +105,22 @@ def test_block_weights_on_the_command_line(run: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["analyze", "plan"])
+def test_places_that_cannot_be_written(run: Run, command: str) -> None:
+    Path("there").mkdir()
+    for place, message in (("there", "is a folder"), ("nowhere/x", "does not exist; create it")):
+        done = run(command, "a.safetensors", "b.safetensors", "-o", place)
+        assert done.code == 1
+        assert done.err.startswith("error: ")
+        assert message in done.err
+
+
+def test_a_plan_is_no_recipe(run: Run) -> None:
+    assert run("plan", "a.safetensors", "-o", "plan.toml").code == 0
+    done = run("merge", "--recipe", "plan.toml", *OUT)
+    assert (done.code, done.err) == (2, "error: plan.toml is a plan: give it as --plan\n")
+
+
 def test_compat(run: Run) -> None:
     done = run("compat", "a.safetensors", "b.safetensors", "noted.safetensors")
     assert (done.code, done.err) == (0, "")
@@ -151,7 +167,8 @@ def test_pages(run: Run, args: Sequence[str]) -> None:
             "auto_strength and floor go with a method; the policy auto sees to the strength itself",
         ),
         (("analyze", "a.safetensors", "--exact", "--samples", "9"), "--exact looks at everything"),
-        (("plan", "a.safetensors", "--samples", "-1"), "samples = -1: at least 1"),
+        (("plan", "a.safetensors", "--samples", "0"), "samples = 0: at least 1"),
+        (("analyze", "a.safetensors", "--samples", "0"), "samples = 0: at least 1"),
         (("merge", "a.safetensors", *OUT, "-m", "autoo"), "method 'autoo' (did you mean auto?)"),
         (("merge", "a.safetensors", *OUT, "-m", "auto:margn=1"), "auto: no parameter 'margn' (did"),
     ],

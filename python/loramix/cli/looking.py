@@ -123,7 +123,7 @@ def _analyzed(
         stack = shared.stack_of([s.path for s in specs], architecture, skip, strict=strict)
         found = loramix.analyze(
             stack,
-            samples=samples or SAMPLES,
+            samples=SAMPLES if samples is None else samples,
             exact=exact,
             path=output,
             threads=threads,

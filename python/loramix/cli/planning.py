@@ -136,7 +136,7 @@ def arguments_of(said: Said) -> "tuple[list[Adapter], Policy, dict[str, Any]]":
     rest = {
         "weights": [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)],
         "output": output,
-        "samples": None if said.exact else said.samples or SAMPLES,
+        "samples": None if said.exact else SAMPLES if said.samples is None else said.samples,
         "analysis": said.analysis,
         "seed": said.seed,
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from loramix.cli import console
-from loramix.errors import FormatError, LoramixError, OutputError
+from loramix.errors import FormatError, LoramixError
 
 if TYPE_CHECKING:
     from loramix import Adapter, Analyzed, Merged, Output, Plan
@@ -55,27 +55,16 @@ def stack_of(
     return stack
 
 
-def check_output(path: Path) -> None:
-    """Refuse a place that there cannot be, before anything takes time.
-
-    Raises
-    ------
-    OutputError : its folder does not exist.
-    """
-    if not path.absolute().parent.is_dir():
-        message = f"{path}: the folder {path.parent} does not exist; create it first"
-        raise OutputError(message)
-
-
 def report(
     run: "Callable[[Progress | None], Merged]", *, html: Path | None = None, as_json: bool
 ) -> None:
     """Run a merge under a progress bar and show what came of it."""
+    from loramix.io.text import refuse_place
     from loramix.report import planned, text
     from loramix.report.model import report_of
 
     if html is not None:
-        check_output(html)
+        refuse_place(html)
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
         merged = run(bar)
@@ -119,5 +108,4 @@ def write_page(path: Path, found: "Overview") -> None:
     from loramix.io.text import write_text
     from loramix.report.html.page import page
 
-    check_output(path)
     write_text(path, page(found))

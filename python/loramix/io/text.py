@@ -4,7 +4,23 @@ import os
 import tempfile
 from pathlib import Path
 
+from loramix.errors import OutputError
 from loramix.io.safetensors import umask
+
+
+def refuse_place(path: Path) -> None:
+    """Refuse a place where no file can be.
+
+    Raises
+    ------
+    OutputError : it is a folder, or its folder does not exist.
+    """
+    if path.is_dir():
+        message = f"{path} is a folder; name a file in it"
+        raise OutputError(message)
+    if not path.absolute().parent.is_dir():
+        message = f"{path}: the folder {path.parent} does not exist; create it first"
+        raise OutputError(message)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -12,8 +28,10 @@ def write_text(path: Path, text: str) -> None:
 
     Raises
     ------
+    OutputError : the place is a folder, or its folder does not exist.
     OSError : whatever was at the place is untouched.
     """
+    refuse_place(path)
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:

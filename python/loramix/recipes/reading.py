@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
 
-from loramix.errors import FormatError
+from loramix.errors import FormatError, ParamError
 from loramix.output import Output
 from loramix.recipes import choosing, policy
 from loramix.recipes.choosing import one_of
@@ -128,6 +128,9 @@ def _parsed(text: str, name: str, folder: Path, syntax: Syntax) -> Recipe:
     if not isinstance(values, dict):
         message = f"{name}: not a recipe: expected an object with the key adapter"
         raise FormatError(message)
+    if "plan" in values and "group" in values:
+        message = f"{name} is a plan: give it as --plan"
+        raise ParamError(message)
     return Table(values, name, folder).make(_recipe, _RECIPE)
 
 
