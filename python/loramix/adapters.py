@@ -57,6 +57,12 @@ def load(
     return read(opened, name or default, metadata, architecture=architecture, skip=skip)
 
 
+def place_of(adapter: Adapter) -> Path | None:
+    """What to name to open it again: its file, or its folder where a config belongs to it."""
+    path = adapter.source.path
+    return path.parent if path is not None and scales.CONFIG in adapter.metadata else path
+
+
 def find(path: Path) -> tuple[Path, Path | None]:
     """The tensor file at a path, and the PEFT config beside it."""
     file = path

@@ -1,6 +1,5 @@
 """From sources and wishes to a plan: open, align, analyse as far as needed, decide."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from loramix.errors import ParamError
 from loramix.formats.dialects import Dialect
 from loramix.groups import align, common_architecture
 from loramix.methods import METHODS, Coefficients, Level, Method, Space, method_of, reads_gram
+from loramix.nearest import hint
 from loramix.output import Output
 from loramix.policies import POLICIES, policy_of
 from loramix.policies.base import Policy, Stack
-from loramix.policies.filtered import filtered
+from loramix.policies.filtered import Filtered, filtered
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
 from loramix.recipes.recipe import Recipe
@@ -63,6 +63,11 @@ class Wish:
         modes = tuple(entry.conflict_mode for entry in recipe.adapters)
         return cls(filtered(policy, filters, modes), recipe.rules, recipe.output, recipe.seed)
 
+    @property
+    def unfiltered(self) -> Policy:
+        """The policy without filters of adapters around it."""
+        return self.policy.inner if isinstance(self.policy, Filtered) else self.policy
+
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
             message = f"seed = {self.seed}: allowed is 0 to 2^64 - 1"
@@ -91,6 +96,8 @@ def policy_for(
     if floor is not None and not 0 < floor <= 1:
         message = f"floor = {floor}: allowed is (0, 1]"
         raise ParamError(message)
+    if isinstance(method, str):
+        _refuse_nearly_a_policy(method)
     if not _is_policy(method):
         plain = cast("str | Method", method)
         chosen = method_of(plain, sparsify=sparsify, refine=refine, space=space)
@@ -110,13 +117,17 @@ def policy_for(
 
 def _is_policy(method: str | Method | Policy) -> bool:
     if isinstance(method, str):
-        name = method.partition(":")[0]
-        near = difflib.get_close_matches(name, [*POLICIES, *METHODS], 1)
-        if name not in METHODS and near and near[0] in POLICIES and near[0] != name:
-            message = f"method {name!r} (did you mean {near[0]}?); see 'loramix methods'"
-            raise ParamError(message)
-        return name in POLICIES
+        return method.partition(":")[0] in POLICIES
     return isinstance(method, Policy)
+
+
+def _refuse_nearly_a_policy(text: str) -> None:
+    """Refuse a name that is closer to a policy than to a method; methods know only themselves."""
+    name = text.partition(":")[0]
+    near = hint(name, POLICIES)
+    if near and name not in POLICIES and not hint(name, METHODS):
+        message = f"method {name!r}{near}; see 'loramix methods'"
+        raise ParamError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +191,7 @@ class Opened:
             self.adapters,
             self.groups,
             analysis,
-            _ruled(chosen, resolved, keep=isinstance(wish.policy, Fixed)),
+            _ruled(chosen, resolved, keep=isinstance(wish.unfiltered, Fixed)),
             wish.output,
             weights=self.weights,
             method=wish.policy.describe(),
@@ -266,8 +277,8 @@ def _ruled(chosen: Sequence[Choice], resolved: Resolved, *, keep: bool) -> tuple
 
     Parameters
     ----------
-    keep : whether a rule's method gets the decided weights; those of a policy belong to the
-        method that it chose.
+    keep : whether a rule's method gets the decided weights.  Those of a policy belong to the
+        method that it chose, but for those that are 0: such members are left out.
     """
     found = []
     for choice, setting in zip(chosen, resolved.settings, strict=True):
@@ -275,9 +286,11 @@ def _ruled(chosen: Sequence[Choice], resolved: Resolved, *, keep: bool) -> tuple
         if "method" in by or "space" in by:
             place = by.get("method", by.get("space"))
             decision = replace(decision, method=setting.chosen(decision.method))
-            decision = replace(decision, regime="rule", why=f"rule {place} of the recipe")
+            decision = replace(decision, regime="rule", why=f"rule {place}")
             if "method" in by and not keep:
-                decision = replace(decision, weights=choice.asked, sides=())
+                rows = zip(choice.asked, decision.weights, strict=True)
+                weights = tuple(asked if decided != 0 else 0.0 for asked, decided in rows)
+                decision = replace(decision, weights=weights)
         found.append(replace(choice, decision=decision, rank=setting.rank))
     return tuple(found)
 

@@ -201,7 +201,7 @@ def test_a_plan_shows_every_group_and_the_weights_that_were_resolved(run: Run) -
     keys = [line.strip() for line in done.out.splitlines() if line.strip().endswith("attn2.to_v")]
     assert len(keys) == 1
     assert "average of A 0.4, B 1 (rule, rank 3, rust, " in done.out
-    assert "rule 1 of the recipe" in done.out
+    assert "\n    rule 1\n" in done.out
 
 
 def test_a_merge_says_how_strongly_to_apply_it_and_what_weights_became(run: Run) -> None:

@@ -92,7 +92,7 @@ def test_rules_are_in_the_plan(folder: Path) -> None:
     assert plan.method["name"] == "auto"
     by_key = {choice.target.key: choice.decision for choice in plan.choices}
     assert by_key["text_encoder.b.fc1"].method.name == "average"
-    assert by_key["text_encoder.b.fc1"].why == "rule 1 of the recipe"
+    assert by_key["text_encoder.b.fc1"].why == "rule 1"
     assert by_key["unet.a.to_q"].regime != "rule"
 
 
@@ -220,3 +220,26 @@ dtype = "f32"
         ratio = float((delta * expected).sum() / (expected**2).sum())  # the policy's own strength
         assert published or ratio == pytest.approx(1, rel=1e-4)
         assert relative(delta, ratio * expected) < 1e-4, key
+
+
+@pytest.mark.parametrize("policy", ['method = "linear"', 'policy = "auto"', 'policy = "published"'])
+def test_filters_hold_where_a_rule_has_a_method(policy: str, folder: Path) -> None:
+    rule = '[[rule]]\ntarget = "*to_q"\nmethod = "average"\n'
+    got = told(folder, f"{policy}\n{THREE.format(face='unique_only', hat='all')}{rule}")
+    first, hat = (dense(folder / f"{name}.safetensors") for name in ("style", "hat"))
+    key = "unet.a.to_q"
+    assert relative(got[key], (first[key] + hat[key]) / 2) < 1e-5
+
+
+def test_the_recipe_names_folders_and_what_was_left_out(tmp_path: Path) -> None:
+    modules = {"unet.x": (24, 20), "unet.y": (24, 20)}
+    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 6}
+    paths = [
+        write_adapter(tmp_path / name, pairs(i, 3, modules=modules), "peft", config=config)
+        for i, name in enumerate(("style", "face"))
+    ]
+    plan = loramix.plan(paths, "ortho", skip=["*.y.*"])
+    again = follow(parse(plan.recipe))
+    assert [adapter.name for adapter in again.adapters] == ["style", "face"]
+    assert again.digest() == plan.digest()
+    assert [choice.target.key for choice in again.choices] == ["x"]

@@ -135,6 +135,7 @@ REFUSALS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda t: t.pop("group"), r"there is no group"),
     (lambda t: t.update(plan=2), r"a plan of format 2; this version reads 1"),
     (lambda t: t.update(seeds=1), r"unknown key 'seeds' \(did you mean seed\?\)"),
+    (lambda t: t["group"].append(t["group"][0]), r"group 4: text_encoder.b.fc1 is there twice"),
     (lambda t: t["group"].pop(), r"there is no group unet.a.to_q, which the adapters have"),
     (
         lambda t: row(t, target="text_encoder.b.fc2"),
@@ -166,10 +167,10 @@ def test_refusals(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("plan.toml", "plan = ", "expected a plan in TOML"),
-        ("plan.json", "[1]", "not a plan"),
-        ("plan.json", "{", "expected a plan in JSON"),
-        ("plan.toml", "\udc80", "expected a plan in TOML"),
+        ("plan.toml", "plan = ", "not TOML"),
+        ("plan.json", "[1]", "expected an object"),
+        ("plan.json", "{", "not JSON"),
+        ("plan.toml", "\udc80", "not UTF-8 text"),
     ],
 )
 def test_what_is_no_plan(name: str, text: str, message: str, tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_refusals(text: str, message: str) -> None:
          "line 1 column 2 (char 1)"),
         ('{"a": 1, "a": 2}', "JSON", "stack.toml: not JSON: key 'a' is given twice in one object"),
         ('{"seed": NaN}', "JSON", "stack.toml: not JSON: NaN is not a number of JSON"),
-        ("[1]", "JSON", "stack.toml: not a recipe: expected an object with the key adapter"),
+        ("[1]", "JSON", "stack.toml: expected an object with the key adapter"),
         ("a = " + 5000 * "[" + 5000 * "]", "TOML", "stack.toml: nested too deeply"),
         (5000 * '{"a":' + "1" + 5000 * "}", "JSON", "stack.toml: nested too deeply"),
         ('{"method":' + 300 * '{"name": "core", "inner":' + "1" + 301 * "}", "JSON",

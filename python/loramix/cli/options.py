@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+_ADAPTER = (
+    "FILE, FILE:WEIGHT or FILE:WEIGHT:TE_WEIGHT: a file or folder, its weight (strength; any sign, "
+    "default 1), another weight for its text encoders; :lbw=1,0,... behind it weighs its blocks "
+    "(see docs/RECIPES.md)."
+)
 Adapters = Annotated[
     list[str],
     typer.Argument(
         metavar="ADAPTER",
-        help="FILE, FILE:WEIGHT or FILE:WEIGHT:TE_WEIGHT: a file or folder, its weight (strength; "
-        "any sign, default 1), another weight for its text encoders; :lbw=1,0,... behind it "
-        "weighs its blocks (see docs/RECIPES.md).",
+        help=_ADAPTER,
         show_default=False,
     ),
 ]
@@ -19,9 +22,7 @@ MaybeAdapters = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[ADAPTER]...",
-        help="FILE, FILE:WEIGHT or FILE:WEIGHT:TE_WEIGHT: a file or folder, its weight (strength; "
-        "any sign, default 1), another weight for its text encoders; :lbw=1,0,... behind it "
-        "weighs its blocks (see docs/RECIPES.md).",
+        help=_ADAPTER,
         show_default=False,
     ),
 ]

@@ -5,7 +5,6 @@ To add one: a file beside this one, a line here, its oracle in the table of
 """
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -41,6 +40,7 @@ from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
 from loramix.methods.ties_upstream import TiesMergekit, TiesPeft, TiesPublished
 from loramix.methods.tsv import Tsv
+from loramix.nearest import hint
 from loramix.types import F64
 
 _Plain: TypeAlias = Coefficients | Elementwise | Subspace
@@ -119,9 +119,7 @@ _SPACED = re.compile(r"(knots|core)\((.*)\)")
 def _named(text: str) -> Method:
     name, _, parameters = text.partition(":")
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        message = f"method {name!r}{hint}; known are {', '.join(METHODS)}"
+        message = f"method {name!r}{hint(name, METHODS)}; known are {', '.join(METHODS)}"
         raise ParamError(message)
     kind = cast("Callable[..., Method]", METHODS[name])
     return kind(**_parameters(METHODS[name], parameters))

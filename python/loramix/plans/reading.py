@@ -1,7 +1,5 @@
 """A file becomes a plan again: sources opened and checked, every group found."""
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,14 +10,15 @@ from loramix.analysis.passing import nothing, products
 from loramix.analysis.strengths import Strength
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
-from loramix.errors import FormatError, ParamError
+from loramix.errors import ParamError
 from loramix.groups import align
 from loramix.methods import Method, reads_gram
+from loramix.nearest import hint
 from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
-from loramix.recipes.nearest import hint
+from loramix.recipes.reading import output, read_table
 from loramix.recipes.strict import Table
 from loramix.steps import Choice, Plan
 from loramix.types import Adapter, Group, StrPath, Weight
@@ -46,8 +45,7 @@ def load_plan(
     OSError : a file cannot be read.
     """
     file = Path(path)
-    top = Table(_parsed(file), str(file), file.parent)
-    found = top.make(_Top, _TOP, ("plan", "adapter", "group"))
+    found = read_table(file).make(_Top, _TOP, ("plan", "adapter", "group"))
     if found.plan != FORMAT:
         message = f"{file}: a plan of format {found.plan}; this version reads {FORMAT}"
         raise ParamError(message)
@@ -55,7 +53,7 @@ def load_plan(
     weights = tuple(entry.numbers("weight") for entry in found.adapter)
     names = [entry.text("name") for entry in found.adapter]
     groups = align(stack, split=found.split)
-    rows = {row.text("target"): row for row in found.group}
+    rows = _by_target(found.group)
     _refuse_others(file, groups, rows)
     chosen = [_choice(rows[group.target.key], group, names, weights) for group in groups]
     decisions = tuple(choice.decision for choice in chosen)
@@ -126,27 +124,6 @@ class _Row:
     made: object = None
 
 
-def _parsed(file: Path) -> Mapping[str, object]:
-    kind, parse = ("JSON", json.loads) if file.suffix == ".json" else ("TOML", tomllib.loads)
-    try:
-        found = parse(file.read_bytes().decode())
-    except ValueError as error:
-        message = f"{file}: {error}; expected a plan in {kind}"
-        raise FormatError(message) from None
-    if not isinstance(found, dict):
-        message = f"{file}: not a plan"
-        raise FormatError(message)
-    return found
-
-
-def _output(table: Table, key: str) -> Output:
-    readers = {
-        "rank": Table.integer, "energy": Table.number, "max_error": Table.number,
-        "dtype": Table.text, "dialect": Table.text, "dense": Table.truth,
-    }  # fmt: skip
-    return table.table(key).make(Output, readers)
-
-
 def _strengths(table: Table, key: str) -> dict[str, Strength]:
     inner = table.table(key)
     readers = {f.name: Table.number for f in fields(Strength)}
@@ -163,7 +140,7 @@ def _as_it_is(table: Table, key: str) -> object:
 _TOP = {
     "plan": Table.integer, "version": Table.text, "seed": Table.integer, "split": Table.truth,
     "backend": Table.text,
-    "method": lambda table, key: dict(table.table(key).values), "output": _output,
+    "method": lambda table, key: dict(table.table(key).values), "output": output,
     "strengths": _strengths, "notes": Table.texts, "suggested": Table.number,
     "adapter": Table.tables, "group": Table.tables,
 }  # fmt: skip
@@ -193,9 +170,20 @@ def _opened(entry: Table) -> Adapter:
     return adapter
 
 
+def _by_target(rows: Sequence[Table]) -> dict[str, Table]:
+    found: dict[str, Table] = {}
+    for row in rows:
+        key = row.text("target") if "target" in row.values else ""
+        if key in found:
+            message = f"{row.where}: {key} is there twice"
+            raise ParamError(message)
+        found[key] = row
+    return found
+
+
 def _refuse_others(file: Path, groups: Sequence[Group], rows: Mapping[str, Table]) -> None:
     keys = {group.target.key for group in groups}
-    for key in rows.keys() - keys:
+    for key in sorted(rows.keys() - keys):
         message = f"{file}: group {key}: no adapter has this target{hint(key, keys)}"
         raise ParamError(message)
     for key in sorted(keys - rows.keys()):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from loramix import __version__
+from loramix.adapters import place_of
 from loramix.errors import ParamError
-from loramix.formats import scales
 from loramix.io.text import write_text
 from loramix.output import Output
 from loramix.plans import FORMAT
@@ -106,13 +106,13 @@ def _names(stack: Sequence[Adapter]) -> list[str]:
 
 
 def _adapter(adapter: Adapter, name: str, weight: Weight, folder: Path) -> dict[str, object]:
-    path = adapter.source.path
+    path = place_of(adapter)
     if path is None:
         message = f"{adapter.name} is in memory: save it first, a plan names files"
         raise ParamError(message)
     found: dict[str, object] = {
         "name": name,
-        "path": _from(path.parent if scales.CONFIG in adapter.metadata else path, folder),
+        "path": _from(path, folder),
         "sha256": adapter.source.sha256(),
         "weight": dict(weight) if isinstance(weight, Mapping) else weight,
     }

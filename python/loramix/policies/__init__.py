@@ -4,12 +4,12 @@ The table: one line each.  To add one: a file or a folder beside this one, a lin
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
 from loramix.errors import ParamError
+from loramix.nearest import hint
 from loramix.policies.auto import Auto
 from loramix.policies.base import Decision as Decision
 from loramix.policies.base import Policy as Policy
@@ -35,9 +35,6 @@ def policy_of(policy: str | Policy) -> Policy:
     if not isinstance(policy, str):
         return policy
     name, _, parameters = policy.partition(":")
-    if name not in POLICIES:
-        message = f"policy {name!r}{_hint(name, POLICIES)}; known are {', '.join(POLICIES)}"
-        raise ParamError(message)
     return policy_from(name, _parameters(name, parameters))
 
 
@@ -48,9 +45,6 @@ def policy_from(name: str, parameters: Mapping[str, object]) -> Policy:
     ------
     ParamError : no such name or parameter, or a value outside its range.
     """
-    if name not in POLICIES:
-        message = f"policy {name!r}{_hint(name, POLICIES)}; known are {', '.join(POLICIES)}"
-        raise ParamError(message)
     known = _fields(name)
     for key in parameters:
         _refuse_unknown(name, key, known)
@@ -59,13 +53,17 @@ def policy_from(name: str, parameters: Mapping[str, object]) -> Policy:
 
 
 def _fields(name: str) -> dict[str, Any]:
+    """Parameters of a policy and their defaults."""
+    if name not in POLICIES:
+        message = f"policy {name!r}{hint(name, POLICIES)}; known are {', '.join(POLICIES)}"
+        raise ParamError(message)
     return {f.name: f.default for f in dataclasses.fields(cast("Any", POLICIES[name]))}
 
 
 def _refuse_unknown(name: str, key: str, known: Mapping[str, object]) -> None:
     if key not in known:
         listed = ", ".join(known) or "none"
-        message = f"{name}: no parameter {key!r}{_hint(key, known)}; it has {listed}"
+        message = f"{name}: no parameter {key!r}{hint(key, known)}; it has {listed}"
         raise ParamError(message)
 
 
@@ -95,8 +93,3 @@ def _value(default: object, text: str) -> object:
         return text if isinstance(default, str) else float(text)
     except ValueError:
         return text
-
-
-def _hint(word: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,14 +1,13 @@
 """Methods as recipes write them: a text, or a table with a name."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 from loramix.errors import ParamError
 from loramix.methods import METHODS, Composite, Level, Method, Space, describe, method_of
 from loramix.methods.composite import LEVELS, SPACES
-from loramix.recipes.nearest import hint
+from loramix.nearest import hint
 from loramix.recipes.strict import Reader, Table, finite, whole
 
 Scalar: TypeAlias = str | int | float | bool
@@ -29,12 +28,7 @@ def method(table: Table, key: str) -> Method:
     value = table.values[key]
     if isinstance(value, str):
         return table.placed(lambda: method_of(value), key)
-    if not isinstance(value, Mapping):
-        table.refuse(key, "a name with parameters, or a table with a name")
-    inner = table.table(key)
-    if "name" not in inner.values:
-        message = f"{inner.where}: there is no name"
-        raise ParamError(message)
+    inner = table.named(key)
     name = inner.text("name")
     if name in _WRAPPERS:
         return _wrapped(inner, cast("Space", name))

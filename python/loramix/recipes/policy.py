@@ -1,7 +1,5 @@
 """Policies as recipes write them: a text, or a table with a name."""
 
-from collections.abc import Mapping
-
 from loramix.errors import ParamError
 from loramix.policies import POLICIES, policy_from, policy_of
 from loramix.policies.base import Policy
@@ -18,12 +16,7 @@ def policy(table: Table, key: str) -> Policy:
     value = table.values[key]
     if isinstance(value, str):
         return table.placed(lambda: policy_of(value), key)
-    if not isinstance(value, Mapping):
-        table.refuse(key, "a name with parameters, or a table with a name")
-    inner = table.table(key)
-    if "name" not in inner.values:
-        message = f"{inner.where}: there is no name"
-        raise ParamError(message)
+    inner = table.named(key)
     rest = {word: one for word, one in inner.values.items() if word != "name"}
     return inner.placed(lambda: policy_from(inner.text("name"), rest))
 

@@ -50,7 +50,8 @@ def _rules(table: Table, key: str) -> tuple[Rule, ...]:
     return tuple(one.make(Rule, _RULE) for one in table.tables(key))
 
 
-def _output(table: Table, key: str) -> Output:
+def output(table: Table, key: str) -> Output:
+    """A wished output from a table."""
     return table.table(key).make(Output, _OUTPUT)
 
 
@@ -62,7 +63,7 @@ _RECIPE: Mapping[str, Reader] = {
     "refine": choosing.level,
     "space": choosing.space,
     "rule": _rules,
-    "output": _output,
+    "output": output,
     "auto_strength": Table.truth,
     "floor": Table.number,
     "seed": Table.integer,
@@ -88,6 +89,16 @@ def read_recipe(path: StrPath) -> Recipe:
     >>> read_recipe("stack.toml").adapters[0].weight  # doctest: +SKIP
     0.8
     """
+    return _made(read_table(path))
+
+
+def read_table(path: StrPath) -> Table:
+    """What is in a file: ``.json`` files as JSON, all others as TOML.
+
+    Raises
+    ------
+    FormatError, OSError : see `read_recipe`.
+    """
     file = Path(path)
     try:
         text = file.read_bytes().decode("utf-8-sig")  # some editors put a mark in front
@@ -95,7 +106,7 @@ def read_recipe(path: StrPath) -> Recipe:
         message = f"{file}: not UTF-8 text ({error.reason} at byte {error.start})"
         raise FormatError(message) from error
     syntax: Syntax = "JSON" if file.suffix.lower() == ".json" else "TOML"
-    return parse(text, name=str(file), folder=file.parent, syntax=syntax)
+    return _parsed(text, str(file), file.parent, syntax)
 
 
 def parse(
@@ -110,28 +121,35 @@ def parse(
 
     Raises
     ------
-    FormatError, ParamError : see `read`.
+    FormatError, ParamError : see `read_recipe`.
     """
-    try:
-        return _parsed(text, name, Path(folder), syntax)
-    except RecursionError:
-        message = f"{name}: nested too deeply"
-        raise FormatError(message) from None
+    return _made(_parsed(text, name, Path(folder), syntax))
 
 
-def _parsed(text: str, name: str, folder: Path, syntax: Syntax) -> Recipe:
+def _parsed(text: str, name: str, folder: Path, syntax: Syntax) -> Table:
     try:
         values = _json(text) if syntax == "JSON" else tomllib.loads(text)
     except ValueError as error:
         message = f"{name}: not {syntax}: {error}"
         raise FormatError(message) from error
+    except RecursionError:
+        message = f"{name}: nested too deeply"
+        raise FormatError(message) from None
     if not isinstance(values, dict):
-        message = f"{name}: not a recipe: expected an object with the key adapter"
+        message = f"{name}: expected an object with the key adapter"
         raise FormatError(message)
-    if "plan" in values and "group" in values:
-        message = f"{name} is a plan: give it as --plan"
+    return Table(values, name, folder)
+
+
+def _made(table: Table) -> Recipe:
+    if "plan" in table.values and "group" in table.values:
+        message = f"{table.where} is a plan: give it as --plan"
         raise ParamError(message)
-    return Table(values, name, folder).make(_recipe, _RECIPE)
+    try:
+        return table.make(_recipe, _RECIPE)
+    except RecursionError:
+        message = f"{table.where}: nested too deeply"
+        raise FormatError(message) from None
 
 
 def _recipe(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loramix.adapters import place_of
+from loramix.groups import common_architecture
 from loramix.methods import Composite
 from loramix.output import Output
 from loramix.policies.base import Policy
@@ -48,11 +50,20 @@ def recipe_of(
         said["method"] = method
     else:
         said["policy"] = policy
-    paths = [adapter.source.path for adapter in adapters]
+    paths = [place_of(adapter) for adapter in adapters]
     entries = []
     for path, weight, key, mode in zip(paths, weights, filters, modes, strict=True):
         if path is None:
             return None
         own = dict(weight) if isinstance(weight, Mapping) else weight
         entries.append(Entry(path, own, key_filter=key, conflict_mode=mode))
-    return Recipe(tuple(entries), rules=tuple(rules), output=output or Output(), seed=seed, **said)
+    left_out = {name for adapter in adapters for name in adapter.coverage.skipped}
+    return Recipe(
+        tuple(entries),
+        rules=tuple(rules),
+        output=output or Output(),
+        seed=seed,
+        architecture=common_architecture(adapters),
+        skip=tuple(sorted(left_out)),
+        **said,
+    )

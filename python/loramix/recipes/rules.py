@@ -15,8 +15,8 @@ from loramix.errors import ParamError
 from loramix.formats.layout import load_layout
 from loramix.methods import Composite, Method, Space
 from loramix.methods.composite import SPACES
+from loramix.nearest import hint
 from loramix.recipes import choosing
-from loramix.recipes.nearest import hint
 from loramix.recipes.strict import finite
 
 Property: TypeAlias = Literal["method", "weight", "rank", "space"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from loramix.errors import ParamError
+from loramix.nearest import hint
 from loramix.recipes import spelling
-from loramix.recipes.nearest import hint
 
 _T = TypeVar("_T")
 Reader: TypeAlias = Callable[["Table", str], Any]
@@ -137,6 +137,16 @@ class Table:
         if not isinstance(value, Mapping):
             self.refuse(key, "a table")
         return Table(value, f"{self.where}: {key}", self.folder)
+
+    def named(self, key: str) -> "Table":
+        """A table inside this one that has a name."""
+        if not isinstance(self.values[key], Mapping):
+            self.refuse(key, "a name with parameters, or a table with a name")
+        inner = self.table(key)
+        if "name" not in inner.values:
+            message = f"{inner.where}: there is no name"
+            raise ParamError(message)
+        return inner
 
     def tables(self, key: str) -> tuple["Table", ...]:
         """A list of tables, numbered from 1 in messages."""

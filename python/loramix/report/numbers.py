@@ -3,38 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from loramix.analysis.statistics import GroupStatistics
-from loramix.policies.base import Decision
 from loramix.report import naming
-from loramix.types import Target
-
-
-class Chosen(Protocol):
-    """What was decided for one group: a choice of a plan.
-
-    Attributes
-    ----------
-    owners : for each member, the position of its adapter in the stack.
-    asked : the users' weights of the members.
-    """
-
-    @property
-    def target(self) -> Target:
-        """What the group changes."""
-
-    @property
-    def owners(self) -> tuple[int, ...]:
-        """Positions of the adapters of the members."""
-
-    @property
-    def asked(self) -> tuple[float, ...]:
-        """The users' weights of the members."""
-
-    @property
-    def decision(self) -> Decision:
-        """Method, weights, and why."""
+from loramix.steps import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +27,7 @@ class Names:
     letters: Mapping[str, str]
 
     @classmethod
-    def of(cls, groups: Sequence[GroupStatistics], choices: Sequence[Chosen] | None) -> "Names":
+    def of(cls, groups: Sequence[GroupStatistics], choices: Sequence[Choice] | None) -> "Names":
         """Names for a stack and its plan."""
         blocks = naming.blocks_of(group.target.key for group in groups)
         methods = {

@@ -14,8 +14,9 @@ from loramix.report.blocks import blocks, pair_of, used
 from loramix.report.certificate import certificate
 from loramix.report.facts import Energy, Entrant, Fate, GroupRow, Overview
 from loramix.report.model import became, input_of
-from loramix.report.numbers import Chosen, Names, finite, root
+from loramix.report.numbers import Names, finite, root
 from loramix.report.verdict import verdict, warnings
+from loramix.steps import Choice
 from loramix.types import Adapter, Target, Weight
 from loramix.verifying import Row
 
@@ -25,7 +26,7 @@ def overview(
     weights: Sequence[Weight],
     analysis: Analysis,
     *,
-    choices: Sequence[Chosen] | None = None,
+    choices: Sequence[Choice] | None = None,
     merged: Merged | None = None,
     recipe: str | None = None,
     notes: Sequence[str] = (),
@@ -62,7 +63,7 @@ class _Source:
     analysis: Analysis
     own: tuple[tuple[float, ...], ...]  # the users' weights of the members of every group
     meetings: Meetings
-    choices: Sequence[Chosen] | None
+    choices: Sequence[Choice] | None
     merged: Merged | None
 
     @property
