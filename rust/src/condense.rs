@@ -16,12 +16,8 @@
 //! Directions that f32 Gram matrices cannot tell apart take a careful turn more.  M is the only
 //! dense matrix.
 
-use std::slice;
-
 use faer::linalg::matmul::matmul;
-use faer::reborrow::ReborrowMut;
 use faer::{Accum, Mat, MatMut, Par};
-use rayon::prelude::*;
 
 use crate::dtype::Dtype;
 use crate::elementwise::{Factored, Prepared, Program};
@@ -39,16 +35,11 @@ use crate::tile::TILE;
 use crate::{Error, Result, shrink};
 
 /// Columns beyond the asked rank, of Q and of the start.
-const SPARE: usize = 8;
+pub(crate) const SPARE: usize = 8;
 const WIDE: usize = 32;
 /// Entries up to which more steps cost nothing that anyone would notice, and how many are made.
-const SMALL: usize = 1 << 18;
+pub(crate) const SMALL: usize = 1 << 18;
 const MORE: usize = 4;
-/// Steps towards the leading directions of a large result that is cleaned: before it is judged
-/// whether they are enough; after that at most, and the share of energy that is worth another one.
-const FIRST: usize = 1;
-const STEPS: usize = 8;
-const SETTLED: f64 = 1e-5;
 /// Share of the squared norm below which `|M|^2 - |B|^2` has too few digits to be trusted.
 const CANCELLED: f64 = 1e-3;
 /// Share below which Q must be orthonormal to more than three digits.
@@ -128,115 +119,13 @@ pub(crate) fn fill(
         if part.program.clean {
             let noise = prepared.noise(values)?;
             match Split::of(part)? {
-                Some(split) => clean(&split.part(part), noise, values)?,
-                None => clean(part, noise, values)?,
+                Some(split) => shrink::clean_part(&split.part(part), noise, values)?,
+                None => shrink::clean_part(part, noise, values)?,
             }
         }
         prepared.add_around(values)?;
     }
     Ok(())
-}
-
-/// Shrinks the singular values of a part by white noise; large parts by as many leading directions
-/// as stand out of it, twice as many at a time.
-fn clean(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -> Result<()> {
-    let (rows, cols) = (part.group.rows(), part.group.cols());
-    if noise <= 0.0 || rows * cols <= SMALL {
-        return shrink::clean(scratch, rows, noise);
-    }
-    let dense = Dense { values: scratch, rows, cols };
-    let mut width = part.group.rank() + SPARE;
-    let (mut left, mut right, square) = loop {
-        let Some((left, right, square)) = leading(part, &dense, width)? else {
-            return Ok(()); // the caller sees it, too
-        };
-        // The last directions are found too short: that they look like noise says nothing.
-        let beyond = Shrunk::of(&right, noise, rows)?.less.iter().filter(|s| **s == 0.0).count();
-        if left.width >= rows.min(cols) || beyond * 4 >= left.width {
-            break (left, right, square);
-        }
-        width *= 2;
-    };
-    let mut shrunk = Shrunk::of(&right, noise, rows)?;
-    for _ in 0..STEPS {
-        left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
-        right = dense.projected(&left);
-        let before = shrunk.found();
-        shrunk = Shrunk::of(&right, noise, rows)?;
-        if shrunk.found() - before <= SETTLED * shrunk.found() {
-            break;
-        }
-    }
-    let Shrunk { turn, full, less } = &shrunk;
-    if shrunk.size() == 0.0 {
-        return Ok(()); // nothing but noise: no part of it is better than another
-    }
-    let scale = square.sqrt() / shrunk.size();
-    let gain = |(s, f): (&f64, &f64)| if *f > 0.0 { s / f * scale } else { 0.0 };
-    let gains: Vec<f64> = less.iter().zip(full).map(gain).collect();
-    let scaled = Mat::from_fn(left.width, left.width, |i, j| turn[(i, j)] * gains[j]);
-    let left = left.times(&(scaled * turn.transpose()));
-    scratch.par_chunks_mut(TILE * cols).zip(left.ranges().collect::<Vec<_>>()).for_each(
-        |(out, rows)| {
-            let mut out = MatMut::from_row_major_slice_mut(out, rows.len(), cols);
-            for cols in right.ranges() {
-                let out = out.rb_mut().subcols_mut(cols.start, cols.len());
-                let right = right.tile(&cols).transpose();
-                matmul(out, Accum::Replace, left.tile(&rows), right, 1.0, Par::Seq);
-            }
-        },
-    );
-    Ok(())
-}
-
-/// Singular values, with and without noise, of a result of which the coefficients `right` in an
-/// orthonormal basis are known.
-struct Shrunk {
-    turn: Mat<f64>,
-    full: Vec<f64>,
-    less: Vec<f64>,
-}
-
-impl Shrunk {
-    fn of(right: &Panels, noise: f64, rows: usize) -> Result<Self> {
-        let spectrum = Spectrum::of(right.gram::<f64>().as_ref(), 0.0)?;
-        let (turn, roots) = spectrum.leading(right.width);
-        let full: Vec<f64> = roots.iter().map(|root| root * root).collect();
-        let less = full.iter().map(|s| shrink::shrunk(*s, noise, rows, right.len)).collect();
-        Ok(Self { turn: turn.to_owned(), full, less })
-    }
-
-    /// Squared norm of the directions that are there, noise included.
-    fn found(&self) -> f64 {
-        self.full.iter().map(|s| s * s).sum()
-    }
-
-    /// Norm of what is left.
-    fn size(&self) -> f64 {
-        self.less.iter().map(|s| s * s).sum::<f64>().sqrt()
-    }
-}
-
-/// An orthonormal basis of the leading left directions of a dense result, its coefficients in it,
-/// and its squared norm; `None` if that is zero or not finite.
-fn leading(
-    part: &Part<'_, '_>,
-    dense: &Dense<'_>,
-    width: usize,
-) -> Result<Option<(Panels, Panels, f64)>> {
-    let width = width.min(dense.rows).min(dense.cols);
-    let basis = start(slice::from_ref(part), dense.cols, width, usize::MAX)?;
-    let (found, square) = dense.times(&basis);
-    if !(square.is_finite() && square > 0.0) {
-        return Ok(None);
-    }
-    let mut left = orthonormal(&found, false)?;
-    let mut right = dense.projected(&left);
-    for _ in 0..FIRST {
-        left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
-        right = dense.projected(&left);
-    }
-    Ok(Some((left, right, square)))
 }
 
 /// The second half of [`condense`]: the factors of the result of its programs, `rows x cols` in
