@@ -66,6 +66,7 @@ def plan(
     seed: int = 0,
     split: bool = True,
     backend: str = "rust",
+    dialect: Dialect | None = None,
 ) -> Plan:
     """Decide coefficients, names, type and alpha of every target.
 
@@ -76,8 +77,9 @@ def plan(
     verdict : likewise, what the policy says of the whole stack.
     split : whether fused weights are groups of their parts.
     backend : name of what is meant to carry it out.
+    dialect : to write; default: see `dialect_of`.
     """
-    dialect = dialect_of(adapters, output)
+    dialect = dialect or dialect_of(adapters, output)
     architecture = common_architecture(adapters)
     layout = load_layout(architecture) if architecture else None
     rows = zip(groups, analysis.grams, chosen, strict=True)

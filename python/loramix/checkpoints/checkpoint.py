@@ -180,10 +180,9 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
         for shard in shards
         for name in shard.file.tensors
     ]
-    tables = (architecture,) if architecture else LAYOUTS
-    best, share = naming.best_table(stored, tensors, tables)
-    if architecture is None and best is not None and best.accepted:
-        architecture = best.name
+    best = naming.fits_of(stored, tensors, (architecture,) if architecture else LAYOUTS)[0]
+    if architecture is None and best.accepted:
+        architecture = best.table
     layout = load_layout(architecture) if architecture else None
     metadata: dict[str, str] = {}
     for shard in shards:
@@ -195,7 +194,7 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
         tensors=MappingProxyType(tensors),
         metadata=MappingProxyType(metadata),
         architecture=architecture,
-        match=share,
+        match=best.share,
         _names=naming.names_of(stored, tensors, layout, str(path)),
         _layout=layout,
     )

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from loramix.errors import FormatError
 from loramix.formats.dialects import COMPONENTS, NETWORKS, split_stem
-from loramix.formats.layout import LAYOUTS, Layout, Module, fits, flatten, load_layout
+from loramix.formats.layout import Layout, Module, fits, flatten, load_layout
 from loramix.types import Tensor
 
 Role: TypeAlias = Literal["weight", "bias"]
@@ -168,28 +168,44 @@ def _lookup(
     return None
 
 
-def architecture_of(
-    stored: Sequence[Stored], tensors: Mapping[str, Tensor]
-) -> tuple[str | None, float]:
-    """The table that the weights are in, and their share of it.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a table fits what is stored.
+
+    Attributes
+    ----------
+    share : of the weights that are in the table, 0 to 1.
+    complete : share of the table's network that is there, 0 to 1.
+    """
+
+    table: str
+    share: float
+    complete: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether we believe it."""
+        return self.share >= ACCEPT or self.complete >= COMPLETE
+
+
+def fits_of(
+    stored: Sequence[Stored], tensors: Mapping[str, Tensor], tables: Iterable[str]
+) -> list[Fit]:
+    """Tables by how well they fit, the best first.
 
     The largest share decides; of tables that share it, that of which most is there: a smaller
     model is often a part of a larger one.
     """
     weights = [s for s in stored if s.role == "weight" and s.components != ()]
     weights = [s for s in weights if len(tensors[s.name].shape) > 1]
-    best: tuple[float, float, str] | None = None
-    for name in LAYOUTS if weights else ():
+    found = []
+    for name in tables:
         layout = load_layout(name)
-        found = hits(weights, tensors, layout)
-        network = [m for m in layout.modules if m.component in NETWORKS]
-        there = sum(m.component in NETWORKS for hit in found for m in hit.modules)
-        score = (len(found) / len(weights), there / max(len(network), 1), name)
-        if best is None or score[:2] > best[:2]:
-            best = score
-    if best is None or (best[0] < ACCEPT and best[1] < COMPLETE):
-        return None, best[0] if best else 0.0
-    return best[2], best[0]
+        own = hits(weights, tensors, layout)
+        network = sum(m.component in NETWORKS for m in layout.modules)
+        there = sum(m.component in NETWORKS for hit in own for m in hit.modules)
+        found.append(Fit(name, len(own) / max(len(weights), 1), there / max(network, 1)))
+    return sorted(found, key=lambda fit: (-fit.share, -fit.complete))
 
 
 @dataclass(frozen=True, slots=True)
