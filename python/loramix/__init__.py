@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
+    from loramix.baking import Baked, bake
+    from loramix.checkpoints import Checkpoint, open_checkpoint
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
+    "Baked": "baking",
+    "Checkpoint": "checkpoints",
     "Factors": "types",
     "FormatError": "errors",
     "Inspection": "inspecting",
@@ -54,6 +58,7 @@ _HOMES = {
     "ShapeError": "errors",
     "Target": "types",
     "analyze": "analyzing",
+    "bake": "baking",
     "combine": "memory",
     "execute": "merging",
     "expand": "kernels",
@@ -62,6 +67,7 @@ _HOMES = {
     "load": "adapters",
     "load_plan": "plans.reading",
     "merge": "merging",
+    "open_checkpoint": "checkpoints",
     "plan": "merging",
     "read_recipe": "recipes.reading",
     "resize": "merging",
@@ -75,6 +81,8 @@ __all__ = [
     "POLICIES",
     "Adapter",
     "Analyzed",
+    "Baked",
+    "Checkpoint",
     "Factors",
     "FormatError",
     "Inspection",
@@ -92,6 +100,7 @@ __all__ = [
     "Target",
     "__version__",
     "analyze",
+    "bake",
     "combine",
     "execute",
     "expand",
@@ -101,6 +110,7 @@ __all__ = [
     "load",
     "load_plan",
     "merge",
+    "open_checkpoint",
     "plan",
     "read_recipe",
     "resize",

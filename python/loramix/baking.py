@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loramix.adapters import resolve
 from loramix.adding import Added, Adder, Survival, Touch, touches
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
@@ -19,8 +20,9 @@ from loramix.checkpoints.writing import ModelPlace
 from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import Dialect
+from loramix.groups import common_architecture
 from loramix.methods import Level, Method, Space
-from loramix.opening import open_all
+from loramix.opening import open_all, refuse_twice
 from loramix.output import Output
 from loramix.policies.base import Policy
 from loramix.recipes.reading import read_recipe
@@ -167,6 +169,7 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     if threads is not None and threads < 1:
         message = f"threads = {threads}: at least 1, or None for all cores"
         raise ParamError(message)
+    model = open_checkpoint(base, architecture=architecture)
     if recipe is not None:
         if sources:
             message = "a recipe names its adapters: give sources or a recipe"
@@ -180,15 +183,31 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
         there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
         wish = Wish(policy, tuple(rules), Output(dense=True), seed, samples, there)
         device = backend_of(backend or "rust")
-        stack = Opened.of(
-            sources, weights, wish, architecture=architecture, skip=skip, dialect=_TARGETS
-        )
-    known = next((a.architecture for a in stack.adapters if a.architecture), architecture)
-    model = open_checkpoint(base, architecture=known)
+        loaded = _loaded(sources, model, architecture, skip)
+        stack = Opened.of(loaded, weights, wish, dialect=_TARGETS)
+    known = common_architecture(stack.adapters)
+    if known is not None and known != model.architecture:
+        model = open_checkpoint(base, architecture=known)
     with ModelPlace(Path(path), model) as place:
         ticker = Ticker(progress, 2 * len(stack.groups))
         plan = stack.plan(wish, device, ticker, threads)
         return _Baking(plan, model, device, threads).run(place, ticker, force=force)
+
+
+def _loaded(
+    sources: Sequence[StrPath | Adapter],
+    model: Checkpoint,
+    architecture: str | None,
+    skip: Sequence[str],
+) -> list[Adapter]:
+    """Adapters; where names and shapes fit several models, the base decides."""
+    refuse_twice(sources)
+    loaded = open_all(sources, architecture=architecture, skip=skip)
+    known = model.architecture
+    return [
+        resolve(a, known) if a.architecture is None and known in a.candidates and known else a
+        for a in loaded
+    ]
 
 
 def _following(

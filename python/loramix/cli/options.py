@@ -47,6 +47,25 @@ PlanOutput = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Base = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BASE",
+        help="The base model: a .safetensors file, a sharded model, the folder of a pipeline, or "
+        "a model in a local cache of the hub.",
+        show_default=False,
+    ),
+]
+ModelOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="PATH",
+        help="Where the model goes: a file for a file, else a new folder.", show_default=False,
+    ),
+]  # fmt: skip
+Force = Annotated[
+    bool, typer.Option("--force", help="Bake into fp8 weights, too, where most is lost.")
+]
 AnalysisFile = Annotated[
     Path | None,
     typer.Option(
