@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loramix.checkpoints import Checkpoint, open_checkpoint
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
+    from loramix.extracting import extract
     from loramix.inspecting import Inspection, inspect
     from loramix.kernels import expand
     from loramix.memory import combine
@@ -62,6 +63,7 @@ _HOMES = {
     "combine": "memory",
     "execute": "merging",
     "expand": "kernels",
+    "extract": "extracting",
     "follow": "merging",
     "inspect": "inspecting",
     "load": "adapters",
@@ -104,6 +106,7 @@ __all__ = [
     "combine",
     "execute",
     "expand",
+    "extract",
     "follow",
     "inspect",
     "kernels",

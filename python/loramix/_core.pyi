@@ -11,10 +11,9 @@ from loramix.types import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Si
 
 __all__ = [
     "VERSION", "CoreError", "approximate", "bake", "checksums", "condense", "cores",
-    "dense_combine", "dense_gram",
-    "difference", "disagreement", "expand", "give_back", "gram", "kept", "owners", "program_gram",
-    "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
-    "statistics", "store", "whole",
+    "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract", "give_back",
+    "gram", "kept", "owners", "program_gram", "project", "read_header", "recompress",
+    "recompress_mixed", "run_program", "sketch", "statistics", "store", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -198,6 +197,18 @@ def approximate(
     """Factors of the dense result of every step, into its range of the job's arena.
 
     `results` are float32, C-contiguous, `rows x cols`.  Returns as `recompress`.
+    """
+
+def extract(
+    results: Sequence[NDArray[Any]],
+    shapes: Sequence[tuple[int, int]],
+    keys: Sequence[int],
+    job: Job,
+) -> list[RawFactored]:
+    """Factors of dense matrices of which nothing is known, into their ranges of the job's arena.
+
+    `results` are float32, C-contiguous; `shapes` their rows and columns; `keys` those of the
+    sketches.  Returns as `recompress`, without inner products.
     """
 
 def store(steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job) -> list[RawFactored]:

@@ -31,7 +31,7 @@ from loramix.types import (
     Weight,
 )
 
-Kind: TypeAlias = Literal["sum", "entries", "dense", "joint"]
+Kind: TypeAlias = Literal["sum", "entries", "dense", "joint", "difference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ class Step:
     rank : at most this rank; None: that of the whole output.
     kind : ``sum`` of the pieces; ``entries`` decided one by one: the result has full rank;
         ``dense``: the same, written as it is; ``joint``: made in joint bases of all factors: the
-        result has at most the sum of the ranks.
+        result has at most the sum of the ranks; ``difference``: the one piece is a dense
+        difference, of which factors are sought.
     """
 
     target: Target
@@ -195,7 +196,7 @@ class Step:
         """What it takes in memory beside the inputs: the result, and the entries on the way."""
         size = self.numbers(self.largest_rank(output)) * ITEM_BYTES[CODES[dtype]]
         entries = self.target.rows * self.target.cols * ITEM_BYTES["F32"]
-        return size + (entries if self.kind in ("entries", "dense") else 0)
+        return size + (entries if self.kind in ("entries", "dense", "difference") else 0)
 
     def tensor(self, dialect: Dialect) -> str:
         """Name of the dense difference that is written, or of up."""

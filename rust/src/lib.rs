@@ -15,6 +15,7 @@ pub mod dtype;
 pub mod elementwise;
 pub mod error;
 pub mod expand;
+pub mod extract;
 pub mod gram;
 pub mod group;
 pub mod header;

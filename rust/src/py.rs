@@ -326,6 +326,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(programs::py_whole, module)?)?;
     module.add_function(wrap_pyfunction!(results::approximate, module)?)?;
     module.add_function(wrap_pyfunction!(results::store, module)?)?;
+    module.add_function(wrap_pyfunction!(results::extract, module)?)?;
     module.add_function(wrap_pyfunction!(programs::kept, module)?)?;
     module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;

@@ -14,7 +14,7 @@ from loramix.checkpoints.naming import Names, Place, Stored
 from loramix.errors import FormatError, ParamError
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import Made, StrPath, Tensor
+from loramix.types import Made, StrPath, Target, Tensor
 
 __all__ = ["Checkpoint", "Place", "Shard", "open_checkpoint"]
 
@@ -69,6 +69,22 @@ class Checkpoint:
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(shard.file.size for shard in self.shards)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every weight that an adapter may change, in the order of the table or of the files.
+
+        Of a known model the modules of its table that are there, parts of fused weights by
+        themselves; of another one all weights with two axes or more, by their names.
+        """
+        if self._layout is not None:
+            keys = ((f"{m.component}.{m.name}", m.shape) for m in self._layout.modules)
+            return tuple(Target(key, shape) for key, shape in keys if self.places(key))
+        return tuple(
+            Target(key, self.tensors[name].shape)
+            for key, name in self._names.plain.items()
+            if len(self.tensors[name].shape) > 1
+        )
 
     def place(self, key: str) -> Place | None:
         """Where a target is.

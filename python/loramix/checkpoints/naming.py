@@ -113,6 +113,14 @@ class Stored:
             yield from ((component, whole) for component in COMPONENTS)
 
     @property
+    def key(self) -> str:
+        """Key of the target, of a model that no table knows."""
+        component = self.components[-1] if self.components else None
+        if set(self.components or ()) & set(NETWORKS):
+            component = "transformer" if len(self.components or ()) > 1 else component
+        return self.path if component is None else f"{component}.{self.path}"
+
+    @property
     def aliases(self) -> tuple[str, ...]:
         """Keys that an adapter of an unknown model may have for it."""
         whole = _module(self.name)[0]
@@ -217,11 +225,13 @@ class Names:
     known : canonical keys of a table.
     others : keys by identical names, for what no table has.
     flat : the same, flattened.
+    plain : the one key of every weight that has a place by its name only.
     """
 
     known: Mapping[str, Place] = field(repr=False)
     others: Mapping[str, str] = field(repr=False)
     flat: Mapping[str, str] = field(repr=False)
+    plain: Mapping[str, str] = field(repr=False)
 
     def place(self, key: str) -> Place | None:
         """Where the weight of a target is."""
@@ -257,7 +267,9 @@ def names_of(
                 raise FormatError(message)
             known[key] = place
     others = _unique((alias, s.name) for s in stored if s.role != "bias" for alias in s.aliases)
-    return Names(known, others, _unique((flatten(key), name) for key, name in others.items()))
+    flat = _unique((flatten(key), name) for key, name in others.items())
+    plain = {s.key: s.name for s in stored if s.role == "weight" and s.components != ()}
+    return Names(known, others, flat, plain)
 
 
 def _places(hit: Hit) -> Iterator[tuple[str, Place]]:

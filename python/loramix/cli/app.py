@@ -30,6 +30,7 @@ for command in (
     merging.plan,
     merging.resize,
     baking.bake,
+    baking.extract,
     looking.inspect,
     looking.analyze,
     looking.compat,

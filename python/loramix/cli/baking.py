@@ -1,8 +1,12 @@
 """The commands that read base models; what they need is imported inside: help stays fast."""
 
 import time
+from typing import TYPE_CHECKING, cast
 
 from loramix.cli import console, options, planning
+
+if TYPE_CHECKING:
+    from loramix.types import Dtype
 
 
 def bake(  # noqa: PLR0913 - one parameter per option
@@ -57,6 +61,43 @@ def bake(  # noqa: PLR0913 - one parameter per option
                 base, stack, policy, path=output, threads=threads, backend=backend, progress=bar,
                 architecture=architecture, force=force, **rest,
             )  # fmt: skip
+    found = report.report_of(made, seconds=time.perf_counter() - start)
+    if as_json:
+        console.show_json(found)
+    else:
+        console.show(report.render(found, console.width()))
+
+
+def extract(  # noqa: PLR0913 - one parameter per option
+    *,
+    tuned: options.Tuned,
+    base: options.Base,
+    output: options.OutputPath,
+    rank: options.Rank = None,
+    energy: options.Energy = None,
+    max_error: options.MaxError = None,
+    dtype: options.DtypeName = None,
+    dialect: options.DialectName = None,
+    targets: options.Targets = None,
+    threads: options.Threads = None,
+    architecture: options.Architecture = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make an adapter of the difference of two models: TUNED minus BASE.
+
+    The rank is 32 unless --rank, --energy or --max-error says otherwise; what it leaves out is
+    measured on the written file.
+    """
+    import loramix
+    from loramix.report import extracted as report
+
+    start = time.perf_counter()
+    with console.progress(quiet=as_json) as bar:
+        made = loramix.extract(
+            tuned, base, path=output, rank=rank, energy=energy, max_error=max_error,
+            dialect=dialect, dtype=cast("Dtype | None", dtype), targets=targets or ("*",),
+            architecture=architecture, threads=threads, progress=bar,
+        )  # fmt: skip
     found = report.report_of(made, seconds=time.perf_counter() - start)
     if as_json:
         console.show_json(found)

@@ -56,6 +56,20 @@ Base = Annotated[
         show_default=False,
     ),
 ]
+Tuned = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TUNED", help="The model after training, of any such form.", show_default=False
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", metavar="GLOB",
+        help="Only weights whose canonical key matches, such as '*.attn*'; may be repeated.",
+        show_default=False,
+    ),
+]  # fmt: skip
 ModelOutput = Annotated[
     Path,
     typer.Option(
