@@ -166,6 +166,20 @@ def strips(name: str, tensor: Tensor, own: Sequence[Touch]) -> Iterator[Strip]:
     yield from _copied(name, at, tensor.size, always=not own)
 
 
+def strips_of(shard: Shard, found: Mapping[str, Sequence[Touch]]) -> list[Strip]:
+    """All strips of a file, in its order.
+
+    Parameters
+    ----------
+    found : see `touches`.
+    """
+    return [
+        strip
+        for name, tensor in shard.file.tensors.items()
+        for strip in strips(name, tensor, found.get(shard.name(name), ()))
+    ]
+
+
 def _copied(name: str, start: int, stop: int, *, always: bool = False) -> Iterator[Strip]:
     """Strips that are copied; one of no bytes for an empty tensor."""
     if always and start == stop:
@@ -211,16 +225,9 @@ class Adder:
         self._step = step
         self._deltas: dict[str, _Delta] = {}
 
-    def write(
-        self, shard: Shard, found: Mapping[str, Sequence[Touch]], writer: SafetensorsWriter
-    ) -> list[Added]:
-        """Write one file: a batch is computed while the one before is written."""
+    def write(self, shard: Shard, items: Sequence[Strip], writer: SafetensorsWriter) -> list[Added]:
+        """Write the strips of one file: a batch is computed while the one before is written."""
         tensors = shard.file.tensors
-        items = [
-            strip
-            for name, tensor in tensors.items()
-            for strip in strips(name, tensor, found.get(shard.name(name), ()))
-        ]
         done: list[Added] = []
         arenas = [np.empty(0, dtype=np.uint8)] * 2
         with ThreadPoolExecutor(1) as background:

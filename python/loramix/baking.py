@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loramix.adapters import resolve
-from loramix.adding import Added, Adder, Survival, Touch, touches
+from loramix.adding import Added, Adder, Strip, Survival, Touch, strips_of, touches
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
@@ -189,7 +189,7 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     if known is not None and known != model.architecture:
         model = open_checkpoint(base, architecture=known)
     with ModelPlace(Path(path), model) as place:
-        ticker = Ticker(progress, 2 * len(stack.groups))
+        ticker = Ticker(progress, 3 * len(stack.groups))
         plan = stack.plan(wish, device, ticker, threads)
         return _Baking(plan, model, device, threads).run(place, ticker, force=force)
 
@@ -237,23 +237,24 @@ class _Baking:
     def run(self, place: ModelPlace, ticker: Ticker, *, force: bool) -> Baked:
         """Add, write, check; the result appears at the end."""
         steps = [replace(step, rank=None) for step in self._plan.steps if _changes(step)]
+        if not steps:
+            message = "all weights are 0: nothing to add"
+            raise ParamError(message)
         found, missing = touches(self._model, steps)
         if missing:
             raise _absent(missing, self._plan, self._model)
         _refuse_types(self._model, found, force=force)
-        ticker.total = ticker.done + 2 * len(steps)
+        work = [(shard, strips_of(shard, found)) for shard in self._model.shards]
+        work = [(shard, own) for shard, own in work if any(strip.touch for strip in own)]
+        ticker.total = ticker.done + sum(len(own) for _, own in work)
         adder = Adder(self._plan.adapters, self._device, self._threads, ticker.add)
         rows: list[BakedRow] = []
         sums: list[Survival] = []
         with ThreadPoolExecutor(1) as hashing:
             digests = [hashing.submit(adapter.source.sha256) for adapter in self._plan.adapters]
-            for shard in self._model.shards:
-                own = {shard.name(name) for name in shard.file.tensors}.intersection(found)
-                if not own:
-                    place.copy(shard)
-                    continue
+            for shard, own in work:
                 digest = hashing.submit(shard.file.sha256)
-                done = self._shard(shard, found, place, adder, [*digests, digest])
+                done = self._shard(shard, own, place, adder, [*digests, digest])
                 for key, each in _by_target(done).items():
                     total = Survival.total([added.sums for added in each])
                     sums.append(total)
@@ -270,13 +271,13 @@ class _Baking:
     def _shard(
         self,
         shard: Shard,
-        found: Mapping[str, Sequence[Touch]],
+        own: Sequence[Strip],
         place: ModelPlace,
         adder: Adder,
         digests: Sequence["Future[str]"],
     ) -> list[Added]:
         writer = place.writer(shard, self._strings(shard, ["0" * 64] * len(digests)))
-        done = adder.write(shard, found, writer)
+        done = adder.write(shard, own, writer)
         strings = self._strings(shard, [digest.result() for digest in digests])
         adder.verify(shard, writer.finish(strings), done)
         return done

@@ -40,7 +40,6 @@ class ModelPlace:
         _check(path, model)
         self._writers: list[SafetensorsWriter] = []
         self._hidden: Path | None = None
-        self._copied: list[Shard] = []
         if self._folder:
             self._hidden = Path(
                 tempfile.mkdtemp(
@@ -78,12 +77,8 @@ class ModelPlace:
         self._writers.append(writer)
         return writer
 
-    def copy(self, shard: Shard) -> None:
-        """For a file that does not change."""
-        self._copied.append(shard)
-
     def commit(self) -> list[str]:
-        """Let the model appear, with everything else that is in its folder.
+        """Let the model appear, with everything else that is in its folder, unchanged.
 
         Returns
         -------

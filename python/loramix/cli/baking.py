@@ -68,7 +68,7 @@ def bake(  # noqa: PLR0913 - one parameter per option
         console.show(report.render(found, console.width()))
 
 
-def extract(  # noqa: PLR0913 - one parameter per option
+def extract(
     *,
     tuned: options.Tuned,
     base: options.Base,
