@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import escape
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
 from loramix.errors import FormatError, ParamError, ShapeError
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
-from loramix.formats.dialects import Stem, lookup, split_stem
-from loramix.formats.layout import LAYOUTS, Layout, Module
+from loramix.formats.dialects import Stem, split_stem
+from loramix.formats.layout import LAYOUTS, Layout, flatten, is_architecture
 from loramix.io.safetensors import SafetensorsFile
 from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Target, Tensor
 
@@ -35,7 +36,8 @@ def load(
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
         ``adapter_config.json``).
     name : for reports; default: the name of the file or folder.
-    architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
+    architecture : base model, if names and shapes cannot tell: one of
+        `loramix.formats.layout.LAYOUTS`, or the path of a module table of your own (``.layout``).
     skip : globs of tensor names to leave out.
 
     Raises
@@ -45,8 +47,11 @@ def load(
     ShapeError : factors that do not fit each other.
     OSError : the file cannot be read.
     """
-    if architecture is not None and architecture not in LAYOUTS:
-        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
+    if architecture is not None and not is_architecture(architecture):
+        message = (
+            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
+            "your own in files whose names end in .layout"
+        )
         raise ParamError(message)
     file, config = find(Path(path))
     opened = SafetensorsFile(file)
@@ -259,17 +264,38 @@ def _targets(pairs: Sequence[_Pair], layout: Layout | None, where: str) -> dict[
     found: dict[str, tuple[Target, Factors]] = {}
     covered: dict[str, str] = {}
     for pair in pairs:
-        modules = lookup(pair.stem, layout, pair.size) if layout else ()
-        target, factors = _target(pair, modules), pair.factors
-        if any(module.swap and module.kohya == pair.stem.text for module in modules):
-            factors = replace(factors, up=factors.up.with_halves_swapped())
-        parts = [f"{m.component}.{m.name}" for m in modules] or [target.key]
-        for part in parts:
-            if part in covered:
-                _refuse_twice(found, covered[part], factors, part, where)
-            covered[part] = target.key
-        found.setdefault(target.key, (target, factors))
+        for target, factors, parts in _aligned(pair, layout):
+            for part in parts:
+                if part in covered:
+                    _refuse_twice(found, covered[part], factors, part, where)
+                covered[part] = target.key
+            found.setdefault(target.key, (target, factors))
     return dict(found[key] for key in sorted(found))
+
+
+def _aligned(pair: _Pair, layout: Layout | None) -> list[tuple[Target, Factors, list[str]]]:
+    """What a pair changes: target, factors, keys of the modules of the target."""
+    stem, factors = pair.stem, pair.factors
+    hit = layout.find(flatten(stem.path), stem.component, pair.size) if layout else None
+    if hit is None:
+        target = Target(stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
+        return [(target, factors, [target.key])]
+    if hit.swapped:
+        factors = replace(factors, up=factors.up.with_halves_swapped())
+    keys = [f"{m.component}.{m.name}" for m in hit.modules]
+    targets = [Target(key, m.shape) for key, m in zip(keys, hit.modules, strict=True)]
+    first = hit.modules[0]
+    if len(targets) == 1:
+        return [(targets[0], factors, keys)]
+    if all(module.kohya == first.kohya for module in hit.modules):
+        whole = Target(f"{first.component}.{first.original}", (pair.size[0], *first.shape[1:]))
+        return [(whole, factors, keys)]
+    # Fused in a naming that no dialect writes: apart from the start.
+    ends = list(accumulate(target.rows for target in targets))
+    return [
+        (target, factors.rows(end - target.rows, end), [target.key])
+        for target, end in zip(targets, ends, strict=True)
+    ]
 
 
 def _refuse_twice(
@@ -283,16 +309,6 @@ def _refuse_twice(
         "out with --skip"
     )
     raise FormatError(message)
-
-
-def _target(pair: _Pair, modules: Sequence[Module]) -> Target:
-    factors = pair.factors
-    if not modules:
-        return Target(pair.stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
-    first = modules[0]
-    if len(modules) == 1:
-        return Target(f"{first.component}.{first.name}", first.shape)
-    return Target(f"{first.component}.{first.original}", (pair.size[0], *first.shape[1:]))
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:
