@@ -2,22 +2,20 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import escape
-from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
 from loramix.errors import FormatError, ParamError, ShapeError
+from loramix.finding import find, text_of
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
 from loramix.formats.dialects import Stem, split_stem
-from loramix.formats.layout import LAYOUTS, Layout, flatten, is_architecture
+from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Target, Tensor
-
-_PREFERRED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+from loramix.targeting import Delta, targets_of
+from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Tensor
 
 
 def load(
@@ -57,7 +55,7 @@ def load(
     opened = SafetensorsFile(file)
     metadata = dict(opened.metadata)
     if config is not None:
-        metadata[scales.CONFIG] = _text(config)
+        metadata[scales.CONFIG] = text_of(config)
     default = Path(path).resolve().name.removesuffix(".safetensors")
     return read(opened, name or default, metadata, architecture=architecture, skip=skip)
 
@@ -66,32 +64,6 @@ def place_of(adapter: Adapter) -> Path | None:
     """What to name to open it again: its file, or its folder where a config belongs to it."""
     path = adapter.source.path
     return path.parent if path is not None and scales.CONFIG in adapter.metadata else path
-
-
-def find(path: Path) -> tuple[Path, Path | None]:
-    """The tensor file at a path, and the PEFT config beside it."""
-    file = path
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        preferred = [path / name for name in _PREFERRED if (path / name).is_file()]
-        if not preferred and len(files) != 1:
-            message = (
-                f"{path}: a folder with {len(files)} .safetensors files and none named "
-                f"{' or '.join(_PREFERRED)}; name the file"
-            )
-            raise FormatError(message)
-        file = (preferred or files)[0]
-    config = file.with_name(scales.CONFIG)
-    belongs = path.is_dir() or file.name == _PREFERRED[0]
-    return file, config if belongs and config.is_file() else None
-
-
-def _text(config: Path) -> str:
-    try:
-        return config.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        message = f"{config}: not UTF-8 text ({error.reason} at byte {error.start})"
-        raise FormatError(message) from error
 
 
 def resolve(adapter: Adapter, architecture: str) -> Adapter:
@@ -128,7 +100,7 @@ def read(
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
         raise FormatError(message)
-    targets = _targets(pairs, match.layout, where)
+    targets = targets_of(pairs, match.layout, where)
     notes = (*reader.notes(), *_match_notes(match, len(pairs)))
     dialects = [p.stem.dialect for p in pairs]
     return Adapter(
@@ -144,16 +116,6 @@ def read(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    stem: Stem
-    factors: Factors
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.factors.up.shape[0], math.prod(self.factors.down.shape[1:])
-
-
 class _Reader:
     """Pairs of one file; counts what the user should hear about."""
 
@@ -163,7 +125,7 @@ class _Reader:
         self._configs = configs
         self._counts = {"no alpha": 0, "alpha 0": 0, "rank 0": 0, "alpha ignored": 0}
 
-    def pair(self, entry: keys.Entry) -> _Pair | None:
+    def pair(self, entry: keys.Entry) -> Delta | None:
         if "diff" in entry.names:
             return self._dense(entry)
         names = (entry.names["up"], entry.names["down"])
@@ -179,9 +141,9 @@ class _Reader:
             self._counts["rank 0"] += 1
             return None
         stem = split_stem(entry.stem)
-        return _Pair(stem, Factors(up, down, self._scale(entry, stem, rank), names, self._where))
+        return Delta(stem, Factors(up, down, self._scale(entry, stem, rank), names, self._where))
 
-    def _dense(self, entry: keys.Entry) -> _Pair:
+    def _dense(self, entry: keys.Entry) -> Delta:
         """A dense difference; the clients that read it multiply it by nothing."""
         name = entry.names["diff"]
         shape = self._file.tensors[name].shape
@@ -194,7 +156,7 @@ class _Reader:
             raise ShapeError(message)
         self._counts["alpha ignored"] += "alpha" in entry.names
         factors = Factors.of_dense(self._factor(name), name, self._where)
-        return _Pair(split_stem(entry.stem), factors)
+        return Delta(split_stem(entry.stem), factors)
 
     def notes(self) -> list[str]:
         """What was noticed, one line each."""
@@ -256,57 +218,6 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
     message = (
         f"{where}: tensor {first} {what}; {len(rest)} such tensors. Nothing is dropped "
         "silently: leave them out with --skip 'GLOB' if the rest is worth merging"
-    )
-    raise FormatError(message)
-
-
-def _targets(pairs: Sequence[_Pair], layout: Layout | None, where: str) -> dict[Target, Factors]:
-    found: dict[str, tuple[Target, Factors]] = {}
-    covered: dict[str, str] = {}
-    for pair in pairs:
-        for target, factors, parts in _aligned(pair, layout):
-            for part in parts:
-                if part in covered:
-                    _refuse_twice(found, covered[part], factors, part, where)
-                covered[part] = target.key
-            found.setdefault(target.key, (target, factors))
-    return dict(found[key] for key in sorted(found))
-
-
-def _aligned(pair: _Pair, layout: Layout | None) -> list[tuple[Target, Factors, list[str]]]:
-    """What a pair changes: target, factors, keys of the modules of the target."""
-    stem, factors = pair.stem, pair.factors
-    hit = layout.find(flatten(stem.path), stem.component, pair.size) if layout else None
-    if hit is None:
-        target = Target(stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
-        return [(target, factors, [target.key])]
-    if hit.swapped:
-        factors = replace(factors, up=factors.up.with_halves_swapped())
-    keys = [f"{m.component}.{m.name}" for m in hit.modules]
-    targets = [Target(key, m.shape) for key, m in zip(keys, hit.modules, strict=True)]
-    first = hit.modules[0]
-    if len(targets) == 1:
-        return [(targets[0], factors, keys)]
-    if all(module.kohya == first.kohya for module in hit.modules):
-        whole = Target(f"{first.component}.{first.original}", (pair.size[0], *first.shape[1:]))
-        return [(whole, factors, keys)]
-    # Fused in a naming that no dialect writes: apart from the start.
-    ends = list(accumulate(target.rows for target in targets))
-    return [
-        (target, factors.rows(end - target.rows, end), [target.key])
-        for target, end in zip(targets, ends, strict=True)
-    ]
-
-
-def _refuse_twice(
-    found: dict[str, tuple[Target, Factors]], key: str, new: Factors, part: str, where: str
-) -> None:
-    old = found[key][1]
-    if old.up.data == new.up.data and old.down.data == new.down.data and old.scale == new.scale:
-        return  # the same tensors under two spellings: once is enough
-    message = (
-        f"{where}: {old.keys[0]} and {new.keys[0]} both change {part}, differently; leave one "
-        "out with --skip"
     )
     raise FormatError(message)
 
