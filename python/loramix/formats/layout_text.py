@@ -198,6 +198,8 @@ class _Reader:
         return tuple(str(self.numbers.get(word, word)) for word in body.split(","))
 
     def _number(self, text: str) -> int:
+        if text.isascii() and text.isdecimal():
+            return int(text)
         match = _NUMBER.fullmatch(text)
         if not match or not text or (match[2] and match[2] not in self.numbers):
             message = f"not a number: {text!r}"
