@@ -1,7 +1,7 @@
 """A file becomes a plan again: sources opened and checked, every group found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -18,6 +18,7 @@ from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
+from loramix.recipes.provenance import fingerprint
 from loramix.recipes.reading import output, read_table
 from loramix.recipes.strict import Table
 from loramix.steps import Choice, Plan
@@ -63,7 +64,7 @@ def load_plan(
         analysis = products(groups, stack, device, threads=threads)
     else:
         analysis = nothing(groups)
-    return planning.plan(
+    made = planning.plan(
         stack,
         groups,
         analysis,
@@ -76,6 +77,9 @@ def load_plan(
         split=found.split,
         backend=device.name,
     )
+    digests = [entry.text("sha256") for entry in found.adapter]
+    same = found.unchanged and found.unchanged == fingerprint(made, digests)
+    return replace(made, portable=found.recipe) if same else made
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class _Top:
     strengths: Mapping[str, Strength] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     suggested: float | None = None
+    recipe: str = ""
+    unchanged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,7 @@ _TOP = {
     "backend": Table.text,
     "method": lambda table, key: dict(table.table(key).values), "output": output,
     "strengths": _strengths, "notes": Table.texts, "suggested": Table.number,
+    "recipe": Table.text, "unchanged": Table.text,
     "adapter": Table.tables, "group": Table.tables,
 }  # fmt: skip
 _ADAPTER = {

@@ -1,6 +1,8 @@
 """What was asked for, as a recipe: the way back from objects to the file that would say it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from loramix.adapters import place_of
@@ -25,8 +27,9 @@ def recipe_of(
     rules: Sequence[Rule] = (),
     output: Output | None = None,
     seed: int = 0,
-) -> Recipe | None:
-    """The recipe of a merge; None if it has none, because an adapter is in memory only.
+    backend: str = "rust",
+) -> Recipe:
+    """The recipe of a merge, with places in the stack, from 1, for adapters that are in memory.
 
     Parameters
     ----------
@@ -50,12 +53,11 @@ def recipe_of(
         said["method"] = method
     else:
         said["policy"] = policy
-    paths = [place_of(adapter) for adapter in adapters]
+    rows = zip(adapters, weights, filters, modes, strict=True)
     entries = []
-    for path, weight, key, mode in zip(paths, weights, filters, modes, strict=True):
-        if path is None:
-            return None
+    for place, (adapter, weight, key, mode) in enumerate(rows, 1):
         own = dict(weight) if isinstance(weight, Mapping) else weight
+        path = place_of(adapter) or Path(str(place))
         entries.append(Entry(path, own, key_filter=key, conflict_mode=mode))
     left_out = {name for adapter in adapters for name in adapter.coverage.skipped}
     return Recipe(
@@ -63,7 +65,17 @@ def recipe_of(
         rules=tuple(rules),
         output=output or Output(),
         seed=seed,
+        backend=backend,
         architecture=common_architecture(adapters),
         skip=tuple(sorted(left_out)),
         **said,
     )
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The same without what is of one machine, or said of every source by itself.
+
+    Adapters are named by their places in the stack, from 1.
+    """
+    places = [replace(e, path=Path(str(place))) for place, e in enumerate(recipe.adapters, 1)]
+    return replace(recipe, adapters=tuple(places), architecture=None, skip=())
