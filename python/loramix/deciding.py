@@ -211,7 +211,7 @@ class Opened:
                 self.adapters, self.weights, wish.policy,
                 rules=wish.rules, output=wish.output, seed=wish.seed, backend=device.name,
             )  # fmt: skip
-            placed = to_toml(portable(found))
+            placed = portable(found)
         except ParamError:  # a method, a policy or a backend that has no name
             return "", ""
         # No recipe says how much was looked at; other numbers than a policy reads, it has not made.

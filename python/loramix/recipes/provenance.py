@@ -40,7 +40,7 @@ def provenance(plan: Plan, digests: Sequence[str], backend: str = "rust") -> dic
         "seed": plan.seed,
         "sources": [_source(*row, several=several) for row in rows],
         "output": _output(plan),
-        "auto_strength": {branch: s.scale for branch, s in plan.strengths.items()},
+        "auto_strength": {b: canonical(s.scale) for b, s in plan.strengths.items()},
         "decisions": plan.digest(),
         "backend": backend,
     }

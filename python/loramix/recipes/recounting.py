@@ -14,8 +14,11 @@ from loramix.policies.filtered import Filtered
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
 from loramix.policies.published.members import ConflictMode, KeyFilter
+from loramix.recipes import spelling
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
+from loramix.recipes.writing import tables
+from loramix.steps import canonical
 from loramix.types import Adapter, Weight
 
 
@@ -44,7 +47,7 @@ def recipe_of(
     if isinstance(policy, Modified):
         said.update(sparsify=policy.sparsify, refine=policy.refine, space=policy.space)
         policy = policy.inner
-    if isinstance(policy, Fixed):
+    if type(policy) is Fixed:  # what is derived from it decides otherwise
         said.update(auto_strength=policy.auto_strength, floor=policy.floor)
         method = policy.method
         if isinstance(method, Composite):
@@ -72,10 +75,16 @@ def recipe_of(
     )
 
 
-def portable(recipe: Recipe) -> Recipe:
-    """The same without what is of one machine, or said of every source by itself.
+def portable(recipe: Recipe) -> str:
+    """The text of a recipe without what is of one machine, or said of every source by itself.
 
-    Adapters are named by their places in the stack, from 1.
+    Adapters are named by their places in the stack, from 1.  What is read from the text gives the
+    same text.
+
+    Raises
+    ------
+    ParamError : see `loramix.recipes.writing.to_toml`.
     """
     places = [replace(e, path=Path(str(place))) for place, e in enumerate(recipe.adapters, 1)]
-    return replace(recipe, adapters=tuple(places), architecture=None, skip=())
+    bare = replace(recipe, adapters=tuple(places), architecture=None, skip=())
+    return spelling.document(canonical(tables(bare)))
