@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from loramix._core import VERSION
 from loramix.errors import FormatError, ParamError
@@ -13,6 +14,15 @@ from loramix.types import Weight
 
 KEY = "loramix"
 """Name of the string of the header."""
+
+
+def told(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The provenance as it stands in a header; empty if there is none, or nothing readable."""
+    try:
+        found = json.loads(metadata.get(KEY, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
