@@ -60,15 +60,17 @@ def _described(
 ) -> dict[str, str]:
     """What the specification of models wants to be said, where nobody said it."""
     code = "diffusers" if dialect.name == "diffusers" else known.code
-    found = {hints.SPEC: f"{known.spec}/lora", "modelspec.implementation": code}
-    found = {key: value for key, value in found.items() if known.spec and value}
+    found = {}
+    if known.spec:
+        found = {"modelspec.sai_model_spec": _SPEC_VERSION, hints.SPEC: f"{known.spec}/lora"}
+        found |= {"modelspec.implementation": code} if code else {}
     if len(sources) > 1:
         # Names of files need not be Unicode; strings of a header must be.
         readable = [name.encode(errors="replace").decode() for name in names]
         titles = [trained.title_of(*one) for one in zip(sources, readable, strict=True)]
         found["modelspec.title"] = " + ".join(titles)
         found["modelspec.merged_from"] = ", ".join(titles)
-    return {"modelspec.sai_model_spec": _SPEC_VERSION, **found} if found else {}
+    return found
 
 
 def _network(ranks: Ranks, alpha: float | None) -> dict[str, str]:

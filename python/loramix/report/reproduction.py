@@ -31,7 +31,7 @@ def _result(facts: Mapping[str, Any]) -> str:
         return f"identical, byte by byte ({facts['total']} tensors)"
     if not facts["tensors"]:
         return f"not identical: all {facts['total']} tensors are the same, the header differs"
-    return f"not identical: {len(facts['tensors'])} tensors differ, of {facts['total']}"
+    return f"not identical: {len(facts['tensors'])} of {facts['total']} tensors differ"
 
 
 def _measured(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
