@@ -10,6 +10,7 @@ from pathlib import Path
 from loramix import adapters
 from loramix._core import VERSION
 from loramix.backends import backend_of
+from loramix.backends.base import Backend
 from loramix.comparing import Comparison, compare
 from loramix.deciding import Opened, Ticker, Wish
 from loramix.errors import FormatError, OutputError, ParamError
@@ -116,8 +117,8 @@ def reproduce(
             place = Path(folder, name)
         else:
             place = Path(output)
-        run_on = backend or record.backend
-        merged = execute(plan, place, threads=threads, backend=run_on, progress=progress)
+        device = _device(backend, record.backend)
+        merged = execute(plan, place, threads=threads, backend=device, progress=progress)
         new, new_config = find(place)
         # A tensor file that was taken out of its folder has lost its config: nothing to compare.
         new_text = text_of(new_config) if new_config is not None and texts is not None else None
@@ -166,9 +167,9 @@ def _plan(
     recipe = record.recipe
     if recipe is None:
         assert record.plan is not None  # `read_record` sees to it
-        device = backend_of(backend or str(record.plan.values.get("backend", "rust")))
+        device = _device(backend, str(record.plan.values.get("backend", "rust")))
         return recall(record, stack, device, threads=threads)
-    device = backend_of(backend or recipe.backend)
+    device = _device(backend, recipe.backend)
     try:
         wish = Wish.of(recipe)
         rows = zip(recipe.adapters, stack, strict=True)
@@ -177,6 +178,17 @@ def _plan(
         return opened.plan(wish, device, Ticker(None, 0), threads)
     except ParamError as error:  # it is the file that is wrong, and not what the user asks for
         raise FormatError(str(error)) from None
+
+
+def _device(wished: str | None, stored: str) -> Backend:
+    """What the user wants to calculate with, or what the file was made with."""
+    if wished is not None:
+        return backend_of(wished)
+    try:
+        return backend_of(stored)
+    except ParamError as error:
+        message = f"made with a backend that is not here: {error}; --backend names another"
+        raise FormatError(message) from None
 
 
 def _notes(

@@ -199,12 +199,13 @@ def test_a_method_without_a_name_is_refused_with_the_reason(tmp_path: Path) -> N
         ({"sources": [{"name": "a", "sha256": "x", "weight": [1]}]}, "weight"),
         ({"plan": 3}, "plan = 3: allowed is a table"),
         ({"seed": "x"}, "seed"),
-        ({"backend": "abacus"}, "backend"),
+        ({"backend": "abacus"}, "a backend that is not here: backend = 'abacus'"),
+        ({"sources": [{"name": "a", "sha256": "x", "architecture": "sd99"}]}, "'sd99'|\"sd99\""),
     ],
 )
 def test_broken_records(change: dict[str, Any], message: str, made: Path, tmp_path: Path) -> None:
     rewrite(made, lambda record: record.update(change))
-    with pytest.raises(LoramixError, match=message):
+    with pytest.raises(FormatError, match=message):
         reproduce(made, [tmp_path / "in"])
 
 

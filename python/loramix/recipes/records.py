@@ -7,6 +7,8 @@ from typing import Any
 
 from loramix._core import VERSION
 from loramix.errors import FormatError, ParamError
+from loramix.formats.layout import LAYOUTS
+from loramix.recipes.choosing import one_of
 from loramix.recipes.reading import parse
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.strict import Reader, Table
@@ -96,7 +98,7 @@ def _weight(table: Table, key: str) -> Weight:
 
 _SOURCE: Mapping[str, Reader] = {
     "name": _name, "sha256": Table.text, "size": Table.integer, "weight": _weight,
-    "config": Table.text, "architecture": Table.text, "skip": Table.texts,
+    "config": Table.text, "architecture": one_of(tuple(LAYOUTS)), "skip": Table.texts,
 }  # fmt: skip
 
 
