@@ -120,7 +120,7 @@ def reproduce(
         device = _device(backend, record.backend)
         merged = execute(plan, place, threads=threads, backend=device, progress=progress)
         new, new_config = find(place)
-        # A tensor file that was taken out of its folder has lost its config: nothing to compare.
+        # A tensor file that was taken out of its folder has lost its config, see the notes.
         new_text = text_of(new_config) if new_config is not None and texts is not None else None
         comparison = compare(
             old, SafetensorsFile(new), (texts, new_text),
@@ -132,7 +132,7 @@ def reproduce(
         version=record.version,
         sources=tuple((r.name, s.path) for r, s in zip(record.sources, found, strict=True)),
         comparison=comparison,
-        notes=_notes(record, plan, comparison, backend),
+        notes=_notes(record, plan, comparison, backend, lost=plan.dialect.folder and not config),
     )
 
 
@@ -192,9 +192,17 @@ def _device(wished: str | None, stored: str) -> Backend:
 
 
 def _notes(
-    record: Record, plan: Plan, comparison: Comparison, backend: str | None
+    record: Record, plan: Plan, comparison: Comparison, backend: str | None, *, lost: bool
 ) -> tuple[str, ...]:
+    """What explains differences, or was not looked at.
+
+    Parameters
+    ----------
+    lost : whether the file has no config, though its dialect has one.
+    """
     found = []
+    if lost:
+        found.append(f"there is no {CONFIG} beside it: only the tensor file was compared")
     if record.version != VERSION:
         found.append(
             f"made by loramix {record.version}, this is {VERSION}: bytes may differ, and those of "

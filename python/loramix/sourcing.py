@@ -53,7 +53,11 @@ class _Search:
                 if one.sha256 == digest:
                     self._take(place, one, file)
         except OSError as error:
-            self.notes.append(f"{file} cannot be read ({error.strerror or error})")
+            self.unreadable(error)
+
+    def unreadable(self, error: OSError) -> None:
+        """Note what could not be looked at."""
+        self.notes.append(f"{error.filename} cannot be read ({error.strerror or error})")
 
     def _take(self, place: int, one: SourceRecord, file: Path) -> None:
         if one.config is None:
@@ -94,7 +98,7 @@ def find_sources(wanted: Sequence[SourceRecord], places: Sequence[StrPath]) -> t
         raise ParamError(message)
     search = _Search(wanted)
     names = {one.name for one in wanted}
-    files = dict.fromkeys(file for place in places for file in _files(Path(place)))
+    files = dict.fromkeys(file for place in places for file in _files(Path(place), search))
     for file in sorted(files, key=lambda file: not _is_called(file, names)):  # stable
         if not search.missing:
             break
@@ -104,12 +108,12 @@ def find_sources(wanted: Sequence[SourceRecord], places: Sequence[StrPath]) -> t
     return tuple(search.found[place] for place in range(len(wanted)))
 
 
-def _files(place: Path) -> Iterator[Path]:
+def _files(place: Path, search: _Search) -> Iterator[Path]:
     if not place.is_dir():
         place.stat()  # says what is wrong with it
         yield place
         return
-    for folder, below, names in os.walk(place):
+    for folder, below, names in os.walk(place, onerror=search.unreadable):
         below.sort()
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(_SUFFIX))
 

@@ -191,13 +191,17 @@ def test_tables_that_one_source_has_pass_as_they_are() -> None:
 
 
 def test_a_wrong_base_model_is_not_kept(tmp_path: Path) -> None:
-    wrong = {"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "flux-1-dev/lora"}
+    wrong = {
+        "ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "flux-1-dev/lora",
+        "ss_v2": "True",
+    }  # fmt: skip
     (path,) = sources(tmp_path, wrong)
     out = tmp_path / "out.safetensors"
     merge([path], "linear", path=out)
     found = header(out)
     assert found["ss_base_model_version"] == "sd_v1"
     assert found["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert found["ss_v2"] == "False"
     # What nobody knows may be right.
     assert carried([{"ss_base_model_version": "mine"}], "sd15") == {"ss_base_model_version": "mine"}
 

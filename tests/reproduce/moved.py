@@ -1,9 +1,8 @@
 """Sources that have been moved and renamed since something was made of them."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from helpers import pairs, write_adapter
 
@@ -12,8 +11,6 @@ MODULES = {
     "text_encoder.b.fc1": (16, 12),
 }  # fmt: skip
 NAMES = ("style", "face", "hat")
-
-Moved: TypeAlias = Callable[[Sequence[Path]], Path]
 
 
 def write_sources(folder: Path) -> list[Path]:

@@ -95,6 +95,38 @@ def test_a_config_beside_a_source_that_had_none_is_not_read(tmp_path: Path) -> N
     assert reproduce(out, [folder]).identical
 
 
+def test_a_tensor_file_without_its_config(tmp_path: Path) -> None:
+    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 6}
+    modules = {"unet.x": (24, 20)}
+    source = write_adapter(
+        tmp_path / "in", random_pairs(0, 3, modules=modules), "peft", config=config
+    )
+    merge([source], "linear", path=tmp_path / "out")
+    alone = (tmp_path / "out/adapter_model.safetensors").rename(tmp_path / "alone.safetensors")
+    found = reproduce(alone, [source])
+    assert found.identical
+    assert found.notes == (
+        "there is no adapter_config.json beside it: only the tensor file was compared",
+    )
+
+
+def test_what_cannot_be_read_is_named_if_something_is_missing(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root everything can be read, so the refusal is played."""
+    path = tmp_path / "in/hat.safetensors"
+    opened = Path.open
+
+    def refused(self: Path, *args: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(LoramixError, match=r"hat\.safetensors cannot be read \(Permission denied"):
+        reproduce(made, [tmp_path / "in"])
+
+
 def test_what_is_kept(made: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     found = reproduce(made, [tmp_path / "in"], output=again)

@@ -66,11 +66,17 @@ def carried(sources: Sequence[Strings], architecture: str | None) -> dict[str, s
         found = {key: value for key, value in sources[0].items() if key not in _OF_THE_FILE}
     else:
         found = {**_agreed(sources), **_united(sources)}
-    for key in (hints.BASE, hints.SPEC):
-        named = hints.named(key, found[key]) if key in found else ()
-        if architecture in hints.NAMES and named and architecture not in named:
-            del found[key]
-    return found
+    return {key: value for key, value in found.items() if _fits(key, value, architecture)}
+
+
+def _fits(key: str, value: str, architecture: str | None) -> bool:
+    """Whether what a string says of the base model can be true."""
+    if architecture not in hints.NAMES:
+        return True
+    if key == "ss_v2":
+        return hints.names_of(architecture).v2 in ("", value)
+    named = hints.named(key, value) if key in (hints.BASE, hints.SPEC) else ()
+    return not named or architecture in named
 
 
 def title_of(strings: Strings, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from loramix.policies import POLICIES, policy_from
@@ -90,7 +91,7 @@ def provenance(made: Mapping[str, Any], path: str | None = None) -> list[tuple[s
         *_rules(made),
     ]
     if path is not None and ("recipe" in made or "plan" in made):
-        lines.append(("again", f"loramix reproduce {path} --sources DIR"))
+        lines.append(("again", f"loramix reproduce {quote(path)} --sources DIR"))
     return lines
 
 
