@@ -25,6 +25,7 @@ from loramix.methods import Level, Method, Space
 from loramix.opening import open_all, refuse_twice
 from loramix.output import Output
 from loramix.policies.base import Policy
+from loramix.recipes.provenance import provenance
 from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
@@ -285,7 +286,7 @@ class _Baking:
     def _strings(self, shard: Shard, digests: Sequence[str]) -> dict[str, str]:
         """Header metadata of a file: those of the base, and where it comes from."""
         old = dict(shard.file.metadata)
-        made = self._plan.provenance(digests[:-1])
+        made = provenance(self._plan, digests[:-1], self._device.name)
         del made["output"]  # of an adapter
         origin: dict[str, object] = {"name": shard.path.name, "sha256": digests[-1]}
         if _KEY in old:

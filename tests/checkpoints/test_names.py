@@ -1,5 +1,7 @@
 """Which stored tensor, and which rows of it, a canonical target is."""
 
+import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,55 @@ def test_a_level_that_newer_encoders_do_not_have(tmp_path: Path) -> None:
         assert model.weight(f"text_encoder.{module.name}") is not None
 
 
+def test_a_full_sdxl_file_has_openclip_names(tmp_path: Path) -> None:
+    """The second text encoder: fused rows of q, k and v, and names of its own."""
+    width, prefix = 1280, "conditioner.embedders.1.model.transformer.resblocks.0."
+    fused = values((3 * width, width), 3).astype("<f2")
+    tensors = tensors_of(modules_of("sdxl", "unet", 4), "model.diffusion_model.", original=True)
+    tensors[f"{prefix}attn.in_proj_weight"] = ("F16", fused.shape, fused.tobytes())
+    tensors[f"{prefix}attn.in_proj_bias"] = ("F16", (3 * width,), fused[:, 0].tobytes())
+    tensors[f"{prefix}attn.out_proj.weight"] = raw((width, width), 4)
+    model = open_checkpoint(write_safetensors(tmp_path / "x.safetensors", tensors))
+    assert (model.architecture, model.match) == ("sdxl", 1.0)
+    layer = "text_encoder_2.text_model.encoder.layers.0.self_attn"
+    for at, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        rows = (at * width, (at + 1) * width)
+        assert model.place(f"{layer}.{name}") == Place(f"{prefix}attn.in_proj_weight", rows)
+        assert model.place(f"{layer}.{name}.bias") == Place(f"{prefix}attn.in_proj_bias", rows)
+        assert np.array_equal(entries(model, f"{layer}.{name}"), fused[slice(*rows)])
+    assert model.place(f"{layer}.out_proj") == Place(f"{prefix}attn.out_proj.weight")
+
+
+def test_norms_that_change_names(tmp_path: Path) -> None:
+    """Wan calls two norms of a block the other way round in its own code."""
+    tensors = {f"blocks.0.norm3.{role}": raw((1536,), 1) for role in ("weight", "bias")}
+    path = write_safetensors(tmp_path / "x.safetensors", tensors)
+    model = open_checkpoint(path, architecture="wan21_t2v_1_3b")
+    assert model.place("transformer.blocks.0.norm2") == Place("blocks.0.norm3.weight")
+    assert model.place("transformer.blocks.0.norm2.bias") == Place("blocks.0.norm3.bias")
+
+
+@pytest.mark.parametrize("name", ["wan21_t2v_14b", "wan21_i2v_14b", "flux1", "chroma", "sd21"])
+def test_whole_models_are_told_from_larger_and_smaller_ones(name: str, tmp_path: Path) -> None:
+    """By their table: a file with all of its modules, of which no byte is there."""
+    layout = load_layout(name)
+    network = next(iter(layout.prefixes))
+    shapes = {f"{m.name}.weight": m.shape for m in layout.modules if m.component == network}
+    header: dict[str, object] = {}
+    at = 0
+    for key, shape in shapes.items():
+        size = int(np.prod(shape))
+        header[key] = {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)  # a hole
+    assert open_checkpoint(path).architecture == name
+
+
 def flux() -> dict[str, tuple[int, ...]]:
     """Fused and swapped weights of FLUX.1, cut to a few columns by nobody: they are as they are."""
     return {
@@ -94,8 +145,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_parts_of_fused_weights_are_rows_of_them(fused: Path) -> None:
-    model = open_checkpoint(fused)
-    assert model.architecture == "flux1"
+    model = open_checkpoint(fused, architecture="flux1")
     name = "double_blocks.0.img_attn.qkv"
     for at, part in enumerate(("to_q", "to_k", "to_v")):
         key = f"transformer.transformer_blocks.0.attn.{part}"
@@ -107,7 +157,7 @@ def test_parts_of_fused_weights_are_rows_of_them(fused: Path) -> None:
 
 
 def test_swapped_halves_are_put_right(fused: Path) -> None:
-    model = open_checkpoint(fused)
+    model = open_checkpoint(fused, architecture="flux1")
     key, name = "transformer.norm_out.linear", "final_layer.adaLN_modulation.1"
     assert model.place(key) == Place(f"{name}.weight", None, swapped=True)
     order = [*range(3072, 6144), *range(3072)]

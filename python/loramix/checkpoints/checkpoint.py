@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loramix.checkpoints import naming
 from loramix.checkpoints.finding import Found, Part, find
 from loramix.checkpoints.naming import Names, Place, Stored
-from loramix.errors import FormatError, ParamError
+from loramix.errors import FormatError
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
 from loramix.types import Made, StrPath, Target, Tensor
@@ -177,7 +177,8 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
     path : a ``.safetensors`` file; the index of a sharded model, or the folder with it; a folder
         of a diffusers pipeline or a transformers model; a model in a local cache of the hub
         (``models--org--name``; the revision of ``refs/main``).
-    architecture : base model, where names and shapes should not decide.
+    architecture : base model, where names and shapes should not decide; a name of `LAYOUTS`, or
+        the path of a module table of your own (``.layout``).
 
     Raises
     ------
@@ -185,9 +186,8 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
     ParamError : no such architecture.
     OSError : it cannot be read.
     """
-    if architecture is not None and architecture not in LAYOUTS:
-        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
-        raise ParamError(message)
+    if architecture is not None:
+        load_layout(architecture)  # says what is known
     found = find(Path(path))
     shards = tuple(_open(part) for part in found.parts)
     tensors = _tensors(shards, found)

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from loramix.errors import FormatError
 from loramix.formats.dialects import COMPONENTS, NETWORKS, split_stem
-from loramix.formats.layout import Layout, Module, fits, flatten, load_layout
+from loramix.formats.layout import Hit, Layout, flatten, load_layout
 from loramix.types import Tensor
 
 Role: TypeAlias = Literal["weight", "bias"]
@@ -102,15 +102,18 @@ class Stored:
         return cls(name, None, *_module(rest))
 
     @property
-    def spellings(self) -> Iterator[tuple[str, str]]:
+    def spellings(self) -> Iterator[tuple[str | None, str]]:
         """Component and flattened module under which a table may have it, likeliest first."""
-        for component in COMPONENTS if self.components is None else self.components:
-            yield component, flatten(self.path)
-            if component in _ENCODERS:  # a level that transformers 5 has no more
-                yield component, f"text_model_{flatten(self.path)}"
+        if self.components == ():
+            return
+        flat, short = flatten(self.path), f"text_model_{flatten(self.path)}"
+        for component in (None,) if self.components is None else self.components:
+            yield component, flat
+            if component not in NETWORKS:  # a level that transformers 5 has no more
+                yield component, short
         whole = flatten(_module(self.name)[0])
-        if self.components:  # a bare name may begin as a prefix does
-            yield from ((component, whole) for component in COMPONENTS)
+        if whole != flat:  # a bare name may begin as a prefix does
+            yield None, whole
 
     @property
     def key(self) -> str:
@@ -141,39 +144,26 @@ def _module(rest: str) -> tuple[str, Role | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """Modules of a table that a stored weight holds, in the order of its rows."""
+class Held:
+    """What a stored weight is in a table."""
 
     stored: Stored
-    modules: tuple[Module, ...]
-    swapped: bool
+    hit: Hit
 
 
-def hits(stored: Iterable[Stored], tensors: Mapping[str, Tensor], layout: Layout) -> list[Hit]:
-    """Stored weights that are in a table, with name and shape."""
+def held(stored: Iterable[Stored], tensors: Mapping[str, Tensor], layout: Layout) -> list[Held]:
+    """Stored weights that are in a table, with name and shape; norms included."""
     found = []
     for one in stored:
         shape = tensors[one.name].shape
-        if one.role != "weight" or len(shape) < 2:
+        if one.role != "weight" or not shape:
             continue
         size = (shape[0], math.prod(shape[1:]))
-        near = (_lookup(layout, *spelling, size) for spelling in one.spellings)
+        near = (layout.find(flat, component, size) for component, flat in one.spellings)
         hit = next((hit for hit in near if hit is not None), None)
         if hit is not None:
-            found.append(Hit(one, *hit))
+            found.append(Held(one, hit))
     return found
-
-
-def _lookup(
-    layout: Layout, component: str, flat: str, size: tuple[int, int]
-) -> tuple[tuple[Module, ...], bool] | None:
-    module = layout.by_key.get((component, flat))
-    if module is not None and fits((module,), size):
-        return (module,), False
-    modules = layout.by_kohya.get(layout.prefixes.get(component, "?") + flat, ())
-    if fits(modules, size):
-        return modules, modules[0].swap
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +199,9 @@ def fits_of(
     found = []
     for name in tables:
         layout = load_layout(name)
-        own = hits(weights, tensors, layout)
+        own = held(weights, tensors, layout)
         network = sum(m.component in NETWORKS for m in layout.modules)
-        there = sum(m.component in NETWORKS for hit in own for m in hit.modules)
+        there = sum(m.component in NETWORKS for one in own for m in one.hit.modules)
         found.append(Fit(name, len(own) / max(len(weights), 1), there / max(network, 1)))
     return sorted(found, key=lambda fit: (-fit.share, -fit.complete))
 
@@ -257,8 +247,8 @@ def names_of(
     FormatError : two tensors hold one target.
     """
     known: dict[str, Place] = {}
-    for hit in hits(stored, tensors, layout) if layout else ():
-        for key, place in _places(hit):
+    for one in held(stored, tensors, layout) if layout else ():
+        for key, place in _places(one):
             if key in known:
                 message = (
                     f"{where}: {known[key].name} and {place.name} both hold {key}; a model has "
@@ -272,14 +262,19 @@ def names_of(
     return Names(known, others, flat, plain)
 
 
-def _places(hit: Hit) -> Iterator[tuple[str, Place]]:
-    first, name = hit.modules[0], hit.stored.name
-    if len(hit.modules) == 1:
-        yield f"{first.component}.{first.name}", Place(name, None, hit.swapped)
+def _places(one: Held) -> Iterator[tuple[str, Place]]:
+    modules, name = one.hit.modules, one.stored.name
+    first = modules[0]
+    if len(modules) == 1:
+        yield f"{first.component}.{first.name}", Place(name, None, one.hit.swapped)
         return
-    yield f"{first.component}.{first.original}", Place(name)
-    for module in hit.modules:
-        yield f"{module.component}.{module.name}", Place(name, module.rows)
+    if len({module.original for module in modules}) == 1:
+        yield f"{first.component}.{first.original}", Place(name)
+    start = 0
+    for module in modules:
+        rows = (start, start + module.shape[0])
+        yield f"{module.component}.{module.name}", Place(name, rows)
+        start = rows[1]
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

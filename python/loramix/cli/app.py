@@ -1,6 +1,7 @@
 """The program: commands, exit codes, and one line for everything that can go wrong.
 
-0: done.  1: refused, failed or interrupted; nothing was written.  2: not a sensible command.
+0: done.  1: refused, failed or interrupted; nothing was written; or not the same bytes again.
+2: not a sensible command.
 """
 
 import errno
@@ -12,7 +13,7 @@ from typing import Annotated, TextIO, cast
 import typer
 
 from loramix import __version__
-from loramix.cli import baking, console, looking, merging, shared, showing
+from loramix.cli import baking, console, looking, merging, reproducing, shared, showing
 from loramix.errors import LoramixError, ParamError
 
 _INTERRUPTED = 130
@@ -32,6 +33,7 @@ for command in (
     baking.bake,
     baking.extract,
     looking.inspect,
+    reproducing.reproduce,
     looking.analyze,
     looking.compat,
     looking.methods,
