@@ -7,45 +7,27 @@ of the batch where they are no sums of factors; independent of the size of the m
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from loramix import _core
-from loramix.backends.base import Backend, Job
+from loramix.backends.base import Backend
 from loramix.batching import batches
-from loramix.checkpoints.checkpoint import Checkpoint, Shard
+from loramix.checkpoints.checkpoint import Shard
 from loramix.errors import FormatError, LoramixError, OutputError
+from loramix.expanding import Deltas
+from loramix.fitting import Touch
 from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter
-from loramix.making import make
-from loramix.methods import describe
-from loramix.refusals import with_names
-from loramix.steps import Step
-from loramix.types import ITEM_BYTES, Adapter, Factors, RawGroup, RawStrip, RawWhole, Tensor
+from loramix.types import Adapter, RawStrip, Tensor
 
 STRIP_BYTES = 16 << 20
 """Largest strip of a weight; a multiple of the rows that a kernel takes at a time."""
 _BATCH_BYTES = 48 << 20
 _TILE = 128
 _SAMPLE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Touch:
-    """Rows of a stored tensor that a step changes.
-
-    Attributes
-    ----------
-    start, stop : half-open rows of the stored tensor.
-    first : row of the delta that the first of them gets.
-    """
-
-    step: Step
-    start: int
-    stop: int
-    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,37 +101,6 @@ class Added:
     checksum: int
 
 
-def touches(
-    checkpoint: Checkpoint, steps: Sequence[Step]
-) -> tuple[dict[str, list[Touch]], list[Step]]:
-    """What every step changes, by names of `Checkpoint.tensors` and in order of their rows.
-
-    Returns
-    -------
-    that, and the steps whose weight the model does not have in this shape.
-    """
-    found: dict[str, list[Touch]] = {}
-    missing = []
-    for step in steps:
-        place = checkpoint.place(step.target.key)
-        tensor = checkpoint.tensors[place.name] if place is not None else None
-        if place is None or tensor is None or len(tensor.shape) < 2:
-            missing.append(step)
-            continue
-        start, stop = place.rows or (0, tensor.shape[0])
-        if (stop - start, math.prod(tensor.shape[1:])) != (step.target.rows, step.target.cols):
-            missing.append(step)
-            continue
-        own = found.setdefault(place.name, [])
-        if place.swapped:
-            half = step.target.rows // 2
-            own.append(Touch(step, start, start + half, half))
-            own.append(Touch(step, start + half, stop, 0))
-        else:
-            own.append(Touch(step, start, stop, 0))
-    return {name: sorted(own, key=lambda t: t.start) for name, own in found.items()}, missing
-
-
 def strips(name: str, tensor: Tensor, own: Sequence[Touch]) -> Iterator[Strip]:
     """A stored tensor in strips, those between the touches as they are."""
     rows = tensor.shape[0] if tensor.shape else 1
@@ -188,21 +139,6 @@ def _copied(name: str, start: int, stop: int, *, always: bool = False) -> Iterat
         yield Strip(name, at, min(at + STRIP_BYTES, stop))
 
 
-@dataclass(frozen=True, slots=True)
-class _Delta:
-    """A delta as the kernel takes it.
-
-    Attributes
-    ----------
-    factors, entries : members of the step's group that are given as factors, and entry by entry.
-    """
-
-    group: RawGroup
-    whole: list[RawWhole] = field(default_factory=list)
-    factors: tuple[Factors, ...] = ()
-    entries: tuple[Factors, ...] = ()
-
-
 class Adder:
     """Writes the files of a model with deltas added to its weights.
 
@@ -220,10 +156,9 @@ class Adder:
         step: Callable[[int], None],
     ) -> None:
         self._adapters = adapters
-        self._backend = backend
         self._threads = threads
         self._step = step
-        self._deltas: dict[str, _Delta] = {}
+        self._deltas = Deltas(backend, threads)
 
     def write(self, shard: Shard, items: Sequence[Strip], writer: SafetensorsWriter) -> list[Added]:
         """Write the strips of one file: a batch is computed while the one before is written."""
@@ -247,7 +182,7 @@ class Adder:
                 self._step(len(batch))
             if pending is not None:
                 pending.result()
-        self._deltas.clear()
+        self._deltas.prepare([])
         return done
 
     def verify(self, shard: Shard, hidden: SafetensorsFile, done: Sequence[Added]) -> None:
@@ -298,7 +233,7 @@ class Adder:
     ) -> list[Added]:
         if not changed:
             return []
-        self._prepare([strip.touch.step for strip in changed if strip.touch is not None])
+        self._deltas.prepare([strip.touch.step for strip in changed if strip.touch is not None])
         raw = [self._raw(shard, strip) for strip in changed]
         try:
             found = _core.bake(raw, arena, offsets, threads=self._threads)
@@ -316,38 +251,6 @@ class Adder:
         rows, data = touch.stop - touch.start, _bytes(shard.file, strip)
         dtype = shard.file.tensors[strip.name].dtype
         return (dtype, data, rows, delta.group, delta.whole, touch.first)
-
-    def _prepare(self, steps: Sequence[Step]) -> None:
-        """Deltas of these steps, and no others."""
-        wanted = {step.target.key: step for step in steps}
-        self._deltas = {key: d for key, d in self._deltas.items() if key in wanted}
-        missing = [step for key, step in wanted.items() if key not in self._deltas]
-        order = sorted(missing, key=lambda s: (s.kind, repr(s.method and describe(s.method))))
-        for kind, own in groupby(order, key=lambda s: (s.kind, s.method)):
-            alike = list(own)
-            found = map(_summed, alike) if kind[0] == "sum" else self._made(alike)
-            self._deltas |= {s.target.key: d for s, d in zip(alike, found, strict=True)}
-
-    def _made(self, steps: Sequence[Step]) -> list[_Delta]:
-        """What is no sum: factors made in joint bases, or all entries; in f32."""
-        size = ITEM_BYTES["F32"]
-        rooms = [s.numbers(_most(s)) * size for s in steps]
-        offsets = np.cumsum([0, *rooms]).tolist()
-        arena = np.empty(offsets[-1], dtype=np.uint8)
-        job = Job(arena, offsets, "F32", threads=self._threads)
-        made = with_names([s.group() for s in steps], lambda: make(steps, self._backend, job))
-        found = []
-        for step, one, start in zip(steps, made, offsets[:-1], strict=True):
-            rows, cols = step.target.rows, step.target.cols
-            data = memoryview(arena[start:].data)
-            if step.kind == "dense":
-                whole: RawWhole = ("F32", data[: rows * cols * size], 1.0, 0, rows)
-                found.append(_Delta((rows, cols, []), [whole]))
-                continue
-            middle, end = rows * one.rank * size, (rows + cols) * one.rank * size
-            member = ("F32", data[:middle], "F32", data[middle:end], one.rank, 1.0, 0, rows)
-            found.append(_Delta((rows, cols, [member])))
-        return found
 
     def _refusal(
         self, shard: Shard, changed: Sequence[Strip], error: _core.CoreError
@@ -374,41 +277,6 @@ class Adder:
             "type bf16 or f32"
         )
         return OutputError(message)
-
-
-def _most(step: Step) -> int:
-    """Bound of the rank of what is made for a step."""
-    rank = sum(piece.factors.rank for piece in step.pieces)
-    return max(1, min(rank, step.target.rows, step.target.cols))
-
-
-def _summed(step: Step) -> _Delta:
-    """Members as factors, but for those that are dense differences, entry by entry."""
-    low, whole = [], []
-    factors: list[Factors] = []
-    entries: list[Factors] = []
-    for piece in step.pieces:
-        own = piece.factors
-        if piece.coefficient == 0:
-            continue
-        dense = _entries(own)
-        if dense is None:
-            low.append(own.raw(piece.coefficient, piece.row_start))
-            factors.append(own)
-        else:
-            size = own.scale * piece.coefficient
-            whole.append((dense.dtype, dense.data, size, piece.row_start, own.up.shape[0]))
-            entries.append(own)
-    group = (step.target.rows, step.target.cols, low)
-    return _Delta(group, whole, tuple(factors), tuple(entries))
-
-
-def _entries(factors: Factors) -> Tensor | None:
-    """The dense difference itself, where an identity of all its rows or columns is beside it."""
-    if factors.identity == "down":
-        return factors.up
-    whole = factors.identity == "up" and factors.up.shape[0] == factors.rank
-    return factors.down if whole else None
 
 
 def _append(

@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loramix.adapters import resolve
-from loramix.adding import Added, Adder, Strip, Survival, Touch, strips_of, touches
+from loramix.adding import Added, Adder, Strip, Survival, strips_of
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
@@ -18,7 +18,8 @@ from loramix.checkpoints import Checkpoint, open_checkpoint
 from loramix.checkpoints.checkpoint import Shard
 from loramix.checkpoints.writing import ModelPlace
 from loramix.deciding import Opened, Ticker, Wish, policy_for
-from loramix.errors import FormatError, ParamError
+from loramix.errors import ParamError
+from loramix.fitting import absent, refuse_types, touches
 from loramix.formats.dialects import Dialect
 from loramix.groups import common_architecture
 from loramix.methods import Level, Method, Space
@@ -30,11 +31,8 @@ from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
 from loramix.steps import Plan, Step
-from loramix.types import Adapter, Progress, StrPath, Target, Weight
+from loramix.types import Adapter, Progress, StrPath, Weight
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_FP8 = ("F8_E4M3", "F8_E5M2")
-_SCALES = ("scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8")
 # Fields of a header that describe the bytes of the old file.
 _STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 _KEY = "loramix"
@@ -243,8 +241,8 @@ class _Baking:
             raise ParamError(message)
         found, missing = touches(self._model, steps)
         if missing:
-            raise _absent(missing, self._plan, self._model)
-        _refuse_types(self._model, found, force=force)
+            raise absent(missing, self._plan, self._model)
+        refuse_types(self._model, found, force=force)
         work = [(shard, strips_of(shard, found)) for shard in self._model.shards]
         work = [(shard, own) for shard, own in work if any(strip.touch for strip in own)]
         ticker.total = ticker.done + sum(len(own) for _, own in work)
@@ -317,57 +315,3 @@ def _row(shard: Shard, added: Added, key: str, total: Survival) -> BakedRow:
         key, shard.name(name), dtype, len(members), math.sqrt(total.delta), total.share,
         total.cosine,
     )  # fmt: skip
-
-
-def _absent(missing: Sequence[Step], plan: Plan, model: Checkpoint) -> FormatError:
-    """Why a target has no base weight."""
-    step = missing[0]
-    names = sorted({plan.adapters[piece.owner].name for piece in step.pieces})
-    message = (
-        f"{model.path}: no weight {step.target.key} of shape {list(step.target.shape)}, which "
-        f"{', '.join(names)} changes{_instead(step.target, model)}; {len(missing)} of "
-        f"{len(plan.steps)} targets are missing. {_advice(missing, plan, model)}"
-    )
-    return FormatError(message)
-
-
-def _instead(target: Target, model: Checkpoint) -> str:
-    place = model.place(target.key)
-    if place is None:
-        return ""
-    return f" (there is {place.name} of shape {list(model.tensors[place.name].shape)})"
-
-
-def _advice(missing: Sequence[Step], plan: Plan, model: Checkpoint) -> str:
-    if all(step.target.branch == "text_encoder" for step in missing):
-        return (
-            "All of them are of text encoders, which this file does not hold: give those weight "
-            "0 (FILE:1:0), or name the whole pipeline as the base"
-        )
-    if plan.architecture is not None and model.match == 0:
-        return f"The adapters are for {plan.architecture}, and nothing in the base is: wrong base?"
-    return "Leave them out with --skip 'GLOB' if the rest is worth it"
-
-
-def _refuse_types(model: Checkpoint, found: Mapping[str, Sequence[Touch]], *, force: bool) -> None:
-    for name in found:
-        dtype = model.tensors[name].dtype
-        head = name.rpartition(".")[0]
-        scaled = [s for s in _SCALES if s in model.tensors or f"{head}.{s}" in model.tensors]
-        if dtype in _FLOATS or (dtype in _FP8 and force and not scaled):
-            continue
-        where = f"{model.path}: {name} has type {dtype}"
-        instead = (
-            "merge the adapters into one (loramix merge) and apply it when the model runs, or bake "
-            "into the bf16 or f16 original"
-        )
-        if dtype not in _FP8:
-            message = f"{where}, quantised by a scale that is not known here; {instead}"
-        elif scaled:
-            message = f"{where} and a scale beside it ({scaled[0]}); {instead}"
-        else:
-            message = (
-                f"{where}: with 2 or 3 bits of mantissa most of a delta is lost in rounding; "
-                f"{instead}. --force does it nevertheless"
-            )
-        raise FormatError(message)

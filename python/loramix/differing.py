@@ -226,8 +226,21 @@ class Pair:
                 "write --dialect diffusers"
             )
             raise FormatError(message)
-        delta = Tensor.made(target.shape, partial(_subtract, new, old, target))
+        delta = Tensor.made(target.shape, partial(self._subtract, new, old, target))
         return Factors.of_dense(delta, target.key, f"{self.tuned.path} - {self.base.path}")
+
+    def _subtract(self, new: Tensor, old: Tensor, target: Target) -> F32:
+        """The difference in f32, rounded once; the pages of both weights are given back."""
+        views = [(t.dtype, np.frombuffer(t.data, dtype=np.uint8)) for t in (new, old)]
+        out = np.empty(math.prod(target.shape), dtype="<f4")
+        try:
+            _core.dense_combine(views, [1.0, -1.0], out.view(np.uint8), dtype="F32")
+        except _core.CoreError as error:
+            reason = "NaN or infinity in one of the models, or a type that cannot be subtracted"
+            message = f"{target.key}: {reason} ({new.dtype} - {old.dtype}: {error.args[1]})"
+            raise FormatError(message) from error
+        self._release()
+        return out.reshape(target.shape)
 
     def _adapter(
         self, model: Checkpoint, dialect: Dialect, targets: Mapping[Target, Factors]
@@ -280,16 +293,3 @@ def _differ(new: Tensor, old: Tensor) -> bool:
     except _core.CoreError:  # NaN, infinity or overflow: told when the difference is made
         return True
     return not np.array_equal(rounded, np.frombuffer(narrow.data, dtype=np.uint8))
-
-
-def _subtract(new: Tensor, old: Tensor, target: Target) -> F32:
-    """The difference in f32, rounded once."""
-    views = [(t.dtype, np.frombuffer(t.data, dtype=np.uint8)) for t in (new, old)]
-    out = np.empty(math.prod(target.shape), dtype="<f4")
-    try:
-        _core.dense_combine(views, [1.0, -1.0], out.view(np.uint8), dtype="F32")
-    except _core.CoreError as error:
-        reason = "NaN or infinity in one of the models, or a type that cannot be subtracted"
-        message = f"{target.key}: {reason} ({new.dtype} - {old.dtype}: {error.args[1]})"
-        raise FormatError(message) from error
-    return out.reshape(target.shape)

@@ -1,5 +1,7 @@
 """Adapters from differences: against the dense SVD in float64, and back into the base."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +136,10 @@ def test_defaults(models: Models) -> None:
     made = extract(models.tuned, models.base)
     assert (made.plan.dialect.name, made.plan.dtype, made.plan.alpha) == ("kohya", "f32", 32)
     assert {row.rank for row in made.log} <= set(range(1, 33))
-    sources = made.plan.provenance(["a", "b"])
-    assert sources["method"] == {"name": "extract"}
+    record = json.loads(made.adapter.source.metadata["loramix"])
+    assert record["method"] == {"name": "extract"}
+    assert [one["weight"] for one in record["sources"]] == [1, -1]
+    assert record["sources"][1]["sha256"] == sha256(models.base.read_bytes()).hexdigest()
 
 
 def test_the_type_is_that_of_the_tuned_weights(tmp_path: Path) -> None:
