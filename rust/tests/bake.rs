@@ -1,4 +1,5 @@
 //! Deltas added to base weights, against a double loop in f64.
+#![allow(clippy::unwrap_used)]
 
 use half::{bf16, f16};
 use loramix_core::bake::checksum::checksum;

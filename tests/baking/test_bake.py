@@ -30,7 +30,17 @@ from helpers import (
 )
 
 import loramix
-from loramix import FormatError, Output, OutputError, ParamError, adding, bake, merge
+from loramix import (
+    FormatError,
+    Output,
+    OutputError,
+    ParamError,
+    adding,
+    bake,
+    extract,
+    merge,
+    reproduce,
+)  # fmt: skip
 from loramix.backends.torch import TorchBackend
 
 TYPES = ("F64", "F32", "F16", "BF16")
@@ -198,6 +208,16 @@ def test_strings_are_kept_and_say_where_it_comes_from(stack: Stack) -> None:
     bake(out, stack.paths[:1], "linear", path=again)
     history = json.loads(json.loads(read_safetensors(again)[1]["loramix"])["base"]["loramix"])
     assert history == made
+
+
+def test_reproduce_says_what_to_run_instead(stack: Stack) -> None:
+    base, out = write_base(stack.folder), stack.folder / "out.safetensors"
+    bake(base, stack.paths, path=out)
+    lora = stack.folder / "lora.safetensors"
+    extract(out, base, rank=1, path=lora)
+    for path, verb in ((out, "bake"), (lora, "extract")):
+        with pytest.raises(FormatError, match=f"run loramix {verb} on that again"):
+            reproduce(path, [stack.folder])
 
 
 def test_weight_zero_touches_nothing(stack: Stack) -> None:
