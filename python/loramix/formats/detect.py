@@ -122,7 +122,8 @@ def detect(
         return Match(None, 0.0, 0, (), None)
     best, names = scores[0], list(LAYOUTS)
     if best.share < ACCEPT:
-        return Match(None, best.share, best.known, (), (best.name, best.share))
+        nearest = (best.name, best.share) if best.known else None
+        return Match(None, best.share, best.known, (), nearest)
     top = sorted((s for s in scores if s.share == best.share), key=lambda s: names.index(s.name))
     rest = next(((s.name, s.share) for s in scores if s.share < best.share), None)
     found = Match(None, best.share, best.known, tuple(s.name for s in top), rest)
@@ -209,7 +210,8 @@ def _by_metadata(file: _File, scores: list[_Score]) -> list[_Score]:
 
 def _by_size(_file: _File, scores: list[_Score]) -> list[_Score]:
     larger = {name for score in scores for name in LARGER.get(score.name, ())}
-    return [score for score in scores if score.name not in larger]
+    left = [score for score in scores if score.name not in larger]
+    return left if len(left) == 1 else scores
 
 
 def _by_world(_file: _File, scores: list[_Score]) -> list[_Score]:
