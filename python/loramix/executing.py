@@ -144,6 +144,13 @@ def _room(plan: Plan) -> int:
     return header_room(names, _strings(plan, ranks, ["0" * 64] * len(plan.adapters)))
 
 
+def bytes_around(plan: Plan) -> int:
+    """What the file of tensors takes beside its factors: length, header, alphas."""
+    pairs = sum(step.kind != "dense" for step in plan.steps)
+    alphas = pairs * ITEM_BYTES["F32"] if plan.alpha is not None else 0
+    return 8 + -(-_room(plan) // 8) * 8 + alphas
+
+
 def _write(
     plan: Plan,
     writer: Writer,
