@@ -14,9 +14,8 @@ from loramix.formats.detect import Match, detect
 from loramix.formats.dialects import Stem, lookup, split_stem
 from loramix.formats.layout import LAYOUTS, Layout, Module
 from loramix.io.safetensors import SafetensorsFile
+from loramix.locating import locate
 from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Target, Tensor
-
-_PREFERRED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 
 def load(
@@ -33,7 +32,7 @@ def load(
     Parameters
     ----------
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
-        ``adapter_config.json``).
+        ``adapter_config.json``), or what a hub cache has; see `loramix.locating.locate`.
     name : for reports; default: the name of the file or folder.
     architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
     skip : globs of tensor names to leave out.
@@ -48,37 +47,18 @@ def load(
     if architecture is not None and architecture not in LAYOUTS:
         message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
         raise ParamError(message)
-    file, config = find(Path(path))
-    opened = SafetensorsFile(file)
+    found = locate(path)
+    opened = SafetensorsFile(found.file)
     metadata = dict(opened.metadata)
-    if config is not None:
-        metadata[scales.CONFIG] = _text(config)
-    default = Path(path).resolve().name.removesuffix(".safetensors")
-    return read(opened, name or default, metadata, architecture=architecture, skip=skip)
+    if found.config is not None:
+        metadata[scales.CONFIG] = _text(found.config)
+    return read(opened, name or found.name, metadata, architecture=architecture, skip=skip)
 
 
 def place_of(adapter: Adapter) -> Path | None:
     """What to name to open it again: its file, or its folder where a config belongs to it."""
     path = adapter.source.path
     return path.parent if path is not None and scales.CONFIG in adapter.metadata else path
-
-
-def find(path: Path) -> tuple[Path, Path | None]:
-    """The tensor file at a path, and the PEFT config beside it."""
-    file = path
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        preferred = [path / name for name in _PREFERRED if (path / name).is_file()]
-        if not preferred and len(files) != 1:
-            message = (
-                f"{path}: a folder with {len(files)} .safetensors files and none named "
-                f"{' or '.join(_PREFERRED)}; name the file"
-            )
-            raise FormatError(message)
-        file = (preferred or files)[0]
-    config = file.with_name(scales.CONFIG)
-    belongs = path.is_dir() or file.name == _PREFERRED[0]
-    return file, config if belongs and config.is_file() else None
 
 
 def _text(config: Path) -> str:
