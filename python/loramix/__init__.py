@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
+    from loramix.diffing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
+    "Difference": "diffing",
     "Factors": "types",
     "FormatError": "errors",
     "Inspection": "inspecting",
@@ -55,6 +57,7 @@ _HOMES = {
     "Target": "types",
     "analyze": "analyzing",
     "combine": "memory",
+    "diff": "diffing",
     "execute": "merging",
     "expand": "kernels",
     "follow": "merging",
@@ -75,6 +78,7 @@ __all__ = [
     "POLICIES",
     "Adapter",
     "Analyzed",
+    "Difference",
     "Factors",
     "FormatError",
     "Inspection",
@@ -93,6 +97,7 @@ __all__ = [
     "__version__",
     "analyze",
     "combine",
+    "diff",
     "execute",
     "expand",
     "follow",
