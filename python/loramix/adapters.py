@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 
 from loramix.errors import FormatError, ParamError, ShapeError
+from loramix.finding import find, text_of
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
-from loramix.formats.dialects import Stem, lookup, split_stem
-from loramix.formats.layout import LAYOUTS, Layout, Module
+from loramix.formats.dialects import Stem, split_stem
+from loramix.formats.layout import LAYOUTS
 from loramix.io.safetensors import SafetensorsFile
-from loramix.locating import locate
-from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Target, Tensor
+from loramix.targeting import Delta, targets_of
+from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Tensor
 
 
 def load(
@@ -32,7 +32,7 @@ def load(
     Parameters
     ----------
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
-        ``adapter_config.json``), or what a hub cache has; see `loramix.locating.locate`.
+        ``adapter_config.json``), or what a hub cache has; see `loramix.finding.find`.
     name : for reports; default: the name of the file or folder.
     architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
     skip : globs of tensor names to leave out.
@@ -47,11 +47,11 @@ def load(
     if architecture is not None and architecture not in LAYOUTS:
         message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
         raise ParamError(message)
-    found = locate(path)
+    found = find(path)
     opened = SafetensorsFile(found.file)
     metadata = dict(opened.metadata)
     if found.config is not None:
-        metadata[scales.CONFIG] = _text(found.config)
+        metadata[scales.CONFIG] = text_of(found.config)
     return read(opened, name or found.name, metadata, architecture=architecture, skip=skip)
 
 
@@ -59,14 +59,6 @@ def place_of(adapter: Adapter) -> Path | None:
     """What to name to open it again: its file, or its folder where a config belongs to it."""
     path = adapter.source.path
     return path.parent if path is not None and scales.CONFIG in adapter.metadata else path
-
-
-def _text(config: Path) -> str:
-    try:
-        return config.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        message = f"{config}: not UTF-8 text ({error.reason} at byte {error.start})"
-        raise FormatError(message) from error
 
 
 def resolve(adapter: Adapter, architecture: str) -> Adapter:
@@ -103,7 +95,7 @@ def read(
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
         raise FormatError(message)
-    targets = _targets(pairs, match.layout, where)
+    targets = targets_of(pairs, match.layout, where)
     notes = (*reader.notes(), *_match_notes(match, len(pairs)))
     dialects = [p.stem.dialect for p in pairs]
     return Adapter(
@@ -119,16 +111,6 @@ def read(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    stem: Stem
-    factors: Factors
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.factors.up.shape[0], math.prod(self.factors.down.shape[1:])
-
-
 class _Reader:
     """Pairs of one file; counts what the user should hear about."""
 
@@ -138,7 +120,7 @@ class _Reader:
         self._configs = configs
         self._counts = {"no alpha": 0, "alpha 0": 0, "rank 0": 0, "alpha ignored": 0}
 
-    def pair(self, entry: keys.Entry) -> _Pair | None:
+    def pair(self, entry: keys.Entry) -> Delta | None:
         if "diff" in entry.names:
             return self._dense(entry)
         names = (entry.names["up"], entry.names["down"])
@@ -154,9 +136,9 @@ class _Reader:
             self._counts["rank 0"] += 1
             return None
         stem = split_stem(entry.stem)
-        return _Pair(stem, Factors(up, down, self._scale(entry, stem, rank), names, self._where))
+        return Delta(stem, Factors(up, down, self._scale(entry, stem, rank), names, self._where))
 
-    def _dense(self, entry: keys.Entry) -> _Pair:
+    def _dense(self, entry: keys.Entry) -> Delta:
         """A dense difference; the clients that read it multiply it by nothing."""
         name = entry.names["diff"]
         shape = self._file.tensors[name].shape
@@ -169,7 +151,7 @@ class _Reader:
             raise ShapeError(message)
         self._counts["alpha ignored"] += "alpha" in entry.names
         factors = Factors.of_dense(self._factor(name), name, self._where)
-        return _Pair(split_stem(entry.stem), factors)
+        return Delta(split_stem(entry.stem), factors)
 
     def notes(self) -> list[str]:
         """What was noticed, one line each."""
@@ -233,46 +215,6 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
         "silently: leave them out with --skip 'GLOB' if the rest is worth merging"
     )
     raise FormatError(message)
-
-
-def _targets(pairs: Sequence[_Pair], layout: Layout | None, where: str) -> dict[Target, Factors]:
-    found: dict[str, tuple[Target, Factors]] = {}
-    covered: dict[str, str] = {}
-    for pair in pairs:
-        modules = lookup(pair.stem, layout, pair.size) if layout else ()
-        target, factors = _target(pair, modules), pair.factors
-        if any(module.swap and module.kohya == pair.stem.text for module in modules):
-            factors = replace(factors, up=factors.up.with_halves_swapped())
-        parts = [f"{m.component}.{m.name}" for m in modules] or [target.key]
-        for part in parts:
-            if part in covered:
-                _refuse_twice(found, covered[part], factors, part, where)
-            covered[part] = target.key
-        found.setdefault(target.key, (target, factors))
-    return dict(found[key] for key in sorted(found))
-
-
-def _refuse_twice(
-    found: dict[str, tuple[Target, Factors]], key: str, new: Factors, part: str, where: str
-) -> None:
-    old = found[key][1]
-    if old.up.data == new.up.data and old.down.data == new.down.data and old.scale == new.scale:
-        return  # the same tensors under two spellings: once is enough
-    message = (
-        f"{where}: {old.keys[0]} and {new.keys[0]} both change {part}, differently; leave one "
-        "out with --skip"
-    )
-    raise FormatError(message)
-
-
-def _target(pair: _Pair, modules: Sequence[Module]) -> Target:
-    factors = pair.factors
-    if not modules:
-        return Target(pair.stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
-    first = modules[0]
-    if len(modules) == 1:
-        return Target(f"{first.component}.{first.name}", first.shape)
-    return Target(f"{first.component}.{first.original}", (pair.size[0], *first.shape[1:]))
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:

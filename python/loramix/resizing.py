@@ -129,7 +129,7 @@ def _spectra(plan: Plan, threads: int | None) -> list[Spectrum]:
 def _resident(step: Step) -> int:
     """Bytes that a step takes while its values are found: factors, bases, cores."""
     rank = sum(piece.factors.rank for piece in step.pieces)
-    stored = sum(len(t.data) for piece in step.pieces for t in piece.factors.stored)
+    stored = sum(t.size for piece in step.pieces for t in piece.factors.stored)
     return stored + (2 + len(step.pieces)) * rank * rank * 8
 
 

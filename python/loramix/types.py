@@ -5,13 +5,14 @@ All frozen; none knows about files, dialects or methods.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -45,32 +46,81 @@ class Progress(Protocol):
         """Note the progress."""
 
 
+class Made:
+    """Bytes that are computed when somebody uses them, and forgotten when nobody does any more.
+
+    Parameters
+    ----------
+    make : returns an array of the tensor's type and shape; called again after the last view of
+        what it returned is gone, so it must return the same every time.
+    """
+
+    __slots__ = ("_array", "_make")
+
+    def __init__(self, make: Callable[[], npt.NDArray[Any]]) -> None:
+        self._make = make
+        self._array: ref[npt.NDArray[Any]] | None = None
+
+    def __call__(self) -> memoryview:
+        """The bytes."""
+        array = self._array() if self._array is not None else None
+        if array is None:
+            array = np.ascontiguousarray(self._make()).reshape(-1)
+            self._array = ref(array)
+        return array.data.cast("B")
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Borrowed bytes, little endian, row-major.
+    """Bytes, little endian, row-major: borrowed, or computed when they are used.
 
     Attributes
     ----------
     dtype : name in a safetensors header, e.g. ``BF16``.
     shape : sizes.
-    data : the bytes, usually a part of a mapped file: not read before it is used.
+    content : the bytes, usually a part of a mapped file: not read before it is used; or what
+        makes them, such as `Made`.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    data: memoryview = field(repr=False)
+    content: memoryview | Callable[[], memoryview] = field(repr=False)
+
+    @classmethod
+    def made(cls, shape: tuple[int, ...], make: Callable[[], F32]) -> "Tensor":
+        """F32 values that are computed when they are used."""
+        return cls("F32", shape, Made(make))
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes; whoever keeps them keeps what was computed in memory."""
+        return self.content if isinstance(self.content, memoryview) else self.content()
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        if isinstance(self.content, memoryview):
+            return len(self.content)
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def rows(self, start: int, stop: int) -> "Tensor":
         """Rows ``start:stop`` of the first axis, without a copy."""
-        size = len(self.data) // self.shape[0] if self.shape[0] else 0
+        size = self.size // self.shape[0] if self.shape[0] else 0
         shape = (stop - start, *self.shape[1:])
-        return Tensor(self.dtype, shape, self.data[start * size : stop * size])
+        span = slice(start * size, stop * size)
+        if isinstance(self.content, memoryview):
+            return Tensor(self.dtype, shape, self.content[span])
+        return Tensor(self.dtype, shape, lambda: self.data[span])
 
     def with_halves_swapped(self) -> "Tensor":
-        """The second half of the rows before the first: a copy."""
+        """The second half of the rows before the first: a copy, made when it is used."""
         half = self.shape[0] // 2
         first, second = self.rows(0, half), self.rows(half, self.shape[0])
-        return Tensor(self.dtype, self.shape, memoryview(bytes(second.data) + bytes(first.data)))
+
+        def joined() -> npt.NDArray[np.uint8]:
+            return np.frombuffer(bytes(second.data) + bytes(first.data), dtype=np.uint8)
+
+        return Tensor(self.dtype, self.shape, Made(joined))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -146,7 +196,7 @@ class Factors:
         if rows <= cols:
             up = _identity(rows, (rows, rows, *ones))
             return cls(up, delta, 1.0, (key, key), file, "up")
-        up = Tensor(delta.dtype, (rows, cols, *ones), delta.data)
+        up = replace(delta, shape=(rows, cols, *ones))
         down = _identity(cols, (cols, *shape[1:]))
         return cls(up, down, 1.0, (key, key), file, "down")
 

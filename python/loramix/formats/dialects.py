@@ -4,6 +4,7 @@ Reading is one rule for all files: cut a known prefix, flatten, look the rest up
 tables.  A dialect only says which prefixes are its own and how it spells what it writes.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ _PREFIXES: tuple[tuple[str, str | None, str], ...] = (
 NETWORKS = ("unet", "transformer")
 COMPONENTS = (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3")
 _UNNAMED = "model"
+_PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,19 @@ class Stem:
 def split_stem(text: str) -> Stem:
     """Cut the prefix of a stem."""
     rest = text.replace("_orig_mod.", "")  # torch.compile leaves it anywhere
+    if rest.endswith("_lora"):
+        rest = _without_processor(rest.removesuffix("_lora"))
     for prefix, component, dialect in _PREFIXES:
         if rest.startswith(prefix):
             return Stem(text, component, rest[len(prefix) :], dialect)
     return Stem(text, None, rest, "plain")
+
+
+def _without_processor(stem: str) -> str:
+    """``attn1.processor.to_out`` -> ``attn1.to_out.0``; text encoders use ``q_proj``."""
+    if ".self_attn." in stem:
+        return _PROCESSOR.sub(r".\1_proj", stem)
+    return _PROCESSOR.sub(lambda m: ".to_out.0" if m[1] == "out" else f".to_{m[1]}", stem)
 
 
 def lookup(stem: Stem, layout: Layout, size: tuple[int, int]) -> tuple[Module, ...]:

@@ -16,13 +16,12 @@ _ROLE = re.compile(
     (?:
         \.lora_(?P<ab>[AB])(?:\.[^.]+)?\.weight
       | \.lora_(?P<updown>up|down)\.weight
-      | (?:\.lora|\.lora_linear_layer|(?P<processor>_lora))\.(?P<dotted>up|down)\.weight
+      | (?:\.lora|\.lora_linear_layer|(?<=_lora))\.(?P<dotted>up|down)\.weight
       | \.(?P<single>alpha|scale|diff)
     )
     """,
     re.VERBOSE,
 )
-_PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)$")
 
 # Suffixes of parameterisations that are recognised and refused by name.
 _FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -78,8 +77,6 @@ def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
             unknown.append(name)
             continue
         stem = match["stem"]
-        if match["processor"]:
-            stem = _processor_stem(stem)
         role = _role(match)
         entry = entries.setdefault(stem, Entry(stem, {}))
         if role in entry.names:
@@ -111,10 +108,3 @@ def _role(match: re.Match[str]) -> Role:
     word = match["updown"] or match["dotted"] or match["single"]
     roles: tuple[Role, ...] = ("up", "down", "alpha", "scale", "diff")
     return next(role for role in roles if role == word)
-
-
-def _processor_stem(stem: str) -> str:
-    """``attn1.processor.to_out`` -> ``attn1.to_out.0``; text encoders use ``q_proj``."""
-    if ".self_attn." in stem:
-        return _PROCESSOR.sub(r".\1_proj", stem)
-    return _PROCESSOR.sub(lambda m: ".to_out.0" if m[1] == "out" else f".to_{m[1]}", stem)

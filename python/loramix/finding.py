@@ -22,7 +22,7 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class Found:
     """What a name stands for.
 
     Attributes
@@ -37,7 +37,7 @@ class Located:
     name: str
 
 
-def locate(path: StrPath) -> Located:
+def find(path: StrPath) -> Found:
     """Find the file of tensors that a name stands for.
 
     Parameters
@@ -75,6 +75,20 @@ def locate(path: StrPath) -> Located:
     raise FileNotFoundError(errno.ENOENT, reason, str(path))
 
 
+def text_of(config: Path) -> str:
+    """Text of a config.
+
+    Raises
+    ------
+    FormatError : not UTF-8.
+    """
+    try:
+        return config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        message = f"{config}: not UTF-8 text ({error.reason} at byte {error.start})"
+        raise FormatError(message) from error
+
+
 def caches() -> tuple[Path, ...]:
     """Where the hub's clients keep what they downloaded; those of the environment come first."""
     found = [os.environ[name] for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
@@ -86,7 +100,7 @@ def caches() -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(os.path.expandvars(one)).expanduser() for one in found))
 
 
-def _there(path: Path, name: str) -> Located:
+def _there(path: Path, name: str) -> Found:
     if path.name.endswith(_INDEX):
         _refuse_shards(path)
     if path.is_dir():
@@ -97,7 +111,7 @@ def _there(path: Path, name: str) -> Located:
     else:
         file, belongs = path, path.name == PREFERRED[0]
     config = file.with_name(CONFIG)
-    return Located(file, config if belongs and config.is_file() else None, name)
+    return Found(file, config if belongs and config.is_file() else None, name)
 
 
 def _of_folder(folder: Path) -> Path:

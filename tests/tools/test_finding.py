@@ -8,7 +8,7 @@ from helpers import pairs, write_adapter
 
 from loramix import FormatError, load, merge
 from loramix.cli.app import main
-from loramix.locating import caches, locate
+from loramix.finding import caches, find
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -57,7 +57,7 @@ def test_a_folder_with_one_adapter(tmp_path: Path, file: str) -> None:
 def test_the_known_name_wins_over_others(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.safetensors", "pytorch_lora_weights.safetensors"):
         write_adapter(tmp_path / name, pairs(1))
-    assert locate(tmp_path).file.name == "pytorch_lora_weights.safetensors"
+    assert find(tmp_path).file.name == "pytorch_lora_weights.safetensors"
 
 
 @pytest.mark.parametrize("reference", [REVISION, f"{REVISION}\n", None])
@@ -96,7 +96,7 @@ def test_what_is_here_comes_first(hub: Path) -> None:
     here = Path("artist/style-lora")
     here.mkdir(parents=True)
     write_adapter(here / "mine.safetensors", pairs(2))
-    assert locate("artist/style-lora").file == here / "mine.safetensors"
+    assert find("artist/style-lora").file == here / "mine.safetensors"
 
 
 def test_a_config_goes_with_its_tensors(hub: Path) -> None:
