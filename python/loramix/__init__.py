@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
+    from loramix.diagnosing.examining import doctor
+    from loramix.diagnosing.findings import Diagnosis, Finding
     from loramix.diffing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
+    "Diagnosis": "diagnosing.findings",
     "Difference": "diffing",
     "Factors": "types",
+    "Finding": "diagnosing.findings",
     "FormatError": "errors",
     "Inspection": "inspecting",
     "LoramixError": "errors",
@@ -58,6 +62,7 @@ _HOMES = {
     "analyze": "analyzing",
     "combine": "memory",
     "diff": "diffing",
+    "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",
     "follow": "merging",
@@ -78,8 +83,10 @@ __all__ = [
     "POLICIES",
     "Adapter",
     "Analyzed",
+    "Diagnosis",
     "Difference",
     "Factors",
+    "Finding",
     "FormatError",
     "Inspection",
     "LoramixError",
@@ -98,6 +105,7 @@ __all__ = [
     "analyze",
     "combine",
     "diff",
+    "doctor",
     "execute",
     "expand",
     "follow",

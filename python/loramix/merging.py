@@ -248,6 +248,11 @@ def resize(
     ------
     FormatError, ShapeError, ParamError, OutputError, OSError : nothing was written.
 
+    Notes
+    -----
+    What is cut is known exactly, and held to the budget; `Merged.error` is measured on random
+    vectors, and may be a few percent of itself above or below.
+
     Examples
     --------
     >>> import loramix

@@ -35,6 +35,7 @@ for command in (
     looking.compat,
     looking.methods,
     tools.diff,
+    tools.doctor,
     showing.demo,
 ):
     app.command()(command)

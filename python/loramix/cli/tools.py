@@ -56,3 +56,36 @@ def diff(
         console.show(difference.render(facts, console.width()))
     if not found.same:
         raise typer.Exit(1)
+
+
+def doctor(
+    *,
+    files: options.Files,
+    skip: options.Skip = None,
+    architecture: options.Architecture = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what is wrong with files, and how to mend it; reads all of them, changes nothing.
+
+    Exits with 1 if there is an error in any.
+    """
+    import loramix
+    from loramix.report import diagnosis
+
+    found = []
+    failed = False
+    for file in files:
+        try:
+            one = loramix.doctor(file, architecture=architecture, skip=skip or ())
+        except OSError as error:
+            console.complain(f"error: {shared.explain(error)}")
+            failed = True
+        else:
+            found.append(one.as_dict())
+            failed = failed or one.counts["error"] > 0
+    if as_json:
+        console.show_json(found)
+    elif found:
+        console.show("\n\n".join(diagnosis.render(facts, console.width()) for facts in found))
+    if failed:
+        raise typer.Exit(1)
