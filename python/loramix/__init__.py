@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loramix.analyzing import Analyzed, analyze
     from loramix.diagnosing.examining import doctor
     from loramix.diagnosing.findings import Diagnosis, Finding
-    from loramix.diffing import Difference, diff
+    from loramix.diffing.comparing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -40,7 +40,7 @@ _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
     "Diagnosis": "diagnosing.findings",
-    "Difference": "diffing",
+    "Difference": "diffing.comparing",
     "Factors": "types",
     "Finding": "diagnosing.findings",
     "FormatError": "errors",
@@ -61,7 +61,7 @@ _HOMES = {
     "Target": "types",
     "analyze": "analyzing",
     "combine": "memory",
-    "diff": "diffing",
+    "diff": "diffing.comparing",
     "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",

@@ -15,6 +15,8 @@ from loramix import Adapter, FormatError, Output, ParamError, diff, load, merge,
 from loramix.cli.app import main
 from loramix.formats.layout import load_layout
 
+SMALL = {"unet.d": (9, 8), "unet.e": (3000, 7)}
+"""Of a smaller size than the ranks of two adapters together."""
 UNET = {"unet.a.to_q": (40, 30), "unet.b.to_k": (24, 50), "unet.c.conv": (12, 8, 3, 3)}
 
 
@@ -44,8 +46,11 @@ def nudged(members: Mapping[str, Pair], size: float) -> dict[str, Pair]:
 
 
 @pytest.mark.parametrize("size", [0.5, 1e-2, 1e-4, 1e-5])
-def test_numbers_are_those_of_the_entries(tmp_path: Path, size: float) -> None:
-    one = pairs(1, 5, modules=UNET)
+@pytest.mark.parametrize("modules", [UNET, SMALL], ids=["bases", "entries"])
+def test_numbers_are_those_of_the_entries(
+    tmp_path: Path, modules: Mapping[str, tuple[int, ...]], size: float
+) -> None:
+    one = pairs(1, 5, modules=modules)
     a = write(tmp_path / "a.safetensors", one)
     b = write(tmp_path / "b.safetensors", nudged(one, size))
     found = diff(a, b)
@@ -242,9 +247,15 @@ def test_refusals(tmp_path: Path) -> None:
     a = write(tmp_path / "a.safetensors", one)
     with pytest.raises(ParamError, match="tolerance = -1"):
         diff(a, a, tolerance=-1)
-    bad = {**one, "unet.a.to_q": replace(one["unet.a.to_q"], up=one["unet.a.to_q"].up * math.nan)}
-    with pytest.raises(FormatError, match=r"unet.a.to_q.lora_B.weight holds NaN"):
-        diff(a, write(tmp_path / "b.safetensors", bad))
+
+
+@pytest.mark.parametrize("key", ["unet.a.to_q", "unet.d"])
+def test_nan_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    one = pairs(1, 5, modules=UNET | SMALL)
+    bad = {**one, key: replace(one[key], up=one[key].up * math.nan)}
+    paths = write(tmp_path / "a.safetensors", one), write(tmp_path / "b.safetensors", bad)
+    with pytest.raises(FormatError, match=rf"{key}.lora_B.weight holds NaN"):
+        diff(*paths)
 
 
 Run = Callable[..., tuple[int, str, str]]

@@ -14,12 +14,13 @@ from helpers import (
     DIALECTS,
     F64,
     DialectName,
+    Raw,
     delta_of,
-    pair,
+    encode,
     pairs,
     read_safetensors,
-    truth,
     write_adapter,
+    write_safetensors,
 )
 
 from loramix import Adapter, ParamError, load, resize
@@ -156,14 +157,18 @@ def test_the_plan_says_the_ranks(tmp_path: Path) -> None:
 
 def test_dense_differences_are_cut_as_well(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    members = pairs(1, 3, modules={"unet.a": (16, 12)})
-    left = np.linalg.qr(rng.normal(size=(16, 12)))[0] * 2.0 ** -np.arange(12.0)
-    members["unet.b"] = replace(
-        pair(rng, (16, 12), 12), up=left, down=np.linalg.qr(rng.normal(size=(12, 12)))[0]
-    )
-    path = write_adapter(tmp_path / "a.safetensors", members)
-    dense = resize(path, total_error=0.2)
-    assert total(delta_of(dense.adapter), truth(members)) <= 0.2
+    left, right = (np.linalg.qr(rng.normal(size=(size, 12)))[0] for size in (16, 12))
+    tensors: dict[str, Raw] = {}
+    deltas: dict[str, F64] = {}
+    for name, slope in (("steep", 2.0), ("flat", 1.1)):
+        delta = left * slope ** -np.arange(12.0) @ right.T
+        tensors[f"lora_unet_{name}.diff"] = ("F32", (16, 12), encode("F32", delta))
+        deltas[f"lora_unet_{name}"] = delta
+    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    small = resize(path, total_error=0.2)
+    assert total(delta_of(small.adapter), deltas) <= 0.2
+    steep, flat = (ranks_of(small.adapter)[f"model.lora_unet_{n}"] for n in ("steep", "flat"))
+    assert 1 <= steep < flat < 12
 
 
 @pytest.mark.parametrize(
