@@ -66,7 +66,7 @@ def doctor(
     findings = in_order((*broken, *(one for rule in RULES.values() for one in rule(subject))))
     return Diagnosis(
         str(found.file), kind, size, len(subject.tensors), subject.architecture, subject.dialect,
-        subject.match.share, findings,
+        subject.share, findings,
     )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from loramix.errors import FormatError, LoramixError
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
 from loramix.formats.dialects import Stem, split_stem
+from loramix.formats.layout import Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import Adapter, Tensor
+from loramix.targeting import Delta, targets_of
+from loramix.types import Adapter, Factors, Target, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Subject:
     entries : modules by stem, whatever they have.
     unknown : names of no known role.
     modules : those with both factors.
-    match : which base model.
+    match : which base model, by the modules with both factors.
     adapter : what `load` makes of it, or
     refusal : why it does not.
     values : of every tensor of floating point.
@@ -93,6 +95,28 @@ class Subject:
         return self.match.layout.name if self.match.layout else None
 
     @property
+    def layout(self) -> Layout | None:
+        """Module table of the base model."""
+        return load_layout(self.architecture) if self.architecture else None
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Base models that fit equally well."""
+        return self.adapter.candidates if self.adapter is not None else self.match.candidates
+
+    @property
+    def share(self) -> float:
+        """Of the modules that are in the table."""
+        return self.adapter.match if self.adapter is not None else self.match.share
+
+    def targets_of(self, module: Module) -> tuple[Target, ...]:
+        """What a module changes; nothing for factors that cannot be."""
+        if min(len(module.up.shape), len(module.down.shape)) < 2 or 0 in module.size:
+            return ()
+        factors = Factors(module.up, module.down, 1.0, ("", ""), "")
+        return tuple(targets_of([Delta(module.stem, factors)], self.layout, str(self.path)))
+
+    @property
     def dialect(self) -> str | None:
         """How most of its modules are spelled."""
         if self.adapter is not None:
@@ -103,7 +127,7 @@ class Subject:
     @property
     def is_unet(self) -> bool:
         """Whether the base model is one of Stable Diffusion with a U-Net: 1.5, 2, XL."""
-        named = (self.architecture,) if self.architecture else self.match.candidates
+        named = (self.architecture,) if self.architecture else self.candidates
         return any(name in _UNETS for name in named)
 
     def refusal_of(self, names: Sequence[str]) -> LoramixError | None:

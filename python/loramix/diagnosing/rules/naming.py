@@ -8,7 +8,8 @@ from loramix.diagnosing.subject import Module, Subject
 from loramix.errors import LoramixError
 from loramix.formats import keys
 from loramix.formats.detect import ACCEPT
-from loramix.formats.dialects import lookup
+from loramix.groups import fusions
+from loramix.types import Target
 
 _SHOWN = 3
 _BASE = re.compile(r"\bbase (weights|model)\b|--base\b")
@@ -76,31 +77,34 @@ def _left_out(names: Sequence[str], others: Sequence[str], subject: Subject) -> 
 
 
 def duplicate(subject: Subject) -> Iterator[Finding]:
-    """Modules under two spellings: clients apply one of them, or both."""
+    """Modules under two spellings, or fused and split: clients apply one of them, or both."""
+    table = fusions(subject.layout)
     found: dict[str, list[Module]] = {}
     for module in subject.modules:
-        known = (
-            lookup(module.stem, subject.match.layout, module.size) if subject.match.layout else ()
-        )
-        for key in [f"{m.component}.{m.name}" for m in known] or [module.stem.key]:
-            found.setdefault(key, []).append(module)
+        for target in subject.targets_of(module):
+            whole = table.get(target.key)
+            fused = whole is not None and whole.target == target
+            for key in [part.key for part, _ in whole.parts] if whole and fused else [target.key]:
+                found.setdefault(key, []).append(module)
     twice = [modules for modules in found.values() if len(modules) > 1]
     for equal in (True, False):
         some = [modules for modules in twice if _equal(modules) == equal]
-        if not some:
-            continue
-        first, second = some[0][:2]
-        spelled = f"{first.entry.stem} and {second.entry.stem} are one module"
-        others = [n for n in subject.tensors if n not in second.entry.names.values()]
-        if equal:
-            what = f"{spelled}, with the same values: some clients apply it twice"
-            mend = convert(subject.path) + " writes it once"
-            yield Finding("duplicate", "warning", second.entry.stem, what, mend, len(some))
-        else:
-            what = f"{spelled}, with different values: clients disagree on which counts"
-            left_out = without(subject.path, second.entry.names.values(), others)
-            mend = f"leave one out, such as {left_out}"
-            yield Finding("duplicate", "error", second.entry.stem, what, mend, len(some))
+        if some:
+            yield _twice(subject, some, equal=equal)
+
+
+def _twice(subject: Subject, some: Sequence[Sequence[Module]], *, equal: bool) -> Finding:
+    first, second = some[0][:2]
+    spelled = f"{first.entry.stem} and {second.entry.stem} change the same weight"
+    if equal:
+        what = f"{spelled}, by the same values: some clients apply both"
+        mend = convert(subject.path) + " writes it once"
+        return Finding("duplicate", "warning", second.entry.stem, what, mend, len(some))
+    what = f"{spelled}, by different values: clients disagree on what counts"
+    names = list(second.entry.names.values())
+    others = [name for name in subject.tensors if name not in names]
+    mend = f"leave one out, such as {without(subject.path, names, others)}"
+    return Finding("duplicate", "error", second.entry.stem, what, mend, len(some))
 
 
 def _equal(modules: Sequence[Module]) -> bool:
@@ -115,27 +119,27 @@ def _equal(modules: Sequence[Module]) -> bool:
 
 def unrecognised(subject: Subject) -> Iterator[Finding]:
     """A base model that no table knows, that several fit, or that not all modules belong to."""
-    match, count = subject.match, len(subject.modules)
-    if not count:
-        return
-    if match.layout is None and match.candidates:
-        names = " or ".join(match.candidates)
-        what = f"its {count} modules fit {names} equally well"
-        mend = "where it matters, say --architecture " + match.candidates[0]
+    count, layout = len(subject.modules), subject.layout
+    if layout is not None:
+        known = {Target(f"{m.component}.{m.name}", m.shape) for m in layout.modules}
+        known |= {fusion.target for fusion in fusions(layout).values()}
+        strange = [
+            m.entry.stem for m in subject.modules if not known.issuperset(subject.targets_of(m))
+        ]
+        if strange:
+            more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+            what = f"{layout.name} has no such module of that shape: {', '.join(strange[:_SHOWN])}"
+            mend = "clients leave it out; was it trained on a changed model?"
+            yield Finding("unrecognised", "warning", strange[0], what + more, mend, len(strange))
+    elif subject.candidates:
+        what = f"its {count} modules fit {' or '.join(subject.candidates)} equally well"
+        mend = f"where it matters, say --architecture {subject.candidates[0]}"
         yield Finding("unrecognised", "note", "", what, mend)
-    elif match.layout is None:
-        best = match.runner_up
-        near = f"; the nearest is {best[0]}, which {best[1]:.0%} fit" if best else ""
-        what = f"no known base model has {ACCEPT:.0%} of its {count} modules{near}"
-        mend = f"if it is for {best[0]}, say --architecture {best[0]}" if best else (
-            "it can be merged with adapters whose names are of the same kind"
-        )  # fmt: skip
+    elif count:
+        best = subject.match.runner_up
+        what = f"no known base model has {ACCEPT:.0%} of its {count} modules"
+        mend = "it can be merged with adapters whose names are of the same kind"
+        if best is not None:
+            what += f"; the nearest is {best[0]}, which {best[1]:.0%} fit"
+            mend = f"if it is for {best[0]}, say --architecture {best[0]}"
         yield Finding("unrecognised", "note", "", what, mend)
-    elif match.share < 1:
-        layout = match.layout
-        strange = [m.entry.stem for m in subject.modules if not lookup(m.stem, layout, m.size)]
-        what = f"{layout.name} has no such module of that shape: {', '.join(strange[:_SHOWN])}" + (
-            f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
-        )
-        mend = "clients leave it out; was it trained on a changed model?"
-        yield Finding("unrecognised", "warning", strange[0], what, mend, len(strange))
