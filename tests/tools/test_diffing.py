@@ -201,7 +201,10 @@ def test_shapes_and_models_that_differ(tmp_path: Path) -> None:
     sd15, flux = load_layout("sd15"), load_layout("flux1")
     a = diffusers(sd15, lambda m: "attn2.to_k" in m.name and "mid" in m.name, 2, 1)
     b = diffusers(flux, lambda m: m.name.startswith("single_transformer_blocks.0."), 2, 1)
-    found = diff(a.save(tmp_path / "a.safetensors"), b.save(tmp_path / "b.safetensors"))
+    found = diff(
+        load(a.save(tmp_path / "a.safetensors"), architecture="sd15"),
+        load(b.save(tmp_path / "b.safetensors"), architecture="flux1"),
+    )
     assert found.sentence == "for different base models: sd15 and flux1"
     assert found.total.cosine == 0.0
 

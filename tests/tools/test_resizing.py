@@ -137,13 +137,13 @@ def test_what_the_original_fuses_gets_one_rank(
     wanted = {"transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k",
               "transformer_blocks.0.attn.to_v", "transformer_blocks.0.ff.net.0.proj"}  # fmt: skip
     built = spelling(layout, lambda module: module.name in wanted, 6, 3)
-    path = built.save(tmp_path / "flux.safetensors")
-    merged = resize(path, total_error=0.4, dialect="kohya")
+    source = load(built.save(tmp_path / "flux.safetensors"), architecture="flux1")
+    merged = resize(source, total_error=0.4, dialect="kohya")
     choices = {choice.target.key: choice.rank for choice in merged.plan.choices}
     assert len(choices) == 4
     fused = [rank for key, rank in choices.items() if ".attn.to_" in key]
     assert len(set(fused)) == 1
-    exact = resize(path, dialect="kohya").adapter
+    exact = resize(source, dialect="kohya").adapter
     assert sum(ranks_of(merged.adapter).values()) < sum(ranks_of(exact).values())
     assert 0 < merged.error < 0.44  # an estimate
 
