@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from loramix.recipes.reading import read_recipe
     from loramix.recipes.recipe import Recipe
     from loramix.recipes.rules import Rule
+    from loramix.reproducing import Reproduction, reproduce
     from loramix.steps import Plan
     from loramix.types import Adapter, Factors, Target
 
@@ -56,6 +57,7 @@ _HOMES = {
     "Plan": "steps",
     "Policy": "policies",
     "Recipe": "recipes.recipe",
+    "Reproduction": "reproducing",
     "Rule": "recipes.rules",
     "ShapeError": "errors",
     "Target": "types",
@@ -72,6 +74,7 @@ _HOMES = {
     "merge": "merging",
     "plan": "merging",
     "read_recipe": "recipes.reading",
+    "reproduce": "reproducing",
     "resize": "merging",
     "save": "merging",
     "save_plan": "plans.writing",
@@ -98,6 +101,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Recipe",
+    "Reproduction",
     "Rule",
     "ShapeError",
     "Target",
@@ -116,6 +120,7 @@ __all__ = [
     "merge",
     "plan",
     "read_recipe",
+    "reproduce",
     "resize",
     "save",
     "save_plan",

@@ -12,7 +12,7 @@ from loramix.finding import find, text_of
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
 from loramix.formats.dialects import Stem, split_stem
-from loramix.formats.layout import LAYOUTS
+from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import Delta, targets_of
 from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Tensor
@@ -34,7 +34,8 @@ def load(
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
         ``adapter_config.json``), or what a hub cache has; see `loramix.finding.find`.
     name : for reports; default: the name of the file or folder.
-    architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
+    architecture : base model, if names and shapes cannot tell: one of
+        `loramix.formats.layout.LAYOUTS`, or the path of a module table of your own (``.layout``).
     skip : globs of tensor names to leave out.
 
     Raises
@@ -44,8 +45,11 @@ def load(
     ShapeError : factors that do not fit each other.
     OSError : the file cannot be read.
     """
-    if architecture is not None and architecture not in LAYOUTS:
-        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
+    if architecture is not None and not is_architecture(architecture):
+        message = (
+            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
+            "your own in files whose names end in .layout"
+        )
         raise ParamError(message)
     found = find(path)
     opened = SafetensorsFile(found.file)
@@ -91,7 +95,7 @@ def read(
     if not pairs:
         message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
         raise FormatError(message)
-    match = detect([(p.stem, p.size) for p in pairs], architecture)
+    match = detect([(p.stem, p.size) for p in pairs], architecture, metadata)
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
         raise FormatError(message)
@@ -108,6 +112,7 @@ def read(
         metadata=MappingProxyType(dict(metadata)),
         coverage=Coverage(len(left), skipped, notes),
         source=file,
+        runner_up=match.runner_up,
     )
 
 
@@ -218,10 +223,13 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:
-    if match.layout and match.share < 1:
-        missed = round((1 - match.share) * pairs)
-        return [f"{missed} of {pairs} modules are not in the table of {match.layout.name}"]
-    if match.candidates and not match.layout:
-        names = ", ".join(match.candidates)
-        return [f"fits {names} equally well; --architecture decides if it matters"]
-    return []
+    """What a user should know about the base model: at most two lines."""
+    names, notes = ", ".join(match.candidates), []
+    if len(match.candidates) > 1:
+        reason = f": {match.because}" if match.because else ""
+        taken = f"taken for {match.layout.name}" if match.layout else "--architecture decides"
+        notes.append(f"fits {names} equally well; {taken}{reason}")
+    if match.layout and match.hits < pairs:
+        missed = pairs - match.hits
+        notes.append(f"{missed} of {pairs} modules are not in the table of {match.layout.name}")
+    return notes

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from loramix.adapters import load
 from loramix.formats.dialects import COMPONENTS
+from loramix.recipes.records import told
 from loramix.types import Adapter, Factors, StrPath
 
 
@@ -17,6 +18,7 @@ class Inspection:
     Attributes
     ----------
     match : share of its modules that are in the table of the architecture, 0 to 1.
+    runner_up : the architecture that comes next and its match; of an unknown one, the nearest.
     modules : number of modules by component.
     kinds : number of modules by kind (linear, conv 1x1, conv 3x3; dense in front of a dense
         difference).
@@ -25,6 +27,8 @@ class Inspection:
     scales : smallest and largest scale (alpha / rank).
     parameters : numbers in all tensors.
     notes : what a user should know.
+    provenance : what loramix stored of how it made the file: version, sources, method or recipe,
+        output, strengths; empty if it did not make it.  See `loramix.reproduce`.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Inspection:
     architecture: str | None
     candidates: tuple[str, ...]
     match: float
+    runner_up: tuple[str, float] | None
     modules: Mapping[str, int]
     kinds: Mapping[str, int]
     ranks: Mapping[int, int]
@@ -43,6 +48,7 @@ class Inspection:
     tensors: int
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
+    provenance: Mapping[str, object]
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -73,6 +79,7 @@ def inspect(
         architecture=adapter.architecture,
         candidates=adapter.candidates,
         match=adapter.match,
+        runner_up=adapter.runner_up,
         modules=_count(_component(t.key) for t in pairs),
         kinds=_count(_kind(target.shape, pair) for target, pair in pairs.items()),
         ranks=dict(sorted(Counter(pair.rank for pair in pairs.values()).items())),
@@ -82,6 +89,7 @@ def inspect(
         tensors=adapter.coverage.used,
         notes=adapter.coverage.notes,
         metadata=dict(adapter.metadata),
+        provenance=told(adapter.metadata),
     )
 
 

@@ -22,6 +22,7 @@ from loramix.types import ITEM_BYTES, Adapter, Dtype
 
 # Both factors are rounded, each by 0.54 of half a unit in the last place, root mean square.
 _ROUNDING: dict[Dtype, float] = {"bf16": 2.0**-8, "f16": 2.0**-11, "f32": 2.0**-24}
+_BACKEND = "rust"
 _TYPICAL = 0.54 * 2**0.5
 
 
@@ -86,12 +87,26 @@ def rules_for(
     of a target's largest count as 0.
     """
     budget.check(output)
-    plan = _exact(adapter, output, threads)
+    # A rule for all, though it changes nothing, has the parts of fused weights as groups of their
+    # own: those that the rules with the ranks will be about.
+    largest = max(factors.rank for factors in adapter.targets.values())
+    plan = _plan(adapter, output, (Rule(target="*", rank=largest),), threads)
     spectra = _spectra(plan, threads)
-    chosen = _for_size(plan, spectra, budget.size) if budget.size else None
-    if chosen is None:
-        assert budget.total_error is not None
+    if budget.total_error is not None:
         chosen = ranks.for_error(spectra, _cut(budget.total_error, plan.dtype))
+        return _rules(plan, chosen)
+    assert budget.size is not None
+    return _fitting(plan, spectra, budget.size, threads)
+
+
+def _plan(adapter: Adapter, output: Output, rules: tuple[Rule, ...], threads: int | None) -> Plan:
+    """What is written with these rules."""
+    wish = Wish(policy_for("linear"), rules, output)
+    stack = Opened.of([adapter], None, wish)
+    return stack.plan(wish, backend_of(_BACKEND), Ticker(None, 0), threads)
+
+
+def _rules(plan: Plan, chosen: Sequence[int]) -> tuple[Rule, ...]:
     keys: dict[int, list[str]] = {}
     for step, rank in zip(plan.steps, chosen, strict=True):
         keys.setdefault(rank, []).extend(step.keys)
@@ -101,22 +116,9 @@ def rules_for(
     )
 
 
-def _exact(adapter: Adapter, output: Output, threads: int | None) -> Plan:
-    """What is written where nothing is cut.
-
-    A rule for all, though it changes nothing, has the parts of fused weights as groups of their
-    own: those that the rules with the ranks will be about.
-    """
-    largest = max(factors.rank for factors in adapter.targets.values())
-    everywhere = Rule(target="*", rank=largest)
-    wish = Wish(policy_for("linear"), (everywhere,), output)
-    stack = Opened.of([adapter], None, wish)
-    return stack.plan(wish, backend_of("rust"), Ticker(None, 0), threads)
-
-
 def _spectra(plan: Plan, threads: int | None) -> list[Spectrum]:
     """Singular values of every step of a plan of sums."""
-    backend = backend_of("rust")
+    backend = backend_of(_BACKEND)
     found: list[Spectrum] = []
     for batch in batches(plan.steps, _resident, READ_BYTES):
         work = partial(_of_batch, batch, backend, threads)
@@ -161,20 +163,33 @@ def _cut(total_error: float, dtype: Dtype) -> float:
     return float((total_error**2 - rounding**2) ** 0.5)
 
 
-def _for_size(plan: Plan, spectra: Sequence[Spectrum], size: int) -> tuple[int, ...]:
+def _fitting(
+    plan: Plan, spectra: Sequence[Spectrum], size: int, threads: int | None
+) -> tuple[Rule, ...]:
     """Ranks of a file of at most so many bytes.
+
+    The header says the rules, so how much is left for factors is known when they are made.
 
     Raises
     ------
     ParamError : rank 1 everywhere takes more.
     """
     item = ITEM_BYTES[CODES[plan.dtype]]
-    around = executing.bytes_around(plan)
-    smallest = around + ranks.least(spectra) * item
-    if size < smallest:
-        message = (
-            f"size = {size} bytes: rank 1 everywhere takes {smallest} as {plan.dtype}; allow more, "
-            "or leave targets out"
-        )
-        raise ParamError(message)
-    return ranks.for_size(spectra, (size - around) // item)
+    smallest = ranks.least(spectra)
+    numbers = max(size // item, smallest)
+    while True:
+        chosen = ranks.for_size(spectra, numbers)
+        taken = sum(one.cost * rank for one, rank in zip(spectra, chosen, strict=True))
+        rules = _rules(plan, chosen)
+        made = _plan(plan.adapters[0], plan.output, rules, threads)
+        whole = executing.bytes_around(made, _BACKEND) + taken * item
+        if whole <= size:
+            return rules
+        if taken == smallest:
+            message = (
+                f"size = {size} bytes: rank 1 everywhere takes {whole} as {plan.dtype}; allow "
+                "more, or leave targets out"
+            )
+            raise ParamError(message)
+        too_many = -(-(whole - size) // item)
+        numbers = max(taken - too_many, smallest)

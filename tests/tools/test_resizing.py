@@ -23,7 +23,7 @@ from helpers import (
     write_safetensors,
 )
 
-from loramix import Adapter, ParamError, load, resize
+from loramix import Adapter, ParamError, load, reproduce, resize
 from loramix.cli.app import main
 from loramix.cli.arguments import bytes_of
 from loramix.formats.layout import load_layout
@@ -153,6 +153,13 @@ def test_the_plan_says_the_ranks(tmp_path: Path) -> None:
     said = {choice.target.key: choice.rank for choice in merged.plan.choices}
     assert said == ranks_of(merged.adapter)
     assert "rank = " in merged.plan.recipe
+
+
+@pytest.mark.parametrize("budget", [{"total_error": 0.1}, {"size": 30_000}], ids=str)
+def test_it_can_be_made_again(tmp_path: Path, budget: dict[str, float]) -> None:
+    path, out = source(tmp_path), tmp_path / "out.safetensors"
+    resize(path, path=out, **budget)  # type: ignore[arg-type]
+    assert reproduce(out, [path]).identical
 
 
 def test_dense_differences_are_cut_as_well(tmp_path: Path) -> None:
