@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
+    from loramix.diagnosing.examining import doctor
+    from loramix.diagnosing.findings import Diagnosis, Finding
+    from loramix.diffing.comparing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -37,7 +40,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
+    "Diagnosis": "diagnosing.findings",
+    "Difference": "diffing.comparing",
     "Factors": "types",
+    "Finding": "diagnosing.findings",
     "FormatError": "errors",
     "Inspection": "inspecting",
     "LoramixError": "errors",
@@ -57,6 +63,8 @@ _HOMES = {
     "Target": "types",
     "analyze": "analyzing",
     "combine": "memory",
+    "diff": "diffing.comparing",
+    "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",
     "follow": "merging",
@@ -78,7 +86,10 @@ __all__ = [
     "POLICIES",
     "Adapter",
     "Analyzed",
+    "Diagnosis",
+    "Difference",
     "Factors",
+    "Finding",
     "FormatError",
     "Inspection",
     "LoramixError",
@@ -97,6 +108,8 @@ __all__ = [
     "__version__",
     "analyze",
     "combine",
+    "diff",
+    "doctor",
     "execute",
     "expand",
     "follow",
