@@ -69,7 +69,8 @@ def judge(
         return _up_to_factors(total, factors, limit)
     far = sum(one.pair.difference > limit for one in targets)
     return "different", (
-        f"different: {far} of {len(targets)} targets, {total.difference:.2g} of the norm in all"
+        f"different in {far} of {len(targets)} targets; what differs has {total.difference:.0%} of "
+        "the larger norm"
     )
 
 
