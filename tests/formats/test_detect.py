@@ -149,16 +149,14 @@ def test_flux1_and_chroma_are_told_by_modulation_or_the_guidance_layer() -> None
         ("adapter_config.json", '{"base_model_name_or_path": "lodestones/Chroma1-HD"}', "chroma"),
         # Shapes win: it is no SDXL, whatever it says.
         ("ss_base_model_version", "sdxl_base_v1-0", "flux1"),
-        # HunyuanVideo has more blocks than this ends with.
-        ("ss_base_model_version", "hunyuan_video", "flux1"),
+        # It may have been trained on the first blocks.
+        ("ss_base_model_version", "hunyuan_video", "hunyuan_video"),
     ],
 )
 def test_metadata_decide_between_what_fits(key: str, value: str, expected: str) -> None:
     match = detect(file("flux1", "original", NOT_MODULATION), metadata={key: value})
     assert names_of(match) == (expected, ("flux1", "chroma", "hunyuan_video"))
-    assert ("its metadata name" in match.because) == (
-        value not in ("sdxl_base_v1-0", "hunyuan_video")
-    )
+    assert ("its metadata name" in match.because) == (value != "sdxl_base_v1-0")
 
 
 def test_hunyuan_video_and_chroma() -> None:
@@ -199,6 +197,8 @@ def test_klein_4b_shares_the_attention_of_five_blocks() -> None:
         ("flux1", "flux2_klein_4b", "chroma", "hunyuan_video"),
     )
     assert match.because == "its last blocks are those of flux2_klein_4b"
+    whole = file("flux2_klein_4b", "original", DOUBLE)
+    assert decided(whole, {"ss_base_model_version": "flux1"}) == "flux1"  # its first five
     few = file("flux2_klein_4b", "original", matching(r"^transformer_blocks\.[0-2]\.attn\."))
     assert decided(few) == "flux1"
     assert decided(few, {"ss_base_model_version": "flux_2_klein_4b"}) == "flux2_klein_4b"

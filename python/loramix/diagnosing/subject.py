@@ -199,7 +199,7 @@ def subject_of(
         if judged is not None:
             values[name] = judged
         file.release()
-    match = detect([(one.stem, one.size) for one in modules], architecture)
+    match = detect([(one.stem, one.size) for one in modules], architecture, strings)
     return Subject(
         path, file, tensors, strings, entries, unknown, modules, match, found, refusal, values,
         digest,
