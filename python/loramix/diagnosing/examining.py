@@ -11,7 +11,7 @@ from loramix.diagnosing.rules import RULES
 from loramix.diagnosing.subject import Subject, subject_of
 from loramix.errors import FormatError, ParamError
 from loramix.finding import Found, find, text_of
-from loramix.formats.layout import LAYOUTS
+from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.formats.scales import CONFIG
 from loramix.io.safetensors import SafetensorsFile
 from loramix.types import StrPath
@@ -44,8 +44,11 @@ def doctor(
     >>> for one in loramix.doctor("style.safetensors").findings:  # doctest: +SKIP
     ...     print(one.severity, one.where, one.what, one.mend)
     """
-    if architecture is not None and architecture not in LAYOUTS:
-        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
+    if architecture is not None and not is_architecture(architecture):
+        message = (
+            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
+            "your own in files whose names end in .layout"
+        )
         raise ParamError(message)
     try:
         found = find(path)
