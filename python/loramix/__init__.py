@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from loramix.analyzing import Analyzed, analyze
     from loramix.baking import Baked, bake
     from loramix.checkpoints import Checkpoint, open_checkpoint
+    from loramix.diagnosing.examining import doctor
+    from loramix.diagnosing.findings import Diagnosis, Finding
+    from loramix.diffing.comparing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.extracting import extract
@@ -42,7 +45,10 @@ _HOMES = {
     "Analyzed": "analyzing",
     "Baked": "baking",
     "Checkpoint": "checkpoints",
+    "Diagnosis": "diagnosing.findings",
+    "Difference": "diffing.comparing",
     "Factors": "types",
+    "Finding": "diagnosing.findings",
     "FormatError": "errors",
     "Inspection": "inspecting",
     "LoramixError": "errors",
@@ -63,6 +69,8 @@ _HOMES = {
     "analyze": "analyzing",
     "bake": "baking",
     "combine": "memory",
+    "diff": "diffing.comparing",
+    "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",
     "extract": "extracting",
@@ -88,7 +96,10 @@ __all__ = [
     "Analyzed",
     "Baked",
     "Checkpoint",
+    "Diagnosis",
+    "Difference",
     "Factors",
+    "Finding",
     "FormatError",
     "Inspection",
     "LoramixError",
@@ -108,6 +119,8 @@ __all__ = [
     "analyze",
     "bake",
     "combine",
+    "diff",
+    "doctor",
     "execute",
     "expand",
     "extract",

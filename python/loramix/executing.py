@@ -154,6 +154,18 @@ def _room(plan: Plan, backend: str) -> int:
     return header_room(names, _strings(plan, ranks, digests, backend))
 
 
+def bytes_around(plan: Plan, backend: str) -> int:
+    """What the file of tensors takes beside its factors: length, header, alphas.
+
+    Parameters
+    ----------
+    backend : name of what will carry the plan out; the header says it.
+    """
+    pairs = sum(step.kind != "dense" for step in plan.steps)
+    alphas = pairs * ITEM_BYTES["F32"] if plan.alpha is not None else 0
+    return 8 + -(-_room(plan, backend) // 8) * 8 + alphas
+
+
 def _write(
     plan: Plan,
     writer: Writer,

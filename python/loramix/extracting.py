@@ -6,10 +6,10 @@ from pathlib import Path
 from loramix import executing, placing
 from loramix.backends import backend_of
 from loramix.deciding import Ticker
-from loramix.differing import Pair
 from loramix.errors import OutputError, ParamError
 from loramix.executing import Merged
 from loramix.output import Output
+from loramix.subtracting import Pair
 from loramix.types import Dtype, Progress, StrPath
 
 _RANK = 32

@@ -100,7 +100,8 @@ def reproduce(
     >>> loramix.reproduce("ab.safetensors", ["downloads"]).identical  # doctest: +SKIP
     True
     """
-    file, config = find(Path(path))
+    there = find(path)
+    file, config = there.file, there.config
     old = SafetensorsFile(file)
     record = read_record(old.metadata, str(path))
     if output is not None and Path(output).exists() and _holds(Path(output), file):
@@ -119,11 +120,11 @@ def reproduce(
             place = Path(output)
         device = _device(backend, record.backend)
         merged = execute(plan, place, threads=threads, backend=device, progress=progress)
-        new, new_config = find(place)
+        made = find(place)
         # A tensor file that was taken out of its folder has lost its config, see the notes.
-        new_text = text_of(new_config) if new_config is not None and texts is not None else None
+        new_text = text_of(made.config) if made.config and texts is not None else None
         comparison = compare(
-            old, SafetensorsFile(new), (texts, new_text),
+            old, SafetensorsFile(made.file), (texts, new_text),
             architecture=merged.adapter.architecture, threads=threads,
         )  # fmt: skip
     return Reproduction(

@@ -74,6 +74,19 @@ def test_components_of_a_pipeline_stand_in_front(tmp_path: Path) -> None:
     assert found.place("layers.1.proj") is None  # of which of them?
 
 
+def test_repositories_are_found_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "f00d"
+    snapshot.mkdir(parents=True)
+    write_safetensors(snapshot / "model.safetensors", TENSORS)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert bytes_of(Path("some/model")) == expected()
+    assert bytes_of(Path("some/model/model.safetensors")) == expected()
+    with pytest.raises(FileNotFoundError, match="downloads nothing"):
+        open_checkpoint("some/other")
+
+
 @pytest.mark.parametrize("main", [True, False])
 def test_a_local_cache_of_the_hub(tmp_path: Path, main: bool) -> None:
     root = tmp_path / "models--some--model"

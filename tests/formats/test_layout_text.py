@@ -114,6 +114,7 @@ def test_another_layout_may_be_included() -> None:
         ("a 4x3 = rows 4", r"expected rows start\+4, found rows 4"),
         ("a WxW =", "not a number: 'W'"),
         ("a.{0..LAST} 4x3 =", "not a number: 'LAST'"),
+        ("a.{0..1000} 4x3 =", "1001 choices; 1000 at most"),
         ("a 4x-3 =", "not a number: '-3'"),
         ("a 4x3 b\nb 4x3 c", "b of b stands for something else already"),
         ("a 4x3 c swap\nb 4x3 c", "c of b stands for something else already"),

@@ -1,8 +1,8 @@
 """The tensor files of a base model, from what a user names.
 
 A file; the index of a sharded one; a folder that holds either; a folder of a diffusers pipeline
-with a sub-folder for each component; a model in a local cache of the Hugging Face hub.  Nothing
-is looked for anywhere else, and nothing is downloaded.
+with a sub-folder for each component; a model in a local cache of the Hugging Face hub, see
+`loramix.finding`.  Nothing is downloaded.
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loramix.errors import FormatError
+from loramix.finding import cached, snapshot
 
 INDEX = ".safetensors.index.json"
 _SUFFIX = ".safetensors"
@@ -62,12 +63,12 @@ def find(path: Path) -> Found:
         fit its files.
     OSError : there is nothing, or it cannot be read.
     """
+    path = path if path.exists() else cached(path)
     if path.name.endswith(INDEX):
         return Found(path.parent, _indexed(path, None))
     if not path.is_dir():
-        path.stat()  # says that there is nothing
         return Found(path, (Part(path),))
-    root = _snapshot(path)
+    root = snapshot(path)
     if not (root / _PIPELINE).is_file():
         parts = _in_folder(root, None)
         if not parts:
@@ -86,26 +87,6 @@ def find(path: Path) -> Found:
         )
         raise FormatError(message)
     return Found(root, parts)
-
-
-def _snapshot(path: Path) -> Path:
-    """The revision ``main`` of a model in a local cache of the hub; other folders as they are."""
-    snapshots = path / "snapshots"
-    if not (path.name.startswith("models--") and snapshots.is_dir()):
-        return path
-    main = path / "refs" / "main"
-    if main.is_file():
-        found = snapshots / main.read_text(encoding="utf-8").strip()
-        if found.is_dir():
-            return found
-    revisions = sorted(one for one in snapshots.iterdir() if one.is_dir())
-    if len(revisions) == 1:
-        return revisions[0]
-    message = (
-        f"{path}: {len(revisions)} snapshots and no refs/main that names one of them; name the "
-        "snapshot's folder, or download the model again"
-    )
-    raise FormatError(message)
 
 
 def _in_folder(folder: Path, component: str | None) -> tuple[Part, ...]:

@@ -1,7 +1,8 @@
 """The program: commands, exit codes, and one line for everything that can go wrong.
 
 0: done.  1: refused, failed or interrupted; nothing was written; or not the same bytes again.
-2: not a sensible command.
+2: not a sensible command.  ``diff`` says with 1 that there is a difference, and with 2 whatever
+keeps it from saying so.
 """
 
 import errno
@@ -13,7 +14,16 @@ from typing import Annotated, TextIO, cast
 import typer
 
 from loramix import __version__
-from loramix.cli import baking, console, looking, merging, reproducing, shared, showing
+from loramix.cli import (
+    baking,
+    console,
+    looking,
+    merging,
+    reproducing,
+    shared,
+    showing,
+    tools,
+)
 from loramix.errors import LoramixError, ParamError
 
 _INTERRUPTED = 130
@@ -37,6 +47,8 @@ for command in (
     looking.analyze,
     looking.compat,
     looking.methods,
+    tools.diff,
+    tools.doctor,
     showing.demo,
 ):
     app.command()(command)
