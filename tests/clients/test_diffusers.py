@@ -31,9 +31,10 @@ from diffusers.loaders.lora_conversion_utils import (
     _convert_non_diffusers_lora_to_diffusers,
     _maybe_map_sgm_blocks_to_diffusers,
 )
+from clients.applied import Models, applied, canonical
+from clients.models import weightless
 from formats.builders import (
     Built,
-    Pair,
     Tensors,
     Truth,
     diffusers,
@@ -44,7 +45,6 @@ from formats.builders import (
     spell,
     total,
 )
-from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -99,23 +99,7 @@ NO_LOADER = "text_encoder_2."
 WEIGHTS = (0.7, -0.4, 1.5)
 DIALECTS = ("kohya", "diffusers")
 STACKS = (*DIALECTS, "mixed")
-Models = dict[str, torch.nn.Module]
 Choose = Callable[[Module], bool]
-
-
-def weightless(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """A model on the CPU with all its layers and no memory for its weights."""
-    with torch.device("meta"):
-        model = make()
-    for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None:
-                zeros = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
-                module._parameters[name] = torch.nn.Parameter(zeros, requires_grad=False)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.zeros((), dtype=buffer.dtype).expand(buffer.shape)
-    return model
 
 
 def sdxl() -> tuple[Any, Models]:
@@ -137,25 +121,6 @@ def flux() -> tuple[Any, Models]:
     }
     other = dict.fromkeys(("vae", "tokenizer", "tokenizer_2", "scheduler", "text_encoder_2"))
     return FluxPipeline(**models, **other), models
-
-
-def canonical(component: str, name: str) -> str:
-    """Newer CLIPTextModel classes have no ``text_model`` level; the module tables have."""
-    inside = component.startswith("text_encoder") and name.startswith("encoder.")
-    return f"{component}.text_model.{name}" if inside else f"{component}.{name}"
-
-
-def applied(models: Models) -> Truth:
-    """What PEFT adds to every layer of the loaded models."""
-    found: Truth = {}
-    for component, model in models.items():
-        for name, layer in model.named_modules():
-            if isinstance(layer, LoraLayer) and layer.lora_A:
-                (adapter,) = layer.lora_A
-                up, down = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight
-                factors = (x.detach().flatten(1).numpy() for x in (up, down))
-                found[canonical(component, name)] = [Pair(*factors, layer.scaling[adapter])]
-    return found
 
 
 def everything(module: Module) -> bool:

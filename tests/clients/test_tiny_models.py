@@ -1,0 +1,192 @@
+"""Files that loramix writes, loaded by diffusers into every architecture that both know.
+
+The models are the real classes with few and narrow blocks and seeded weights (`clients.models`);
+the inputs are adapters under the names of the original codes, with several ranks and alphas.
+What is proved: the loaded adapter changes the output of the model by what the deltas do that are
+added to its weights by hand.  What diffusers gets wrong is listed by name, and each entry has a
+test that fails when diffusers is repaired.
+"""
+
+import contextlib
+import fnmatch
+import os
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+from clients.applied import applied
+from clients.models import CLIENTS
+from clients.tiny import SPELLINGS, Choose, adapter, add_by_hand, table_of
+from formats.builders import Truth, gaps, total
+
+import loramix
+from loramix.formats.layout import Layout
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    # A top-level proj_out also names every proj_out of the blocks, if the file has not those.
+    "ignore:While injecting the PEFT adapters:RuntimeWarning",
+    # What is dropped may have had a rank of its own.
+    "ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning",
+)
+
+WEIGHTS = (0.7, -0.4)
+EXACT = 1e-4
+"""Largest relative distance of deltas, and of changes of an output; about 1e-6 is usual."""
+
+# Modules that diffusers does not take from a dialect, and what happens instead: they are
+# dropped without a word, or nothing is loaded and there is an error.
+# A size that a converter knows by heart fits the full models only: see `test_diffusers`.
+_FLUX1_KOHYA = {
+    "x_embedder": "dropped",
+    "context_embedder": "dropped",
+    "proj_out": "dropped",
+    "norm_out.linear": "dropped",
+    "time_text_embed.*": "dropped",
+    "single_transformer_blocks.*.attn.to_?": "full size only",
+    "single_transformer_blocks.*.proj_mlp": "full size only",
+}
+_FLUX2_KOHYA = {
+    "double_stream_modulation_img.linear": "dropped",
+    "double_stream_modulation_txt.linear": "dropped",
+    "single_stream_modulation.linear": "dropped",
+    "norm_out.linear": "dropped",
+    "time_guidance_embed.guidance_embedder.*": "dropped",
+}
+_WAN_KOHYA = {"condition_embedder.*": "raises", "patch_embedding": "raises", "proj_out": "raises"}
+WRONG: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("sd15", "kohya"): {},
+    ("sd21", "kohya"): {},
+    ("sdxl", "kohya"): {},
+    ("flux1", "kohya"): _FLUX1_KOHYA,
+    ("flux2_dev", "kohya"): _FLUX2_KOHYA,
+    ("flux2_klein_4b", "kohya"): {k: v for k, v in _FLUX2_KOHYA.items() if "guidance" not in k},
+    ("chroma", "kohya"): {
+        **{k: v for k, v in _FLUX1_KOHYA.items() if k[:4] not in ("time", "norm")},
+        "distilled_guidance_layer.*": "raises",
+    },
+    ("z_image", "kohya"): {"all_x_embedder.*": "dropped", "all_final_layer.*": "dropped"},
+    ("qwen_image", "kohya"): {},
+    ("wan21_t2v_1_3b", "kohya"): _WAN_KOHYA,
+    ("wan21_i2v_14b", "kohya"): _WAN_KOHYA,
+    ("wan22_ti2v_5b", "kohya"): _WAN_KOHYA,
+    ("wan21_vace_1_3b", "kohya"): {
+        **_WAN_KOHYA, "vace_blocks.*": "raises", "vace_patch_embedding": "raises",
+    },
+}  # fmt: skip
+# Dialects of which diffusers loads nothing.
+FOREIGN = (
+    ("sd3_medium", "kohya"),
+    ("sd35_medium", "kohya"),
+    ("lumina2", "kohya"),
+    ("ltx_video_2b", "kohya"),
+    ("hunyuan_video", "kohya"),
+)
+
+
+class Stand:
+    """One architecture: its tiny model, the table, and what the model says without an adapter."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.client = CLIENTS[name]
+        model = self.client.make()
+        self.layout: Layout = table_of(
+            name, self.client.component, model, folder / f"{name}.layout"
+        )
+        self.before = self.client.run(model)
+
+    def merged(self, dialect: str, choose: Choose, folder: Path) -> tuple[Path, Truth]:
+        """Merge two adapters; the second has every other module, other ranks and other scales."""
+        kohya = self.layout.modules[0].kohya is not None
+        spelling = SPELLINGS["kohya" if kohya else "peft"]
+        odd = {module.name for module in self.layout.modules[::2]}
+        first = adapter(self.layout, spelling, choose, 1, ranks=(4, 2), scales=(1.0, 0.5, 2.0))
+        second = adapter(
+            self.layout, spelling, lambda m: choose(m) and m.name in odd, 1000,
+            ranks=(2, 3), scales=(0.5, 2.0),
+        )  # fmt: skip
+        files = [one.save(folder / f"{i}.safetensors") for i, one in enumerate((first, second))]
+        path = folder / "merged.safetensors"
+        loramix.merge(
+            files, "linear", weights=WEIGHTS, output=loramix.Output(dialect=dialect), path=path,
+            architecture=self.layout.name,
+        )  # fmt: skip
+        return path, total([(first.truth, WEIGHTS[0]), (second.truth, WEIGHTS[1])])
+
+    def check(self, path: Path, truth: Truth) -> None:
+        """Require that diffusers loads what is meant, layer by layer and in the output."""
+        loaded, edited = self.client.make(), self.client.make()
+        self.client.load(loaded, str(path))
+        assert gaps(truth, applied({self.client.component: loaded})) < EXACT
+        add_by_hand(edited, self.client.component, truth)
+        meant = self.client.run(edited).double() - self.before
+        got = self.client.run(loaded).double() - self.before
+        assert meant.norm() > 1e-2 * self.before.norm()  # or the next line would compare noise
+        assert (got - meant).norm() < EXACT * meant.norm()
+
+
+@cache
+def _stand(name: str, folder: Path) -> Stand:
+    return Stand(name, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tables")
+
+
+def among(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_the_universal_form_does_what_the_deltas_do(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
+    stand = _stand(name, folder)
+    path, truth = stand.merged("diffusers", lambda _: True, tmp_path)
+    assert truth.keys() == {f"{m.component}.{m.name}" for m in stand.layout.modules}
+    stand.check(path, truth)
+
+
+@pytest.mark.parametrize(("name", "dialect"), WRONG)
+def test_other_dialects_do_what_the_deltas_do(
+    name: str, dialect: str, folder: Path, tmp_path: Path
+) -> None:
+    stand = _stand(name, folder)
+    stand.check(*stand.merged(dialect, lambda m: not among(m.name, WRONG[name, dialect]), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "pattern"),
+    [(*key, pattern) for key, wrong in WRONG.items() for pattern in wrong],
+)
+def test_what_diffusers_gets_wrong_is_still_wrong(
+    name: str, dialect: str, pattern: str, folder: Path, tmp_path: Path
+) -> None:
+    stand, how = _stand(name, folder), WRONG[name, dialect][pattern]
+    others = [other for other in WRONG[name, dialect] if other != pattern]
+    path, truth = stand.merged(dialect, lambda m: not among(m.name, others), tmp_path)
+    rest = {k: v for k, v in truth.items() if not among(k.partition(".")[2], [pattern])}
+    assert 0 < len(rest) < len(truth)
+    if how == "dropped":
+        stand.check(path, rest)
+        return
+    with pytest.raises((AssertionError, ValueError, IndexError)):
+        stand.client.load(stand.client.make(), str(path))
+
+
+@pytest.mark.parametrize(("name", "dialect"), FOREIGN)
+def test_dialects_that_diffusers_does_not_know(
+    name: str, dialect: str, folder: Path, tmp_path: Path
+) -> None:
+    stand = _stand(name, folder)
+    path, _ = stand.merged(dialect, lambda _: True, tmp_path)
+    model = stand.client.make()
+    with contextlib.suppress(ValueError, RuntimeError):
+        stand.client.load(model, str(path))
+    assert not applied({stand.client.component: model})
