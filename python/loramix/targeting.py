@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from loramix.errors import FormatError
-from loramix.formats.dialects import Stem, lookup
-from loramix.formats.layout import Layout, Module
+from loramix.formats.dialects import Stem
+from loramix.formats.layout import Layout, flatten
 from loramix.types import Factors, Target
 
 
@@ -38,17 +39,37 @@ def targets_of(deltas: Sequence[Delta], layout: Layout | None, where: str) -> di
     found: dict[str, tuple[Target, Factors]] = {}
     covered: dict[str, str] = {}
     for delta in deltas:
-        modules = lookup(delta.stem, layout, delta.size) if layout else ()
-        target, factors = _target(delta, modules), delta.factors
-        if any(module.swap and module.kohya == delta.stem.text for module in modules):
-            factors = replace(factors, up=factors.up.with_halves_swapped())
-        parts = [f"{m.component}.{m.name}" for m in modules] or [target.key]
-        for part in parts:
-            if part in covered:
-                _refuse_twice(found, covered[part], factors, part, where)
-            covered[part] = target.key
-        found.setdefault(target.key, (target, factors))
+        for target, factors, parts in _placed(delta, layout):
+            for part in parts:
+                if part in covered:
+                    _refuse_twice(found, covered[part], factors, part, where)
+                covered[part] = target.key
+            found.setdefault(target.key, (target, factors))
     return dict(found[key] for key in sorted(found))
+
+
+def _placed(delta: Delta, layout: Layout | None) -> list[tuple[Target, Factors, list[str]]]:
+    """What a delta changes: targets, what it does to each, the keys of the modules of each."""
+    stem, factors = delta.stem, delta.factors
+    hit = layout.find(flatten(stem.path), stem.component, delta.size) if layout else None
+    if hit is None:
+        target = Target(stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
+        return [(target, factors, [target.key])]
+    if hit.swapped:
+        factors = replace(factors, up=factors.up.with_halves_swapped())
+    first = hit.modules[0]
+    parts = [Target(f"{m.component}.{m.name}", m.shape) for m in hit.modules]
+    if len(parts) == 1:
+        return [(parts[0], factors, [parts[0].key])]
+    if all(module.kohya == first.kohya for module in hit.modules):
+        whole = Target(f"{first.component}.{first.original}", (delta.size[0], *first.shape[1:]))
+        return [(whole, factors, [part.key for part in parts])]
+    # Fused by a naming that no dialect writes: its parts are apart from the start.
+    ends = accumulate(part.rows for part in parts)
+    return [
+        (part, factors.rows(end - part.rows, end), [part.key])
+        for part, end in zip(parts, ends, strict=True)
+    ]
 
 
 def _refuse_twice(
@@ -62,13 +83,3 @@ def _refuse_twice(
         "out with --skip"
     )
     raise FormatError(message)
-
-
-def _target(delta: Delta, modules: Sequence[Module]) -> Target:
-    factors = delta.factors
-    if not modules:
-        return Target(delta.stem.key, (factors.up.shape[0], *factors.down.shape[1:]))
-    first = modules[0]
-    if len(modules) == 1:
-        return Target(f"{first.component}.{first.name}", first.shape)
-    return Target(f"{first.component}.{first.original}", (delta.size[0], *first.shape[1:]))
