@@ -3,8 +3,7 @@
 What is proved: for every stack of inputs (Kohya, diffusers, one of each; ranks 4 and 2; text
 encoders) and every output dialect, ``load_lora_weights`` ends up with ``scale * B @ A`` equal to
 the intended delta in every layer of the full-size models.  The models have all their layers but
-no storage: each weight is one zero seen through a stride of nought.  A second part loads into
-small models with weights and compares what they compute.
+no storage: each weight is one zero seen through a stride of nought.
 
 What diffusers does not load is listed here by name (``DROPPED``, ``NO_LOADER``), so that a
 release that starts to load it is noticed.
@@ -20,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from clients.applied import Models, applied, canonical
+from clients.models import weightless
 from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
@@ -31,18 +32,14 @@ from diffusers.loaders.lora_conversion_utils import (
     _convert_non_diffusers_lora_to_diffusers,
     _maybe_map_sgm_blocks_to_diffusers,
 )
-from clients.applied import Models, applied, canonical
-from clients.models import weightless
 from formats.builders import (
     Built,
-    Tensors,
+    Pair,
     Truth,
     diffusers,
     gap,
     gaps,
     kohya,
-    pair,
-    spell,
     total,
 )
 from safetensors import safe_open
@@ -353,91 +350,3 @@ def test_equal_ranks_load_without_metadata(name: str, tmp_path: Path) -> None:
     pipeline, models = sdxl() if name == "sdxl" else flux()
     pipeline.load_lora_weights(str(path))
     assert gaps(without(built.truth, *([NO_LOADER] * (name == "flux1"))), applied(models)) < 1e-6
-
-
-def small_unet() -> UNet2DConditionModel:
-    torch.manual_seed(1)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 2),
-        cross_attention_dim=12,
-    ).eval()
-
-
-def small_flux() -> FluxTransformer2DModel:
-    torch.manual_seed(2)
-    return FluxTransformer2DModel(
-        in_channels=4,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        pooled_projection_dim=10,
-        axes_dims_rope=(2, 2, 4),
-    ).eval()
-
-
-def run_unet(model: torch.nn.Module) -> torch.Tensor:
-    torch.manual_seed(3)
-    latent, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12)
-    return model(latent, torch.tensor([10, 500]), text).sample
-
-
-def run_flux(model: torch.nn.Module) -> torch.Tensor:
-    torch.manual_seed(4)
-    return model(
-        hidden_states=torch.randn(1, 6, 4),
-        encoder_hidden_states=torch.randn(1, 3, 12),
-        pooled_projections=torch.randn(1, 10),
-        timestep=torch.tensor([0.5]),
-        img_ids=torch.arange(18).reshape(6, 3).float(),
-        txt_ids=torch.zeros(3, 3),
-    ).sample
-
-
-SMALL: dict[str, tuple[Callable[[], Any], Callable[[torch.nn.Module], torch.Tensor]]] = {
-    "unet": (small_unet, run_unet),
-    "transformer": (small_flux, run_flux),
-}
-
-
-@pytest.mark.parametrize("component", SMALL)
-def test_small_models_compute_the_same(component: str, tmp_path: Path) -> None:
-    # Two adapters of ranks 3 and 2 on overlapping layers against weights with the deltas added.
-    make, run = SMALL[component]
-    model, edited = make(), make()
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
-    }
-    built = []
-    for which, rank in enumerate((3, 2)):
-        tensors: Tensors = {}
-        truth: Truth = {}
-        for index, (name, layer) in enumerate(layers.items()):
-            if index % 3 != which:
-                shape = tuple(layer.weight.shape)
-                cols = layer.weight[0].numel()
-                one = pair(shape[0], cols, min(rank, cols, shape[0]), 100 * which + index)
-                tensors |= spell(f"{component}.{name}", one, "AB", shape)
-                truth[f"{component}.{name}"] = [one]
-        built.append(Built(tensors, truth))
-    path, truth = merged(built, "diffusers", tmp_path)
-    before = run(model).detach()
-    model.load_lora_adapter(str(path), prefix=component)
-    assert gaps(truth, applied({component: model})) < 1e-6
-    with torch.no_grad():
-        for key, pairs in truth.items():
-            layer = edited.get_submodule(key.partition(".")[2])
-            delta = sum(one.dense() for one in pairs)
-            layer.weight += torch.from_numpy(delta).reshape(layer.weight.shape)
-    expected, got = run(edited).detach(), run(model).detach()
-    assert float((expected - got).abs().max()) < 1e-4 * float(expected.abs().max())
-    assert float((expected - before).abs().max()) > 1e-2 * float(expected.abs().max())
