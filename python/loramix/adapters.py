@@ -11,8 +11,8 @@ from loramix.errors import FormatError, ParamError, ShapeError
 from loramix.finding import find, text_of
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
-from loramix.formats.dialects import Stem, split_stem
-from loramix.formats.layout import LAYOUTS
+from loramix.formats.dialects import Stem, convention, split_stem
+from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import Delta, targets_of
 from loramix.types import ITEM_BYTES, Adapter, Coverage, Factors, Source, StrPath, Tensor
@@ -34,7 +34,8 @@ def load(
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
         ``adapter_config.json``).
     name : for reports; default: the name of the file or folder.
-    architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
+    architecture : base model, if names and shapes cannot tell: one of
+        `loramix.formats.layout.LAYOUTS`, or the path of a module table of your own (``.layout``).
     skip : globs of tensor names to leave out.
 
     Raises
@@ -44,8 +45,11 @@ def load(
     ShapeError : factors that do not fit each other.
     OSError : the file cannot be read.
     """
-    if architecture is not None and architecture not in LAYOUTS:
-        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
+    if architecture is not None and not is_architecture(architecture):
+        message = (
+            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
+            "your own in files whose names end in .layout"
+        )
         raise ParamError(message)
     file, config = find(Path(path))
     opened = SafetensorsFile(file)
@@ -96,16 +100,17 @@ def read(
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
         raise FormatError(message)
-    targets = targets_of(pairs, match.layout, where)
-    notes = (*reader.notes(), *_match_notes(match, len(pairs)))
-    dialects = [p.stem.dialect for p in pairs]
+    found = targets_of(pairs, match.layout, where)
+    notes = (*reader.notes(), *_match_notes(match, len(pairs)), *found.notes())
+    stems = [p.stem for p in pairs]
+    architecture = match.layout.name if match.layout else None
     return Adapter(
         name=name,
-        dialect=max(sorted(set(dialects)), key=dialects.count),
-        architecture=match.layout.name if match.layout else None,
+        dialect=convention(stems, found.worlds, left, architecture, metadata),
+        architecture=architecture,
         candidates=match.candidates,
         match=match.share,
-        targets=MappingProxyType(targets),
+        targets=MappingProxyType(found.targets),
         metadata=MappingProxyType(dict(metadata)),
         coverage=Coverage(len(left), skipped, notes),
         source=file,
@@ -193,7 +198,7 @@ class _Reader:
         config = self._configs.get(component) or self._configs.get("")
         if config is not None:
             return config.scale(stem.path, rank)
-        self._counts["no alpha"] += stem.dialect == "kohya"
+        self._counts["no alpha"] += stem.flat
         return 1.0
 
 

@@ -211,7 +211,7 @@ Skip = Annotated[
 Architecture = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Base model, if names and shapes cannot tell: sd15, sdxl, flux1.",
+        metavar="NAME", help="Base model, if names and shapes cannot tell: such as sd15 or flux1, or a .layout file.",
         show_default=False,
     ),
 ]  # fmt: skip

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loramix.formats.dialects import Stem, lookup
-from loramix.formats.layout import LAYOUTS, Layout, load_layout
+from loramix.formats.layout import Layout, load_layout
 
 ACCEPT = 0.8
 """Share of the modules that must hit a table before we believe it."""
+
+_SCORED = ("sd15", "sdxl", "flux1")  # the others share modules, and need rules between equals
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def detect(modules: Sequence[tuple[Stem, tuple[int, int]]], only: str | None = N
     modules : what a file holds: stems with the sizes of their deltas.
     only : name of the table to use whatever its score.
     """
-    names = (only,) if only else LAYOUTS
+    names = (only,) if only else _SCORED
     shares = {name: _share(modules, load_layout(name)) for name in names}
     order = sorted(shares, key=lambda name: -shares[name])  # stable: ties keep the listed order
     best = shares[order[0]]
@@ -50,5 +52,5 @@ def detect(modules: Sequence[tuple[Stem, tuple[int, int]]], only: str | None = N
 
 
 def _share(modules: Sequence[tuple[Stem, tuple[int, int]]], layout: Layout) -> float:
-    hits = sum(bool(lookup(stem, layout, size)) for stem, size in modules)
+    hits = sum(lookup(stem, layout, size) is not None for stem, size in modules)
     return hits / len(modules) if modules else 0.0

@@ -83,6 +83,7 @@ _FLAT_COMFY = Form("comfy", "lora_unet_", flat=True, roles="kohya", encoders="ko
 _LYCORIS = Form("name", "lycoris_", flat=True, roles="kohya")
 _ONETRAINER = Form("name", "lora_transformer_", flat=True, roles="kohya", encoders="kohya")
 _ORIGINAL = Form("original", "", flat=False, roles="peft")
+_MODEL_ORIGINAL = Form("original", "diffusion_model.", flat=False, roles="peft")
 _COMFY = Form("comfy", "diffusion_model.", flat=False, roles="peft")
 _COMFY_SPLIT = Form("name", "diffusion_model.", flat=False, roles="peft")
 _PARTS = Form("name", "transformer.", flat=False, roles="peft", encoders="parts")
@@ -127,7 +128,7 @@ RULES: Mapping[str, Rule] = {
             (_SD, _KOHYA),
             (("sdxl",), _SPLIT),
             (("flux1", *_SD3, "lumina2"), _PARTS),
-            (("chroma", *_FLUX2, *_WAN), Form("original", "diffusion_model.", flat=False, roles="peft")),
+            (("chroma", *_FLUX2, *_WAN), _MODEL_ORIGINAL),
             (("qwen_image", "z_image"), _COMFY_SPLIT),
         ),
     ),

@@ -145,9 +145,7 @@ def _parts(target: Target, layout: Layout | None) -> tuple[str | None, str]:
     return None, target.key
 
 
-def _modules(
-    component: str | None, name: str, layout: Layout | None
-) -> tuple[Module, ...] | None:
+def _modules(component: str | None, name: str, layout: Layout | None) -> tuple[Module, ...] | None:
     """The module of a canonical name, or the members of a fused original one."""
     if layout is None or component is None:
         return None
