@@ -11,6 +11,7 @@ from loramix.formats.dialects.stems import Stem
 from loramix.formats.dialects.writing import writable
 from loramix.formats.layout import Layout
 
+_WORLDS = ("name", "original", "comfy", "openclip")
 # Model families by the beginning of their layouts' names.
 _MUSUBI = ("wan", "qwen_image", "flux2", "hunyuan_video")
 _BFL = ("flux1", "flux2", "chroma")
@@ -28,7 +29,7 @@ class Evidence:
     Attributes
     ----------
     prefix : dialect of most prefixes, those of text encoders only if there are no others.
-    world : whose names most stems have, see `Hit`; empty: nobody's that a table knows.
+    world : whose names they are, see `Hit`; empty: nobody's that a table knows.
     architecture : the base model, if known.
     trainer : the program that the header names, else empty.
     endings : last parts of the tensors' names, such as ``lora_down`` and ``alpha``.
@@ -71,7 +72,8 @@ def convention(
     parts = [name.removesuffix(".weight").rsplit(".", 2)[-2:] for name in names]
     evidence = Evidence(
         prefix=_most([s.dialect for s in network or stems]),
-        world=_most(list(worlds)),
+        # A name that several worlds share is given to the first of them: the last one tells.
+        world=max(worlds, key=_WORLDS.index, default=""),
         architecture=architecture,
         trainer=_trainer(metadata),
         endings=frozenset(part[-1] for part in parts),
