@@ -96,7 +96,7 @@ def read(
     if not pairs:
         message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
         raise FormatError(message)
-    match = detect([(p.stem, p.size) for p in pairs], architecture)
+    match = detect([(p.stem, p.size) for p in pairs], architecture, metadata)
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
         raise FormatError(message)
@@ -114,6 +114,7 @@ def read(
         metadata=MappingProxyType(dict(metadata)),
         coverage=Coverage(len(left), skipped, notes),
         source=file,
+        runner_up=match.runner_up,
     )
 
 
@@ -224,10 +225,13 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:
-    if match.layout and match.share < 1:
-        missed = round((1 - match.share) * pairs)
-        return [f"{missed} of {pairs} modules are not in the table of {match.layout.name}"]
-    if match.candidates and not match.layout:
-        names = ", ".join(match.candidates)
-        return [f"fits {names} equally well; --architecture decides if it matters"]
-    return []
+    """What a user should know about the base model: at most two lines."""
+    names, notes = ", ".join(match.candidates), []
+    if len(match.candidates) > 1:
+        reason = f": {match.because}" if match.because else ""
+        taken = f"taken for {match.layout.name}" if match.layout else "--architecture decides"
+        notes.append(f"fits {names} equally well; {taken}{reason}")
+    if match.layout and match.hits < pairs:
+        missed = pairs - match.hits
+        notes.append(f"{missed} of {pairs} modules are not in the table of {match.layout.name}")
+    return notes

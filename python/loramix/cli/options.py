@@ -211,8 +211,8 @@ Skip = Annotated[
 Architecture = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Base model, if names and shapes cannot tell: such as sd15 or flux1, or a .layout file.",
-        show_default=False,
+        metavar="NAME", show_default=False,
+        help="Base model, if names and shapes cannot tell: as flux1, or a module table (.layout).",
     ),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
