@@ -11,7 +11,7 @@ from loramix.errors import FormatError, ParamError, ShapeError
 from loramix.finding import find, text_of
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
-from loramix.formats.dialects import Stem, split_stem
+from loramix.formats.dialects import Stem, convention, split_stem
 from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import Delta, targets_of
@@ -96,23 +96,25 @@ def read(
     if not pairs:
         message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
         raise FormatError(message)
-    match = detect([(p.stem, p.size) for p in pairs], architecture)
+    match = detect([(p.stem, p.size) for p in pairs], architecture, metadata)
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(pairs)} modules fits {architecture}"
         raise FormatError(message)
-    targets = targets_of(pairs, match.layout, where)
-    notes = (*reader.notes(), *_match_notes(match, len(pairs)))
-    dialects = [p.stem.dialect for p in pairs]
+    found = targets_of(pairs, match.layout, where)
+    notes = (*reader.notes(), *_match_notes(match, len(pairs)), *found.notes())
+    stems = [p.stem for p in pairs]
+    architecture = match.layout.name if match.layout else None
     return Adapter(
         name=name,
-        dialect=max(sorted(set(dialects)), key=dialects.count),
-        architecture=match.layout.name if match.layout else None,
+        dialect=convention(stems, found.worlds, left, architecture, metadata),
+        architecture=architecture,
         candidates=match.candidates,
         match=match.share,
-        targets=MappingProxyType(targets),
+        targets=MappingProxyType(found.targets),
         metadata=MappingProxyType(dict(metadata)),
         coverage=Coverage(len(left), skipped, notes),
         source=file,
+        runner_up=match.runner_up,
     )
 
 
@@ -197,7 +199,7 @@ class _Reader:
         config = self._configs.get(component) or self._configs.get("")
         if config is not None:
             return config.scale(stem.path, rank)
-        self._counts["no alpha"] += stem.dialect == "kohya"
+        self._counts["no alpha"] += stem.flat
         return 1.0
 
 
@@ -223,10 +225,13 @@ def _refuse_unknown(unknown: Sequence[str], entries: Iterable[keys.Entry], where
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:
-    if match.layout and match.share < 1:
-        missed = round((1 - match.share) * pairs)
-        return [f"{missed} of {pairs} modules are not in the table of {match.layout.name}"]
-    if match.candidates and not match.layout:
-        names = ", ".join(match.candidates)
-        return [f"fits {names} equally well; --architecture decides if it matters"]
-    return []
+    """What a user should know about the base model: at most two lines."""
+    names, notes = ", ".join(match.candidates), []
+    if len(match.candidates) > 1:
+        reason = f": {match.because}" if match.because else ""
+        taken = f"taken for {match.layout.name}" if match.layout else "--architecture decides"
+        notes.append(f"fits {names} equally well; {taken}{reason}")
+    if match.layout and match.hits < pairs:
+        missed = pairs - match.hits
+        notes.append(f"{missed} of {pairs} modules are not in the table of {match.layout.name}")
+    return notes

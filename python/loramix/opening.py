@@ -7,6 +7,8 @@ from pathlib import Path
 
 from loramix import adapters as loading
 from loramix.errors import FormatError, ParamError
+from loramix.formats.dialects import is_flat
+from loramix.groups import agreed
 from loramix.types import Adapter, Group, StrPath, Weight
 
 
@@ -16,18 +18,17 @@ def open_all(
     architecture: str | None = None,
     skip: Sequence[str] = (),
 ) -> list[Adapter]:
-    """Load what is not loaded; undecided architectures follow the decided ones."""
+    """Load what is not loaded; what fits several architectures follows what fits one."""
     stack = [
         source
         if isinstance(source, Adapter)
         else loading.load(source, architecture=architecture, skip=skip)
         for source in sources
     ]
-    decided = {adapter.architecture for adapter in stack if adapter.architecture}
-    if len(decided) == 1:
-        (known,) = decided
+    known = agreed(stack)
+    if known is not None:
         stack = [
-            loading.resolve(a, known) if a.architecture is None and known in a.candidates else a
+            loading.resolve(a, known) if a.architecture != known and known in a.candidates else a
             for a in stack
         ]
     _refuse_mixed_unknown(stack)
@@ -36,12 +37,12 @@ def open_all(
 
 def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
     """Flattened names of an unknown model meet no other names."""
-    flat = next((a for a in stack if a.architecture is None and a.dialect == "kohya"), None)
-    other = next((a for a in stack if a.dialect != "kohya"), None)
+    flat = next((a for a in stack if a.architecture is None and is_flat(a.dialect)), None)
+    other = next((a for a in stack if not is_flat(a.dialect)), None)
     if flat is not None and other is not None:
         message = (
-            f"{flat.name} has Kohya names of a model that loramix does not know, {other.name} "
-            f"has {other.dialect} names: they cannot be matched"
+            f"{flat.name} has {flat.dialect} names of a model that loramix does not know, "
+            f"{other.name} has {other.dialect} names: they cannot be matched"
         )
         raise FormatError(message)
 

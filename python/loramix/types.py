@@ -335,6 +335,7 @@ class Adapter:
     metadata : strings of the file's header (and ``adapter_config.json`` under that name).
     coverage : what became of its tensors.
     source : the mapped file.
+    runner_up : the base model that comes next and its match; of an unknown one, the nearest.
     """
 
     name: str
@@ -346,6 +347,7 @@ class Adapter:
     metadata: Mapping[str, str] = field(repr=False)
     coverage: Coverage = field(repr=False)
     source: Source = field(repr=False, compare=False)
+    runner_up: tuple[str, float] | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self.targets)

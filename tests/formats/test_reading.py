@@ -133,7 +133,9 @@ def test_a_text_encoder_alone_fits_several_models(prefix: str, tmp_path: Path) -
     built = renamed(built, lambda name: name.replace("lora_te_", prefix))
     adapter = read(built, tmp_path)
     assert adapter.architecture is None
-    assert set(adapter.candidates) == set(LAYOUTS)
+    assert adapter.candidates == (
+        "sd15", "sdxl", "sd3_medium", "sd35_medium", "sd35_large", "flux1",
+    )  # fmt: skip
     assert any("equally well" in note for note in adapter.coverage.notes)
     chosen = load(tmp_path / "adapter.safetensors", architecture="sdxl")
     assert (chosen.architecture, chosen.match) == ("sdxl", 1.0)
@@ -285,7 +287,10 @@ def test_kohya_prefix_with_diffusers_names(name: str, tmp_path: Path) -> None:
         return f"lora_unet_{stem.partition('.')[2].replace('.', '_')}.lora_{word}"
 
     adapter = read(renamed(plain, flat), tmp_path)
-    assert (adapter.architecture, adapter.dialect) == (name, "kohya")
+    assert (adapter.architecture, adapter.dialect) == (
+        name,
+        "kohya" if name == "sd15" else "onetrainer",
+    )
     assert identical(plain.truth, from_adapter(adapter))
     assert any("neither alpha nor config" in note for note in adapter.coverage.notes)
 
@@ -306,8 +311,9 @@ def test_t5_under_both_prefixes(tmp_path: Path) -> None:
     built = kohya(layout, lambda m: m.component == "text_encoder_2" and few(m), 2, 1)
     for prefix in ("lora_te3_", "lora_te2_"):
         changed = renamed(built, lambda key, p=prefix: key.replace("lora_te3_", p))
-        adapter = read(changed, tmp_path)
-        assert adapter.architecture == "flux1"
+        # Under te3 it may be that of SD3, too.
+        adapter = load(changed.save(tmp_path / "a.safetensors"), architecture="flux1")
+        assert (adapter.architecture, adapter.match) == ("flux1", 1.0)
         assert identical(built.truth, from_adapter(adapter))
 
 

@@ -16,7 +16,7 @@ _ROLE = re.compile(
     (?:
         \.lora_(?P<ab>[AB])(?:\.[^.]+)?\.weight
       | \.lora_(?P<updown>up|down)\.weight
-      | (?:\.lora|\.lora_linear_layer|(?<=_lora))\.(?P<dotted>up|down)\.weight
+      | (?:\.lora|\.lora_linear_layer|(?<=_lora)|(?<=_lora[12]))\.(?P<dotted>up|down)\.weight
       | \.(?P<single>alpha|scale|diff)
     )
     """,

@@ -40,7 +40,7 @@ def header(
     dense : whether there are dense differences, too: LyCORIS has a network module for both.
     """
     found = {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
-    if dialect.name == "kohya":
+    if dialect.header == "kohya":
         found |= _agreed(sources)
         base, spec, module, v2 = _KOHYA.get(architecture or "", ("", "", "networks.lora", ""))
         known = {
@@ -51,7 +51,7 @@ def header(
         found["ss_network_module"] = "lycoris.kohya" if dense else module
         found["ss_network_dim"] = str(sizes.pop()) if len(sizes) == 1 else "Dynamic"
         found["ss_network_alpha"] = "Dynamic" if alpha is None else f"{alpha:g}"
-    if dialect.name == "diffusers" and len({rank for _, _, rank in ranks}) > 1:
+    if dialect.header == "diffusers" and len({rank for _, _, rank in ranks}) > 1:
         found["lora_adapter_metadata"] = json.dumps(_lora_configs(ranks), sort_keys=True)
     return found
 
