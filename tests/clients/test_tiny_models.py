@@ -8,9 +8,8 @@ test that fails when diffusers is repaired.
 """
 
 import contextlib
-import fnmatch
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 from clients.applied import applied
 from clients.models import CLIENTS
-from clients.tiny import SPELLINGS, Choose, adapter, add_by_hand, table_of
+from clients.tiny import SPELLINGS, Choose, adapter, add_by_hand, among, table_of
 from formats.builders import Truth, gap, gaps, total
 
 import loramix
@@ -121,11 +120,13 @@ class Stand:
     def merged(self, dialect: str, choose: Choose, folder: Path) -> tuple[Path, Truth]:
         """Merge two adapters; the second has every other module, other ranks and other scales."""
         kohya = self.layout.modules[0].kohya is not None
-        spelling = SPELLINGS["kohya" if kohya else "peft"]
         odd = {module.name for module in self.layout.modules[::2]}
-        first = adapter(self.layout, spelling, choose, 1, ranks=(4, 2), scales=(1.0, 0.5, 2.0))
+        first = adapter(
+            self.layout, SPELLINGS["kohya" if kohya else "peft"], choose, 1,
+            ranks=(4, 2), scales=(1.0, 0.5, 2.0),
+        )  # fmt: skip
         second = adapter(
-            self.layout, spelling, lambda m: choose(m) and m.name in odd, 1000,
+            self.layout, SPELLINGS["comfyui"], lambda m: choose(m) and m.name in odd, 1000,
             ranks=(2, 3), scales=(0.5, 2.0),
         )  # fmt: skip
         files = [one.save(folder / f"{i}.safetensors") for i, one in enumerate((first, second))]
@@ -156,10 +157,6 @@ def _stand(name: str, folder: Path) -> Stand:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tables")
-
-
-def among(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -6,8 +6,9 @@ means is worked out in float64 and added to the weights, without the package.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +29,11 @@ def layers_of(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     for name, layer in model.named_modules():
         if isinstance(layer, kinds):
             yield name, layer
+
+
+def among(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name matches one of these globs."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def table_of(architecture: str, component: str, model: torch.nn.Module, path: Path) -> Layout:
@@ -83,7 +89,7 @@ def _line(module: Module, start: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How an input names its tensors: as the original code does, which fuses weights.
+    """How an input names its tensors.
 
     Attributes
     ----------
@@ -101,6 +107,7 @@ SPELLINGS: Mapping[str, Spelling] = {
     "kohya": Spelling(lambda m: str(m.kohya), ".lora_{}.weight", alpha=True),
     "comfyui": Spelling(lambda m: f"diffusion_model.{m.comfy}", "AB", alpha=True),
     "peft": Spelling(lambda m: f"base_model.model.{m.original}", "AB", alpha=False),
+    "diffusers": Spelling(lambda m: f"{m.component}.{m.name}", "AB", alpha=False),
 }
 
 
