@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from loramix.formats.dialects import Stem, lookup
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
+
+Modules: TypeAlias = Sequence[tuple[Stem, tuple[int | None, int | None]]]
 
 ACCEPT = 0.8
 """Share of the modules that must hit a table before we believe it."""
@@ -28,7 +31,7 @@ class Match:
     runner_up: tuple[str, float] | None
 
 
-def detect(modules: Sequence[tuple[Stem, tuple[int, int]]], only: str | None = None) -> Match:
+def detect(modules: Modules, only: str | None = None) -> Match:
     """Score every table by the share of (stem, (rows, cols)) that it knows.
 
     Parameters
@@ -49,6 +52,6 @@ def detect(modules: Sequence[tuple[Stem, tuple[int, int]]], only: str | None = N
     return Match(load_layout(top[0]) if len(top) == 1 else None, best, top, rest)
 
 
-def _share(modules: Sequence[tuple[Stem, tuple[int, int]]], layout: Layout) -> float:
+def _share(modules: Modules, layout: Layout) -> float:
     hits = sum(bool(lookup(stem, layout, size)) for stem, size in modules)
     return hits / len(modules) if modules else 0.0

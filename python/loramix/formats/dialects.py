@@ -75,7 +75,7 @@ def _without_processor(stem: str) -> str:
     return _PROCESSOR.sub(lambda m: ".to_out.0" if m[1] == "out" else f".to_{m[1]}", stem)
 
 
-def lookup(stem: Stem, layout: Layout, size: tuple[int, int]) -> tuple[Module, ...]:
+def lookup(stem: Stem, layout: Layout, size: tuple[int | None, int | None]) -> tuple[Module, ...]:
     """Modules of a layout that a stem names and a delta of this size fits.
 
     Several if it names a fused weight, none if the layout has no such weight.
@@ -93,6 +93,25 @@ def lookup(stem: Stem, layout: Layout, size: tuple[int, int]) -> tuple[Module, .
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """What follows the stem where a difference is no matrix; None if no client reads one.
+
+    Attributes
+    ----------
+    bias : of a linear layer or a convolution.
+    norm, norm_bias : of a norm.
+    modulation : of a parameter of a block (Wan).
+    lone_bias : whether the bias may stand without a pair of factors.
+    """
+
+    bias: str | None = None
+    norm: str | None = None
+    norm_bias: str | None = None
+    modulation: str | None = None
+    lone_bias: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Dialect:
     """How to write.
 
@@ -106,6 +125,9 @@ class Dialect:
     folder : whether the output is a folder with a config, as PEFT wants it.
     one_component : whether a file holds one part of a pipeline only.
     stem : name of a target.
+    vectors : how biases, norms and modulations are written.
+    embedding : what follows the stem of an embedding's up and down side, both written transposed;
+        None if the dialect's clients read none.
     """
 
     name: str
@@ -117,6 +139,8 @@ class Dialect:
     one_component: bool
     folder: bool
     stem: Callable[[Target, Layout | None], str]
+    vectors: Vectors
+    embedding: tuple[str, str] | None = None
 
 
 def _kohya_stem(target: Target, layout: Layout | None) -> str:
@@ -160,22 +184,25 @@ def _peft_stem(target: Target, layout: Layout | None) -> str:
 
 _LORA_AB = (".lora_B.weight", ".lora_A.weight")
 _KOHYA = (".lora_up.weight", ".lora_down.weight")
+_DIFFERENCES = Vectors(".diff_b", ".w_norm", ".b_norm", ".diff_m")
+_LORA_BIAS = Vectors(".lora_B.bias", lone_bias=False)
+_EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
 _ALL = (
     Dialect(
         "kohya", *_KOHYA, diff=".diff", alpha=True, fused=True, one_component=False,
-        folder=False, stem=_kohya_stem,
+        folder=False, stem=_kohya_stem, vectors=_DIFFERENCES,
     ),
     Dialect(
         "diffusers", *_LORA_AB, diff=None, alpha=False, fused=False, one_component=False,
-        folder=False, stem=_diffusers_stem,
+        folder=False, stem=_diffusers_stem, vectors=_LORA_BIAS,
     ),
     Dialect(
         "peft", *_LORA_AB, diff=None, alpha=False, fused=False, one_component=True, folder=True,
-        stem=_peft_stem,
+        stem=_peft_stem, vectors=_LORA_BIAS, embedding=_EMBEDDING,
     ),
     Dialect(
         "plain", *_LORA_AB, diff=None, alpha=False, fused=False, one_component=True, folder=False,
-        stem=_plain_stem,
+        stem=_plain_stem, vectors=_LORA_BIAS,
     ),
 )  # fmt: skip
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in _ALL}

@@ -196,7 +196,12 @@ def _index(
         by_kohya[module.kohya] = (*members, module)
 
 
-def fits(found: Sequence[Module], size: tuple[int, int]) -> bool:
-    """Whether a delta of ``(rows, cols)`` has the shape of the weight these modules make up."""
-    rows = sum(module.shape[0] for module in found)
-    return bool(found) and size == (rows, math.prod(found[0].shape[1:]))
+def fits(found: Sequence[Module], size: tuple[int | None, int | None]) -> bool:
+    """Whether a delta of ``(rows, cols)`` has the shape of the weight these modules make up.
+
+    What is None fits.
+    """
+    if not found:
+        return False
+    rows, cols = sum(module.shape[0] for module in found), math.prod(found[0].shape[1:])
+    return size[0] in (None, rows) and size[1] in (None, cols)
