@@ -204,8 +204,9 @@ class Factors:
     def of_dense(cls, delta: Tensor, key: str, file: str) -> "Factors":
         """A dense difference as factors: beside an identity as large as its smaller side.
 
-        A vector is one column (one row if it is a single number): rank 1.  Exact, and
-        everything that works on factors works on it, at the cost of the rank r = min(rows, cols): ``2 (rows + cols) r^2`` flops for inner products, O(r^3) more for an
+        A vector is one column (one row if it is a single number), of rank 1.  Exact, and
+        everything that works on factors works on it, at the cost of the rank
+        r = min(rows, cols): ``2 (rows + cols) r^2`` flops for inner products, O(r^3) more for an
         eigenproblem where a sum is cut.
 
         Parameters

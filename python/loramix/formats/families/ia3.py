@@ -72,8 +72,8 @@ def _count(parts: Parts, role: Role) -> int:
     count = math.prod(shape)
     if count == 0 or count != max(shape):
         message = (
-            f"{parts.where(role)} has shape {list(shape)}; it must have one number for every output "
-            "or every input"
+            f"{parts.where(role)} has shape {list(shape)}; it must have one number for every "
+            "output or every input"
         )
         raise ShapeError(message)
     return count

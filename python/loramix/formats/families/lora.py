@@ -41,7 +41,8 @@ def _pair(parts: Parts) -> tuple[Draft, ...]:
             "--skip"
         )
         raise FormatError(message)
-    parts.refuse_misfit("up", "down", "the second size of up must equal the first of down")
+    rule = "the second size of up must equal the first of down"
+    return parts.refuse_misfit("up", "down", rule)
 
 
 def _turned(parts: Parts, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,9 +61,7 @@ def _blocks(parts: Parts) -> list[Role]:
         key=lambda role: int(role.partition(".")[2]),
     )
     if found != [f"oft_blocks.{index}" for index in range(len(found))]:
-        message = (
-            f"{parts.where(found[0])}: some of the {len(found)} parts of this list are missing"
-        )
+        message = f"{parts.where(found[0])}: parts of this list of {len(found)} are missing"
         raise FormatError(message)
     return found
 
@@ -119,7 +117,7 @@ def _delta(parts: Parts, names: list[Role], place: Place, constraint: float) -> 
 def _rotated(turns: F32, rows: F32) -> F32:
     """``(R_k^T - I) W_k`` of all blocks."""
     blocks = rows.reshape(*turns.shape[:2], -1)
-    return np.matmul(np.swapaxes(turns, 1, 2), blocks).reshape(rows.shape)
+    return np.asarray(np.matmul(np.swapaxes(turns, 1, 2), blocks).reshape(rows.shape))
 
 
 def _staged(turns: F32, rows: F32) -> F32:
