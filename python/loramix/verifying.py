@@ -78,7 +78,7 @@ def verify(
         for batch in batches(items, partial(_read, plan), READ_BYTES):
             pairs = []
             for item in batch:
-                factors = found.get(item.step.tensor(plan.dialect))
+                factors = found.get(item.step.tensors(plan.dialect)[0])
                 if factors is None:
                     message = f"{item.step.stem} is missing from the file just written"
                     raise OutputError(message)
