@@ -9,6 +9,7 @@ from loramix.errors import FormatError
 from loramix.formats.dialects import Dialect
 from loramix.formats.layout import Layout
 from loramix.groups import Fusion, fusions
+from loramix.joining import joined
 from loramix.methods import (
     Average,
     Coefficients,
@@ -93,7 +94,7 @@ def arrange(
     FormatError : a weight has no name in the dialect, or the parts of a fused weight have methods
         that cannot be carried out in one weight.
     """
-    table = fusions(layout) if dialect.fused else {}
+    table = fusions(layout, partial=dialect.partial) if dialect.fused else {}
     swapped = _swapped(layout) if dialect.fused else frozenset()
     parts: dict[str, list[tuple[Item, int]]] = {}
     targets: dict[str, Target] = {}
@@ -238,7 +239,7 @@ def _pieces(
         if whole is not None and len({(p.coefficient, p.weight) for p in own}) == 1:
             pieces = [p for p in pieces if p.owner != owner]
             pieces.append(replace(own[0], factors=whole, row_start=0))
-    return tuple(sorted(pieces, key=lambda p: (p.owner, p.row_start)))
+    return tuple(sorted(joined(pieces), key=lambda p: (p.owner, p.row_start)))
 
 
 def _swapped(layout: Layout | None) -> frozenset[str]:

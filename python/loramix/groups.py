@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loramix.errors import FormatError, ShapeError
+from loramix.formats.dialects import partial_of
 from loramix.formats.layout import Layout, Module, load_layout
 from loramix.types import BIAS, Adapter, Factors, Group, Target
 
@@ -22,16 +23,30 @@ class Fusion:
     parts: tuple[tuple[Target, int], ...]
 
 
-def fusions(layout: Layout | None) -> dict[str, Fusion]:
-    """Fused weights of a layout and their biases, by the key of every part and of the whole."""
+def fusions(layout: Layout | None, *, partial: bool = False) -> dict[str, Fusion]:
+    """Fused weights of a layout and their biases, by the key of every part and of the whole.
+
+    Parameters
+    ----------
+    partial : only the first members, where those have a name of their own.
+    """
     found: dict[str, Fusion] = {}
     for modules in layout.by_kohya.values() if layout else ():
         if len(modules) > 1:
             fusion = _fusion(modules)
+            if partial:
+                fusion = _first_members(fusion)
             for one in (fusion, _of_bias(fusion)):
                 keys = [one.target.key, *(part.key for part, _ in one.parts)]
                 found.update(dict.fromkeys(keys, one))
     return found
+
+
+def _first_members(fusion: Fusion) -> Fusion:
+    name, count = partial_of(fusion.target.key)
+    parts = fusion.parts[:count]
+    rows = sum(part.rows for part, _ in parts)
+    return Fusion(Target(name, (rows, *fusion.target.shape[1:])), parts)
 
 
 def _of_bias(fusion: Fusion) -> Fusion:
