@@ -9,11 +9,20 @@ from loramix.errors import FormatError
 from loramix.formats.dialects import Dialect
 from loramix.formats.layout import Layout
 from loramix.groups import Fusion, fusions
-from loramix.methods import Coefficients, Composite, Method, apply
-from loramix.methods.composite import site_of
+from loramix.joining import joined
+from loramix.methods import (
+    Average,
+    Coefficients,
+    Composite,
+    Linear,
+    Method,
+    Subspace,
+    apply,
+)
+from loramix.methods.composite import site_of, space_of
 from loramix.output import Output
 from loramix.steps import Choice, Kind, Part, Piece, Step
-from loramix.types import F64, Adapter, Group, Site, Target
+from loramix.types import BIAS, F64, MODULATION, Adapter, Group, Site, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,7 @@ class Item:
         decision = choice.decision
         weights = np.array(decision.weights)
         sides = decision.sides or ("all",) * len(weights)
-        method = decision.method
+        method = _of_vector(decision.method) if group.target.is_vector else decision.method
         if isinstance(method, Coefficients) and {"low", "high"} & set(sides):
             method = Composite(method)  # of what is left of the deltas
         if isinstance(method, Coefficients):
@@ -58,6 +67,19 @@ class Item:
         return cls(group, method, weights, choice.asked, site, choice.rank)
 
 
+def _of_vector(method: Method) -> Method:
+    """A vector has one direction: methods on joint bases or singular values become sums.
+
+    Means become means.
+    """
+    joint = not isinstance(method, Coefficients) and (
+        isinstance(method, Subspace) or space_of(method) != "weight"
+    )
+    if not joint:
+        return method
+    return Average() if method.mean else Linear()
+
+
 def arrange(
     adapters: Sequence[Adapter],
     items: Sequence[Item],
@@ -72,7 +94,7 @@ def arrange(
     FormatError : a weight has no name in the dialect, or the parts of a fused weight have methods
         that cannot be carried out in one weight.
     """
-    table = fusions(layout) if dialect.fused else {}
+    table = fusions(layout, partial=dialect.partial) if dialect.fused else {}
     swapped = _swapped(layout) if dialect.fused else frozenset()
     parts: dict[str, list[tuple[Item, int]]] = {}
     targets: dict[str, Target] = {}
@@ -82,29 +104,76 @@ def arrange(
         parts.setdefault(target.key, []).append((item, row))
     steps = []
     for key, target in targets.items():
-        decided = _parts(parts[key])
+        decided = _parts(parts[key], vector=target.is_vector)
         # What is summed may stay joined as it came; everything else is decided part by part.
         fusion = None if decided else table.get(key)
         pieces = _pieces(adapters, parts[key], target, fusion)
         try:
-            stem = dialect.stem(target, layout)
+            stem, suffix = _names(target, targets, dialect, layout)
+            embedding = _is_embedding(pieces, dialect, target)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
             message = f"{', '.join(names)}: {error}"
             raise FormatError(message) from None
         ranks = [item.rank for item, _ in parts[key] if item.rank is not None]
-        kind = _kind(decided, output, key)
-        swap = key in swapped
+        kind = "dense" if target.is_vector else _kind(decided, output, key)
+        swap = key.removesuffix(BIAS) in swapped
         rank = max(ranks, default=None)
         keys = tuple(item.group.target.key for item, _ in parts[key])
-        steps.append(Step(target, stem, pieces, swap, decided, kind, rank, keys))
+        steps.append(Step(target, stem, pieces, swap, decided, kind, rank, keys, suffix, embedding))
     return steps
 
 
-def _parts(parts: Sequence[tuple[Item, int]]) -> tuple[Part, ...]:
+def _names(
+    target: Target, targets: Mapping[str, Target], dialect: Dialect, layout: Layout | None
+) -> tuple[str, str]:
+    """Stem of a target, and what follows it if it is a vector.
+
+    Raises
+    ------
+    FormatError : the dialect has no name for it.
+    """
+    if not target.is_vector:
+        return dialect.stem(target, layout), ""
+    how, module = dialect.vectors, target.key.removesuffix(BIAS).removesuffix(MODULATION)
+    weight = targets.get(module)
+    if target.key.endswith(MODULATION):
+        what, suffix = "a modulation", how.modulation
+    elif target.key == module:
+        what, suffix = "the weight of a norm", how.norm
+    elif weight is not None and weight.is_vector:
+        what, suffix = "the bias of a norm", how.norm_bias
+    else:
+        what = "a bias" if how.lone_bias else "a bias without factors beside it"
+        suffix = how.bias if how.lone_bias or weight is not None else None
+    if suffix is None:
+        message = (
+            f"{target.key}: the clients of {dialect.name} files read no difference of {what}; "
+            "write --dialect kohya, or leave it out with --skip"
+        )
+        raise FormatError(message)
+    return dialect.stem(Target(module, target.shape), layout), suffix
+
+
+def _is_embedding(pieces: Sequence[Piece], dialect: Dialect, target: Target) -> bool:
+    found = any(piece.factors.family == "embedding" for piece in pieces)
+    if found and dialect.embedding is None:
+        message = (
+            f"{target.key}: the clients of {dialect.name} files read no factors of embeddings; "
+            "write --dialect peft, or leave it out with --skip"
+        )
+        raise FormatError(message)
+    return found
+
+
+def _parts(parts: Sequence[tuple[Item, int]], *, vector: bool) -> tuple[Part, ...]:
     """What methods that are no sums work on, if two adapters meet anywhere in it.
 
     Rows that one adapter has for itself are its weighted delta: nothing there to decide.
+
+    Parameters
+    ----------
+    vector : whether it is added up entry by entry in any case.
     """
     found = []
     for item, row in parts:
@@ -117,7 +186,7 @@ def _parts(parts: Sequence[tuple[Item, int]]) -> tuple[Part, ...]:
             asked = tuple(item.asked[i] for i in used)
             own = Group(group.target, members, owners)
             found.append(Part(own, item.method, sizes, asked, row, item.site))
-    return tuple(found) if any(part.place != "anywhere" for part in found) else ()
+    return tuple(found) if vector or any(part.place != "anywhere" for part in found) else ()
 
 
 def _kind(parts: Sequence[Part], output: Output, key: str) -> Kind:
@@ -170,7 +239,7 @@ def _pieces(
         if whole is not None and len({(p.coefficient, p.weight) for p in own}) == 1:
             pieces = [p for p in pieces if p.owner != owner]
             pieces.append(replace(own[0], factors=whole, row_start=0))
-    return tuple(sorted(pieces, key=lambda p: (p.owner, p.row_start)))
+    return tuple(sorted(joined(pieces), key=lambda p: (p.owner, p.row_start)))
 
 
 def _swapped(layout: Layout | None) -> frozenset[str]:

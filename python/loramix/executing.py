@@ -21,7 +21,7 @@ import numpy.typing as npt
 from loramix import _core, adapters, placing
 from loramix.accounting import Share, total
 from loramix.backends.base import Backend, Job
-from loramix.batching import DENSE_BYTES, WRITE_BYTES, batches
+from loramix.batching import DENSE_BYTES, READ_BYTES, WRITE_BYTES, batches
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
@@ -121,7 +121,7 @@ def _strings(plan: Plan, ranks: metadata.Ranks, digests: Sequence[str]) -> dict[
     provenance = plan.provenance(digests)
     return metadata.header(
         plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha,
-        dense=any(step.kind == "dense" for step in plan.steps),
+        dense=any(step.kind == "dense" for step in plan.steps), bias=_has_bias(plan),
     )  # fmt: skip
 
 
@@ -129,15 +129,25 @@ def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
     """Text of the ``adapter_config.json``, for the dialect that has one."""
     if not plan.dialect.folder:
         return None
-    return metadata.peft_config(plan.adapters[0].metadata.get(scales.CONFIG), ranks)
+    source = plan.adapters[0].metadata.get(scales.CONFIG)
+    return metadata.peft_config(source, ranks, bias=_has_bias(plan))
+
+
+def _has_bias(plan: Plan) -> bool:
+    """Whether pairs have biases."""
+    suffix = plan.dialect.vectors.bias
+    return any(step.suffix == suffix for step in plan.steps if step.suffix)
 
 
 def _room(plan: Plan) -> int:
     """Bytes that the header may need; ranks are not known yet."""
     pairs = [step for step in plan.steps if step.kind != "dense"]
     names = [
-        *((step.tensor(plan.dialect), len(step.target.shape)) for step in plan.steps),
-        *((s.stem + plan.dialect.down, len(s.target.shape)) for s in pairs),
+        *(
+            (name, len(step.target.shape))
+            for step in plan.steps
+            for name in step.tensors(plan.dialect)
+        ),
         *((s.stem + ".alpha", 0) for s in pairs),
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
@@ -198,7 +208,12 @@ def _write(
 def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
     """Steps that are made alike together."""
     for (kind, _, _), steps in groupby(plan.steps, key=lambda s: (s.kind, s.method, s.rank)):
-        yield from batches(steps, capacity, DENSE_BYTES if kind == "dense" else WRITE_BYTES)
+        limit = DENSE_BYTES if kind == "dense" else WRITE_BYTES
+
+        def size(one: Step, limit: int = limit) -> int:
+            return max(capacity(one), one.made * limit // READ_BYTES)
+
+        yield from batches(steps, size, limit)
 
 
 def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:
@@ -232,18 +247,27 @@ def _append(
     """Write the dense difference, or up and down, of every step of a batch."""
     code = CODES[plan.dtype]
     for item, start in zip(batch, offsets[:-1], strict=True):
-        target, rank = item.step.target, item.made.rank
+        step, rank = item.step, item.made.rank
+        target, names = step.target, step.tensors(plan.dialect)
         ones = (1,) * (len(target.shape) - 2)
         first = target.shape if item.dense else (target.rows, rank, *ones)
-        end = start + item.step.numbers(rank) * ITEM_BYTES[code]
+        end = start + step.numbers(rank) * ITEM_BYTES[code]
         split = start + math.prod(first) * ITEM_BYTES[code]
         data = arena[start:split]
-        if item.step.swap:
+        if step.swap:
             data = np.roll(data, len(data) // 2)
-        writer.add(item.step.tensor(plan.dialect), code, first, data)
+        if step.embedding and not item.dense:
+            writer.add(names[0], code, first[::-1], _transposed(data, *first))
+            shape = (rank, target.cols)
+            writer.add(names[1], code, shape[::-1], _transposed(arena[split:end], *shape))
+            continue
+        writer.add(names[0], code, first, data)
         if not item.dense:
-            shape = (rank, *target.shape[1:])
-            writer.add(item.step.stem + plan.dialect.down, code, shape, arena[split:end])
+            writer.add(names[1], code, (rank, *target.shape[1:]), arena[split:end])
+
+
+def _transposed(data: npt.NDArray[np.uint8], rows: int, cols: int) -> npt.NDArray[np.uint8]:
+    return data.reshape(rows, cols, -1).swapaxes(0, 1).reshape(-1)
 
 
 def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:

@@ -12,10 +12,11 @@ from loramix.accounting import Share, shares
 from loramix.backends.base import Factored
 from loramix.batching import READ_BYTES, batches, bytes_of
 from loramix.errors import OutputError
+from loramix.formats.layout import Layout, flatten
 from loramix.output import CODES
 from loramix.refusals import with_names
 from loramix.steps import Plan, Step
-from loramix.types import ITEM_BYTES, Adapter, Group
+from loramix.types import ITEM_BYTES, Adapter, Factors, RawGroup, Target
 
 # Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
 _EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
@@ -72,17 +73,19 @@ def verify(
     step: Callable[[int], None],
 ) -> tuple[Row, ...]:
     """Measure, for every target, how far the file is from what was meant."""
-    found = {factors.keys[0]: factors for factors in written.targets.values()}
+    found = _read_back(written, plan.layout)
     rows: list[Row] = []
     for _, items in groupby(done, key=lambda item: bool(item.made.sketch)):
         for batch in batches(items, partial(_read, plan), READ_BYTES):
             pairs = []
             for item in batch:
-                factors = found.get(item.step.tensor(plan.dialect))
-                if factors is None:
+                members = found.get(item.step.tensors(plan.dialect)[0])
+                if members is None:
                     message = f"{item.step.stem} is missing from the file just written"
                     raise OutputError(message)
-                pairs.append((item, Group(item.step.target, (factors,), (0,))))
+                target = item.step.target
+                raw = [factors.raw(1.0, row) for factors, row in members]
+                pairs.append((item, (target.rows, target.cols, raw)))
             gaps = _gaps(pairs, threads)
             rows += [_row(plan, item, *gap) for item, gap in zip(batch, gaps, strict=True)]
             release(plan)
@@ -91,9 +94,29 @@ def verify(
     return tuple(rows)
 
 
-def _gaps(pairs: Sequence[tuple[Done, Group]], threads: int | None) -> list[tuple[float, float]]:
+def _read_back(written: Adapter, layout: Layout | None) -> dict[str, list[tuple[Factors, int]]]:
+    """The factors of a file and their first rows, by the name of their first tensor.
+
+    A tensor that the reader takes apart has several.
+    """
+    found: dict[str, list[tuple[Target, Factors]]] = {}
+    for target, factors in written.targets.items():
+        found.setdefault(factors.keys[0], []).append((target, factors))
+    return {
+        name: [(factors, _row_of(target, layout) if len(own) > 1 else 0) for target, factors in own]
+        for name, own in found.items()
+    }
+
+
+def _row_of(target: Target, layout: Layout | None) -> int:
+    component, _, name = target.key.partition(".")
+    module = layout.by_key[component, flatten(name)] if layout else None
+    return module.rows[0] if module and module.rows else 0
+
+
+def _gaps(pairs: Sequence[tuple[Done, RawGroup]], threads: int | None) -> list[tuple[float, float]]:
     """Norms of (meant - written, meant), estimated on random vectors."""
-    read_back = [group.raw() for _, group in pairs]
+    read_back = [group for _, group in pairs]
     groups = [item.step.group() for item, _ in pairs]
     if not pairs[0][0].made.sketch:
         meant = [item.step.raw() for item, _ in pairs]

@@ -29,6 +29,7 @@ def header(
     alpha: float | None,
     *,
     dense: bool = False,
+    bias: bool = False,
 ) -> dict[str, str]:
     """Header metadata of the output: provenance, and what the dialect's clients look for.
 
@@ -38,6 +39,7 @@ def header(
     ranks : (target, stem, rank) of all factors written.
     alpha : stored with them.
     dense : whether there are dense differences, too: LyCORIS has a network module for both.
+    bias : whether pairs have biases.
     """
     found = {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
     if dialect.header == "kohya":
@@ -52,16 +54,18 @@ def header(
         found["ss_network_dim"] = str(sizes.pop()) if len(sizes) == 1 else "Dynamic"
         found["ss_network_alpha"] = "Dynamic" if alpha is None else f"{alpha:g}"
     if dialect.header == "diffusers" and len({rank for _, _, rank in ranks}) > 1:
-        found["lora_adapter_metadata"] = json.dumps(_lora_configs(ranks), sort_keys=True)
+        configs = _lora_configs(ranks, bias=bias)
+        found["lora_adapter_metadata"] = json.dumps(configs, sort_keys=True)
     return found
 
 
-def peft_config(source: str | None, ranks: Ranks) -> str:
+def peft_config(source: str | None, ranks: Ranks, *, bias: bool = False) -> str:
     """An ``adapter_config.json`` under which every scale is one.
 
     Parameters
     ----------
     source : text of an input's config, whose other fields are kept.
+    bias : whether pairs have biases.
     """
     fields: dict[str, Any] = json.loads(source) if source else {}
     modules = {stem.removeprefix("base_model.model."): rank for _, stem, rank in ranks}
@@ -69,6 +73,8 @@ def peft_config(source: str | None, ranks: Ranks) -> str:
     config = {name: fields[name] for name in kept if name in fields}
     config = {"base_model_name_or_path": None, "task_type": None, **config}
     config |= {"peft_type": "LORA", "bias": "none", "inference_mode": True, "use_rslora": False}
+    if bias:
+        config["lora_bias"] = True
     return json.dumps({**config, **_patterns(modules)}, indent=2, sort_keys=True) + "\n"
 
 
@@ -83,7 +89,7 @@ def _agreed(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return found
 
 
-def _lora_configs(ranks: Ranks) -> dict[str, object]:
+def _lora_configs(ranks: Ranks, *, bias: bool) -> dict[str, object]:
     """Fields of a LoraConfig per component, each with the component in front."""
     components: dict[str, dict[str, int]] = {}
     for _, stem, rank in ranks:
@@ -92,10 +98,11 @@ def _lora_configs(ranks: Ranks) -> dict[str, object]:
         if component.startswith("text_encoder"):
             module = module.removeprefix("text_model.")
         components.setdefault(component, {})[module] = rank
+    more: dict[str, object] = {"lora_bias": True} if bias else {}
     return {
         f"{component}.{field}": value
         for component, modules in components.items()
-        for field, value in _patterns(modules, anchored=component in NETWORKS).items()
+        for field, value in {**_patterns(modules, anchored=component in NETWORKS), **more}.items()
     }
 
 

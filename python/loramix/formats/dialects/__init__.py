@@ -8,7 +8,14 @@
 
 from loramix.formats.dialects.clients import CLIENTS, Client, client_for, refuse_unread
 from loramix.formats.dialects.conventions import convention, default_dialect, is_flat
-from loramix.formats.dialects.stems import COMPONENTS, NETWORKS, Stem, lookup, split_stem
+from loramix.formats.dialects.stems import (
+    COMPONENTS,
+    NETWORKS,
+    Stem,
+    lookup,
+    partial_of,
+    split_stem,
+)
 from loramix.formats.dialects.writing import DIALECTS, Dialect, dialect_for, writable
 
 __all__ = [
@@ -25,6 +32,7 @@ __all__ = [
     "dialect_for",
     "is_flat",
     "lookup",
+    "partial_of",
     "refuse_unread",
     "split_stem",
     "writable",

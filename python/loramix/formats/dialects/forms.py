@@ -45,6 +45,25 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """What follows the stem where a difference is no matrix; None if no client reads one.
+
+    Attributes
+    ----------
+    bias : of a linear layer or a convolution.
+    norm, norm_bias : of a norm.
+    modulation : of a parameter of a block (Wan).
+    lone_bias : whether the bias may stand without a pair of factors.
+    """
+
+    bias: str | None = None
+    norm: str | None = None
+    norm_bias: str | None = None
+    modulation: str | None = None
+    lone_bias: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A dialect.
 
@@ -55,12 +74,17 @@ class Rule:
     dense : suffix of a dense difference; None if the readers of the dialect know none.
     folder : whether the output is a folder with a config, as PEFT wants it.
     header : whose strings go into the header.
+    vectors : how biases, norms and modulations are written.
+    embedding : what follows the stem of an embedding's up and down side, both written transposed;
+        None if the dialect's readers know none.
     """
 
     forms: tuple[tuple[tuple[str, ...], Form], ...]
     dense: str | None = None
     folder: bool = False
     header: Header = "none"
+    vectors: Vectors = Vectors()
+    embedding: tuple[str, str] | None = None
 
 
 _SD = ("sd15", "sd21")
@@ -91,19 +115,26 @@ _BARE = Form("name", "", flat=False, roles="peft", encoders="alone")
 _PEFT = Form("name", "base_model.model.", flat=False, roles="peft", encoders="alone")
 _PEFT_ORIGINAL = Form("original", "base_model.model.", flat=False, roles="peft", encoders="alone")
 
+_DIFFERENCES = Vectors(".diff_b", ".w_norm", ".b_norm", ".diff_m")
+_LORA_BIAS = Vectors(".lora_B.bias", lone_bias=False)
+
 RULES: Mapping[str, Rule] = {
     "kohya": Rule(
         ((("hunyuan_video",), _FLAT_COMFY), (_ANY, _KOHYA), (_UNKNOWN, _KOHYA)),
         dense=".diff",
+        vectors=_DIFFERENCES,
         header="kohya",
     ),
     "diffusers": Rule(
         ((_DIFFUSERS, _PARTS), (_OWN, _PARTS), (_UNKNOWN, _PARTS)),
         header="diffusers",
+        vectors=_LORA_BIAS,
     ),
     "peft": Rule(
         ((("ace_step_1_5",), _PEFT_ORIGINAL), (_ANY, _PEFT), (_UNKNOWN, _PEFT)),
         folder=True,
+        vectors=_LORA_BIAS,
+        embedding=(".lora_embedding_A", ".lora_embedding_B"),
     ),
     "comfyui": Rule(
         (
@@ -115,6 +146,7 @@ RULES: Mapping[str, Rule] = {
             (_UNKNOWN, _COMFY_SPLIT),
         ),
         dense=".diff",
+        vectors=_DIFFERENCES,
     ),
     "musubi": Rule(
         (
@@ -152,10 +184,11 @@ RULES: Mapping[str, Rule] = {
             ((*_SD, "sdxl", *_SD3, "flux1", "chroma", *_FLUX2, "z_image", "qwen_image"), _LYCORIS),
         ),
         dense=".diff",
+        vectors=_DIFFERENCES,
     ),
-    "original": Rule(((_ANY, _ORIGINAL),)),
+    "original": Rule(((_ANY, _ORIGINAL),), vectors=_LORA_BIAS),
     "xlabs": Rule(((("flux1",), Form("xlabs", "", flat=False, roles="xlabs")),)),
-    "plain": Rule(((_ANY, _BARE), (_UNKNOWN, _BARE))),
+    "plain": Rule(((_ANY, _BARE), (_UNKNOWN, _BARE)), vectors=_LORA_BIAS),
 }  # fmt: skip
 
 

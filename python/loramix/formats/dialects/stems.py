@@ -166,16 +166,36 @@ def lookup(stem: Stem, layout: Layout, size: tuple[int | None, int | None]) -> H
     ----------
     size : rows and columns; None: not known.
     """
-    flat = flatten(stem.path)
-    for component in _components(stem, layout):
+    for component, path in _places(stem, layout):
+        flat = flatten(path)
         hit = layout.find(flat, component, size) or _part(flat, component, layout, size)
         if hit is not None:
             return hit
     return None
 
 
+def partial_of(key: str) -> tuple[str, int | None]:
+    """The name of the first members of a fused weight and how many they are.
+
+    None are all: those that have no other name than that of the whole.
+    """
+    if key.endswith(f".{_WHOLE}"):
+        return key.removesuffix(_WHOLE) + PARTIAL, _MEMBERS
+    return key, None
+
+
+def _places(stem: Stem, layout: Layout) -> list[tuple[str | None, str]]:
+    """Components and paths to look up, in this order."""
+    found: list[tuple[str | None, str]] = [(c, stem.path) for c in _components(stem, layout)]
+    if stem.dialect == "peft" and stem.component is None:
+        # PEFT around a pipeline's part, not around a model that calls a module "transformer".
+        parts = ((part, prefix) for prefix, part, _ in _PARTS if stem.path.startswith(prefix))
+        found += [(part, stem.path.removeprefix(prefix)) for part, prefix in parts]
+    return found
+
+
 def _components(stem: Stem, layout: Layout) -> tuple[str | None, ...]:
-    """Where to look, in this order.
+    """The parts of the pipeline that may be meant, the likeliest first.
 
     Trainers number text encoders differently: lora_te2_ is T5 in OneTrainer's FLUX.1 files and
     CLIP-G in those of SDXL.  So names and sizes decide, and the number only comes first.

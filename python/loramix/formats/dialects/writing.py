@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from loramix.errors import FormatError, ParamError
-from loramix.formats.dialects.forms import ROLES, RULES, Form, Header, form_of
+from loramix.formats.dialects.forms import ROLES, RULES, Form, Header, Vectors, form_of
 from loramix.formats.dialects.stems import (
     COMPONENTS,
     FLAT_PREFIXES,
@@ -42,6 +42,9 @@ class Dialect:
     one_component : whether a file holds one part of a pipeline only.
     folder : whether the output is a folder with a config, as PEFT wants it.
     header : whose strings go into the header.
+    vectors : how biases, norms and modulations are written.
+    embedding : what follows the stem of an embedding's up and down side, both written transposed;
+        None if the dialect's readers know none.
     form : whose names, and how they are spelled.
     prefixes : part of the pipeline to prefix; what is not there cannot be written.
     """
@@ -56,6 +59,8 @@ class Dialect:
     one_component: bool
     folder: bool
     header: Header
+    vectors: Vectors
+    embedding: tuple[str, str] | None
     form: Form = field(repr=False)
     prefixes: Mapping[str, str] = field(repr=False)
 
@@ -75,7 +80,9 @@ class Dialect:
         if prefix is None or text is None:
             message = f"{target.key}: {self.name} files have no name for it"
             raise FormatError(message)
-        return prefix + (flatten(text) if self.form.flat else text).removeprefix(prefix)
+        if self.form.naming == "kohya":
+            return text  # prefix included
+        return prefix + (flatten(text) if self.form.flat else text)
 
 
 def dialect_for(name: str, layout: Layout | None) -> Dialect:
@@ -110,6 +117,8 @@ def dialect_for(name: str, layout: Layout | None) -> Dialect:
         one_component=form.encoders == "alone",
         folder=rule.folder,
         header="kohya" if form.roles == "kohya" and form.encoders == "kohya" else rule.header,
+        vectors=rule.vectors,
+        embedding=rule.embedding,
         form=form,
         prefixes=_prefixes(form, layout),
     )
