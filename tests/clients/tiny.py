@@ -96,18 +96,20 @@ class Spelling:
     stem : of a module; modules with the same stem are fused.
     style : see `formats.builders.spell`.
     alpha : whether an alpha tensor carries the scale; otherwise it is one.
+    original : whether rows are in the order of the original code, halves included.
     """
 
     stem: Callable[[Module], str]
     style: str
     alpha: bool
+    original: bool = True
 
 
 SPELLINGS: Mapping[str, Spelling] = {
     "kohya": Spelling(lambda m: str(m.kohya), ".lora_{}.weight", alpha=True),
     "comfyui": Spelling(lambda m: f"diffusion_model.{m.comfy}", "AB", alpha=True),
     "peft": Spelling(lambda m: f"base_model.model.{m.original}", "AB", alpha=False),
-    "diffusers": Spelling(lambda m: f"{m.component}.{m.name}", "AB", alpha=False),
+    "diffusers": Spelling(lambda m: f"{m.component}.{m.name}", "AB", alpha=False, original=False),
 }
 
 
@@ -138,7 +140,7 @@ def adapter(
         start = 0
         for member in members:
             end = start + member.shape[0]
-            part = one.swapped() if member.swap else one.rows(start, end)
+            part = one.swapped() if member.swap and spelling.original else one.rows(start, end)
             truth[f"{member.component}.{member.name}"] = [part]
             start = end
     return Built(tensors, truth)
