@@ -117,7 +117,7 @@ class Stand:
         )
         self.before = self.client.run(model)
 
-    def merged(self, dialect: str, choose: Choose, folder: Path) -> tuple[Path, Truth]:
+    def merged(self, output: loramix.Output, choose: Choose, folder: Path) -> tuple[Path, Truth]:
         """Merge two adapters; the second has every other module, other ranks and other scales."""
         kohya = self.layout.modules[0].kohya is not None
         odd = {module.name for module in self.layout.modules[::2]}
@@ -132,7 +132,7 @@ class Stand:
         files = [one.save(folder / f"{i}.safetensors") for i, one in enumerate((first, second))]
         path = folder / "merged.safetensors"
         loramix.merge(
-            files, "linear", weights=WEIGHTS, output=loramix.Output(dialect=dialect), path=path,
+            files, "linear", weights=WEIGHTS, output=output, path=path,
             architecture=self.layout.name,
         )  # fmt: skip
         return path, total([(first.truth, WEIGHTS[0]), (second.truth, WEIGHTS[1])])
@@ -164,7 +164,7 @@ def test_the_universal_form_does_what_the_deltas_do(
     name: str, folder: Path, tmp_path: Path
 ) -> None:
     stand = _stand(name, folder)
-    path, truth = stand.merged("diffusers", lambda _: True, tmp_path)
+    path, truth = stand.merged(loramix.Output(client="diffusers"), lambda _: True, tmp_path)
     assert truth.keys() == {f"{m.component}.{m.name}" for m in stand.layout.modules}
     stand.check(path, truth)
 
@@ -174,7 +174,9 @@ def test_other_dialects_do_what_the_deltas_do(
     name: str, dialect: str, folder: Path, tmp_path: Path
 ) -> None:
     stand = _stand(name, folder)
-    stand.check(*stand.merged(dialect, lambda m: not among(m.name, WRONG[name, dialect]), tmp_path))
+    output = loramix.Output(dialect=dialect)
+    wrong = WRONG[name, dialect]
+    stand.check(*stand.merged(output, lambda m: not among(m.name, wrong), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,8 @@ def test_what_diffusers_gets_wrong_is_still_wrong(
 ) -> None:
     stand, how = _stand(name, folder), WRONG[name, dialect][pattern]
     others = [other for other in WRONG[name, dialect] if other != pattern]
-    path, truth = stand.merged(dialect, lambda m: not among(m.name, others), tmp_path)
+    output = loramix.Output(dialect=dialect)
+    path, truth = stand.merged(output, lambda m: not among(m.name, others), tmp_path)
     rest = {k: v for k, v in truth.items() if not among(k.partition(".")[2], [pattern])}
     assert 0 < len(rest) < len(truth)
     if how == "dropped":
@@ -209,7 +212,7 @@ def test_dialects_that_diffusers_does_not_know(
     name: str, dialect: str, folder: Path, tmp_path: Path
 ) -> None:
     stand = _stand(name, folder)
-    path, _ = stand.merged(dialect, lambda _: True, tmp_path)
+    path, _ = stand.merged(loramix.Output(dialect=dialect), lambda _: True, tmp_path)
     model = stand.client.make()
     with contextlib.suppress(ValueError, RuntimeError):
         stand.client.load(model, str(path))
