@@ -124,3 +124,12 @@ def test_smaller_ranks_load(name: str, tmp_path: Path) -> None:
         for target, factors in small.adapter.targets.items()
     }
     check(name, tmp_path / "small", [(deltas, 1.0)])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_embeddings_merge_with_the_rest(name: str, tmp_path: Path) -> None:
+    options = {"lora_alpha": 6, "target_modules": ["embed_tokens", "v_proj", "lm_head"]}
+    one, first = trained(name, tmp_path / "one", 1, r=4, **options)
+    two, second = trained(name, tmp_path / "two", 2, r=2, **options)
+    loramix.merge([one, two], "linear", weights=WEIGHTS, path=tmp_path / "merged")
+    check(name, tmp_path / "merged", [(first, WEIGHTS[0]), (second, WEIGHTS[1])])
