@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from loramix import _core, adapters, placing
+from loramix import _core, adapters, copying, placing
 from loramix.accounting import Share, total
 from loramix.backends.base import Backend, Job
-from loramix.batching import DENSE_BYTES, READ_BYTES, WRITE_BYTES, batches
+from loramix.batching import DENSE_BYTES, READ_BYTES, WRITE_BYTES, batches, bytes_of
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
@@ -108,10 +108,12 @@ def execute(
         ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
         hidden = writer.finish(_strings(plan, ranks, [digest.result() for digest in digests]))
+        if place is not None:
+            hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
         rows = verify(plan, result, done, threads, step)
         if place is not None:
-            result = _open(plan, place.commit(config), config, place.name)
+            place.commit(config)
     return Merged(result, path, rows, plan)
 
 
@@ -182,11 +184,13 @@ def _write(
         for one in plan.steps:
             if one.kind != "dense":
                 writer.add(one.stem + ".alpha", "F32", (), alpha)
-    done: list[Done] = []
+    done = _copy(plan, writer, backend, threads, step)
+    copied = {item.step.stem for item in done}
+    rest = [one for one in plan.steps if one.stem not in copied]
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
         pending: Future[None] | None = None
-        for index, batch in enumerate(_batches(plan, capacity)):
+        for index, batch in enumerate(_batches(rest, capacity)):
             offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
             if len(arenas[index % 2]) < offsets[-1]:
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
@@ -205,15 +209,47 @@ def _write(
     return done
 
 
-def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
+def _copy(
+    plan: Plan,
+    writer: Writer,
+    backend: Backend,
+    threads: int | None,
+    step: Callable[[int], None],
+) -> list[Done]:
+    """Write the pairs that nothing changes; their norms are found meanwhile."""
+    copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
+    done: list[Done] = []
+    with ThreadPoolExecutor(1) as background:
+        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
+            pending = background.submit(_append_copies, plan, writer, batch)
+            found = copying.norms(batch, backend, threads)
+            pending.result()
+            done += [Done(one, made, copied=True) for one, made in zip(batch, found, strict=True)]
+            release(plan)
+            step(len(batch))
+    return done
+
+
+def _append_copies(plan: Plan, writer: Writer, batch: Sequence[Step]) -> None:
+    code = CODES[plan.dtype]
+    for one in batch:
+        rank, kernel = one.pieces[0].factors.rank, one.target.shape[1:]
+        ones = (1,) * (len(kernel) - 1)
+        up, down = copying.sides(plan, one)
+        names = one.tensors(plan.dialect)
+        writer.add(names[0], code, (one.target.rows, rank, *ones), up)
+        writer.add(names[1], code, (rank, *kernel), down)
+
+
+def _batches(steps: Sequence[Step], capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
     """Steps that are made alike together."""
-    for (kind, _, _), steps in groupby(plan.steps, key=lambda s: (s.kind, s.method, s.rank)):
+    for (kind, _, _), alike in groupby(steps, key=lambda s: (s.kind, s.method, s.rank)):
         limit = DENSE_BYTES if kind == "dense" else WRITE_BYTES
 
         def size(one: Step, limit: int = limit) -> int:
             return max(capacity(one), one.made * limit // READ_BYTES)
 
-        yield from batches(steps, size, limit)
+        yield from batches(alike, size, limit)
 
 
 def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:

@@ -255,7 +255,8 @@ def save(
     -------
     The file, or the folder for the PEFT dialect.
     """
-    merge([adapter], "linear", path=path, output=Output(dialect=dialect, dtype=dtype))
+    output = Output(dialect=dialect, dtype=dtype, verbatim=True)
+    merge([adapter], "linear", path=path, output=output)
     return Path(path)
 
 

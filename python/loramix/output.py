@@ -27,6 +27,8 @@ class Output:
     dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
     dialect : one of `loramix.formats.dialects.DIALECTS`; default: that of the first input.
     dense : whether to write results of full rank as they are; the dialect must have that (kohya).
+    verbatim : whether a pair that nothing changes is written as it is, bit by bit; else it is
+        balanced, which loses nothing either, but changes the numbers.
     client : the program that is to load it, one of `loramix.formats.dialects.CLIENTS`: writes the
         dialect that it loads best, and refuses what it does not load.
     """
@@ -38,6 +40,7 @@ class Output:
     dialect: str | None = None
     dense: bool = False
     client: str | None = None
+    verbatim: bool = False
 
     def __post_init__(self) -> None:
         checks = (

@@ -148,8 +148,13 @@ def _widest(adapters: Sequence[Adapter]) -> Dtype:
 
 
 def _alpha(steps: Sequence[Step], output: Output) -> float | None:
-    """The most frequent rank of factors: where it is met, they need no rescaling."""
-    counts = Counter(step.largest_rank(output) for step in steps if step.kind != "dense")
+    """The most frequent rank of factors, or alpha of copies: there they need no rescaling."""
+    pairs = [step for step in steps if step.kind != "dense"]
+    counts: Counter[float] = Counter(step.largest_rank(output) for step in pairs)
+    if output.verbatim:
+        alone = [step.pieces[0] for step in pairs if len(step.pieces) == 1]
+        stored = (abs(one.coefficient) * one.factors.scale * one.factors.rank for one in alone)
+        counts = Counter(alpha for alpha in stored if alpha > 0) or counts
     if not counts:
         return None
     return float(max(counts, key=lambda rank: (counts[rank], rank)))

@@ -294,6 +294,8 @@ class Plan:
             for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
         ]
         rule = {"rank": self.output.rank, "energy": self.output.energy, "dense": self.output.dense}
+        if self.output.verbatim:
+            rule["verbatim"] = True
         return {
             "version": VERSION,
             "method": _without_none(self.method),

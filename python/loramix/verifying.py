@@ -1,9 +1,10 @@
 """The check of a written file: what is in it against what was meant, target by target."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from loramix import _core
 from loramix.accounting import Share, shares
 from loramix.backends.base import Factored
 from loramix.batching import READ_BYTES, batches, bytes_of
+from loramix.copying import arrived
 from loramix.errors import OutputError
 from loramix.formats.layout import Layout, flatten
 from loramix.output import CODES
@@ -20,6 +22,7 @@ from loramix.types import ITEM_BYTES, Adapter, Factors, RawGroup, Target
 
 # Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
 _EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
+_Found: TypeAlias = Mapping[str, list[tuple[Factors, int]]]
 _SLACK = 3.0
 _SKETCH_SLACK = 6.0  # a sketch has fewer independent numbers
 FLOOR = 4e-6
@@ -54,10 +57,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that was carried out."""
+    """A step that was carried out.
+
+    Attributes
+    ----------
+    copied : whether its one pair was written as it is, see `loramix.copying`.
+    """
 
     step: Step
     made: Factored
+    copied: bool = False
 
     @property
     def dense(self) -> bool:
@@ -77,24 +86,34 @@ def verify(
     rows: list[Row] = []
     for _, items in groupby(done, key=lambda item: bool(item.made.sketch)):
         for batch in batches(items, partial(_read, plan), READ_BYTES):
-            pairs = []
-            for item in batch:
-                members = found.get(item.step.tensors(plan.dialect)[0])
-                if members is None:
-                    message = f"{item.step.stem} is missing from the file just written"
-                    raise OutputError(message)
-                target = item.step.target
-                raw = [factors.raw(1.0, row) for factors, row in members]
-                pairs.append((item, (target.rows, target.cols, raw)))
-            gaps = _gaps(pairs, threads)
-            rows += [_row(plan, item, *gap) for item, gap in zip(batch, gaps, strict=True)]
+            rows += _compare(plan, found, batch, threads)
             release(plan)
             written.source.release()
             step(len(batch))
     return tuple(rows)
 
 
-def _read_back(written: Adapter, layout: Layout | None) -> dict[str, list[tuple[Factors, int]]]:
+def _compare(plan: Plan, found: _Found, batch: Sequence[Done], threads: int | None) -> list[Row]:
+    """Rows of a batch, in order; copies that arrived need no arithmetic."""
+    rows: dict[str, Row] = {}
+    pairs = []
+    for item in batch:
+        target, members = item.step.target, found.get(item.step.tensors(plan.dialect)[0])
+        if members is None:
+            message = f"{item.step.stem} is missing from the file just written"
+            raise OutputError(message)
+        if item.copied and len(members) == 1 and arrived(plan, item.step, members[0][0]):
+            rows[item.step.stem] = _row(plan, item, 0.0, item.made.norm)
+            continue
+        raw = [factors.raw(1.0, row) for factors, row in members]
+        pairs.append((item, (target.rows, target.cols, raw)))
+    if pairs:
+        for (item, _), gap in zip(pairs, _gaps(pairs, threads), strict=True):
+            rows[item.step.stem] = _row(plan, item, *gap)
+    return [rows[item.step.stem] for item in batch]
+
+
+def _read_back(written: Adapter, layout: Layout | None) -> _Found:
     """The factors of a file and their first rows, by the name of their first tensor.
 
     A tensor that the reader takes apart has several.
