@@ -124,6 +124,19 @@ ACCEPTED: Mapping[str, str] = {
     "hunyuan_video": rf"diffusion_model\.({dotted(_HUNYUAN)})",
     "ace_step_1_5": rf"base_model\.model\.({dotted(_ACE_STEP)})",
 }  # fmt: skip
+# Names of diffusers that ComfyUI does not know there: the patterns must not let them through.
+STRANGE = (
+    ("wan21_t2v_1_3b", "diffusion_model.blocks.0.attn1.to_q"),
+    ("wan21_t2v_1_3b", "transformer.blocks.0.self_attn.q"),
+    ("lumina2", "lora_unet_layers_0_attn_to_q"),
+    ("z_image", "lora_unet_layers_0_attention_to_q"),
+    ("hunyuan_video", "diffusion_model.transformer_blocks.0.attn.to_q"),
+    ("hunyuan_video", "lora_unet_double_blocks_0_img_mlp_fc1"),
+    ("flux2_dev", "diffusion_model.single_stream_modulation.linear"),
+    ("flux2_dev", "diffusion_model.double_blocks_0.img_attn.qkv"),
+    ("sdxl", "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"),
+    ("sdxl", "lora_te1_text_projection"),
+)
 # Weights that are fused in ComfyUI: parts of them must not have names of their own.
 _PARTS = re.compile(r".*[._](to_[qkv]|add_[qkv]_proj|proj_mlp)")
 _FUSED_IN = ("sd3", "sd35", "flux", "chroma", "z_image", "lumina2", "hunyuan")
@@ -143,6 +156,11 @@ def stems_of(path: Path) -> Iterator[str]:
         for role in roles:
             if name.endswith(role):
                 yield name.removesuffix(role)
+
+
+@pytest.mark.parametrize(("name", "stem"), STRANGE)
+def test_patterns_refuse_what_comfyui_ignores(name: str, stem: str) -> None:
+    assert not re.fullmatch(ACCEPTED[name], stem)
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

@@ -137,3 +137,24 @@ def test_what_diffusers_gets_wrong_is_still_wrong(
         assert meant.keys() - got.keys() == bad
     else:
         assert {key for key in meant if gap(meant[key], got[key]) > 0.1} == bad
+
+
+@pytest.mark.parametrize("client", ["diffusers", "peft"])
+def test_transposed_convolutions_are_refused(client: str, tmp_path: Path) -> None:
+    # PEFT refuses the layer, and with it the file; in one for ComfyUI it may be.
+    layout = load_layout("ace_step_1_5")
+    chosen = {"proj_out_conv", "layers.0.self_attn.to_q"}
+    built = adapter(
+        layout, SPELLINGS["peft"], lambda m: m.name in chosen, 1, ranks=(2,), scales=(1.0,)
+    )
+    source = built.save(tmp_path / "in.safetensors")
+    with pytest.raises(loramix.FormatError, match=f"{client} does not load .*proj_out_conv"):
+        loramix.merge(
+            [source], "linear", output=loramix.Output(client=client), path=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
+    path = tmp_path / "diffusers.safetensors"
+    loramix.merge([source], "linear", output=loramix.Output(dialect="diffusers"), path=path)
+    model = CLIENTS["ace_step_1_5"].make()
+    with pytest.raises(ValueError, match=r"ConvTranspose1d.* is not supported"):
+        CLIENTS["ace_step_1_5"].load(model, str(path))
