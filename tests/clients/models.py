@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import diffusers
 import torch
+from clients import inputs
 
 Inputs: TypeAlias = Callable[[torch.Generator], dict[str, Any]]
 
@@ -87,132 +88,6 @@ def weightless(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     return model
 
 
-def normal(draw: torch.Generator, *shape: int) -> torch.Tensor:
-    """Standard normal numbers."""
-    return torch.randn(*shape, generator=draw)
-
-
-def _unet(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "sample": normal(draw, 2, 4, 8, 8),
-        "timestep": torch.tensor([10, 500]),
-        "encoder_hidden_states": normal(draw, 2, 5, 12),
-    }
-
-
-def _sdxl(draw: torch.Generator) -> dict[str, Any]:
-    added = {"text_embeds": normal(draw, 2, 6), "time_ids": torch.arange(12.0).reshape(2, 6)}
-    return {**_unet(draw), "added_cond_kwargs": added}
-
-
-def _sd3(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 2, 4, 8, 8),
-        "encoder_hidden_states": normal(draw, 2, 5, 12),
-        "pooled_projections": normal(draw, 2, 10),
-        "timestep": torch.tensor([300, 700]),
-    }
-
-
-def _flux_tokens(draw: torch.Generator, axes: int) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 6, 4),
-        "encoder_hidden_states": normal(draw, 1, 3, 12),
-        "timestep": torch.tensor([0.5]),
-        "img_ids": torch.arange(6.0 * axes).reshape(6, axes),
-        "txt_ids": torch.zeros(3, axes),
-    }
-
-
-def _flux1(draw: torch.Generator) -> dict[str, Any]:
-    extra = {"pooled_projections": normal(draw, 1, 10), "guidance": torch.tensor([3.5])}
-    return {**_flux_tokens(draw, 3), **extra}
-
-
-def _flux2(draw: torch.Generator) -> dict[str, Any]:
-    return {**_flux_tokens(draw, 4), "guidance": torch.tensor([3.5])}
-
-
-def _chroma(draw: torch.Generator) -> dict[str, Any]:
-    return _flux_tokens(draw, 3)
-
-
-def _z_image(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "x": [normal(draw, 4, 1, 8, 8)],
-        "t": torch.tensor([0.5]),
-        "cap_feats": [normal(draw, 7, 12)],
-    }
-
-
-def _lumina2(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 4, 8, 8),
-        "timestep": torch.tensor([0.5]),
-        "encoder_hidden_states": normal(draw, 1, 5, 12),
-        "encoder_attention_mask": torch.ones(1, 5, dtype=torch.bool),
-    }
-
-
-def _qwen_image(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 6, 8),
-        "encoder_hidden_states": normal(draw, 1, 3, 12),
-        "encoder_hidden_states_mask": torch.ones(1, 3, dtype=torch.bool),
-        "timestep": torch.tensor([0.5]),
-        "img_shapes": [(1, 2, 3)],
-    }
-
-
-def _wan(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 4, 2, 4, 4),
-        "timestep": torch.tensor([500]),
-        "encoder_hidden_states": normal(draw, 1, 5, 12),
-    }
-
-
-def _wan_i2v(draw: torch.Generator) -> dict[str, Any]:
-    return {**_wan(draw), "encoder_hidden_states_image": normal(draw, 1, 4, 10)}
-
-
-def _wan_vace(draw: torch.Generator) -> dict[str, Any]:
-    return {**_wan(draw), "control_hidden_states": normal(draw, 1, 6, 2, 4, 4)}
-
-
-def _ltx(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 8, 6),
-        "encoder_hidden_states": normal(draw, 1, 5, 12),
-        "timestep": torch.tensor([500]),
-        "encoder_attention_mask": torch.ones(1, 5, dtype=torch.bool),
-        "num_frames": 2,
-        "height": 2,
-        "width": 2,
-    }
-
-
-def _hunyuan_video(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 4, 1, 4, 4),
-        "timestep": torch.tensor([500]),
-        "encoder_hidden_states": normal(draw, 1, 5, 12),
-        "encoder_attention_mask": torch.ones(1, 5, dtype=torch.bool),
-        "pooled_projections": normal(draw, 1, 10),
-        "guidance": torch.tensor([3500.0]),
-    }
-
-
-def _ace_step(draw: torch.Generator) -> dict[str, Any]:
-    return {
-        "hidden_states": normal(draw, 1, 8, 4),
-        "timestep": torch.tensor([0.5]),
-        "timestep_r": torch.tensor([0.25]),
-        "encoder_hidden_states": normal(draw, 1, 5, 14),
-        "context_latents": normal(draw, 1, 8, 8),
-    }
-
-
 _UNET = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
@@ -271,34 +146,36 @@ _WAN = {
 
 CLIENTS: Mapping[str, Client] = {
     "sd15": Client(
-        "UNet2DConditionModel", _SD1, _unet, "StableDiffusionPipeline", "unet"
+        "UNet2DConditionModel", _SD1, inputs.unet, "StableDiffusionPipeline", "unet"
     ),
     "sd21": Client(
-        "UNet2DConditionModel", {**_SD1, "use_linear_projection": True}, _unet,
+        "UNet2DConditionModel", {**_SD1, "use_linear_projection": True}, inputs.unet,
         "StableDiffusionPipeline", "unet",
     ),
     "sdxl": Client(
-        "UNet2DConditionModel", _SDXL, _sdxl, "StableDiffusionXLPipeline", "unet"
+        "UNet2DConditionModel", _SDXL, inputs.sdxl, "StableDiffusionXLPipeline", "unet"
     ),
     "sd3_medium": Client(
-        "SD3Transformer2DModel", _SD3, _sd3, "StableDiffusion3Pipeline"
+        "SD3Transformer2DModel", _SD3, inputs.sd3, "StableDiffusion3Pipeline"
     ),
     "sd35_medium": Client(
         "SD3Transformer2DModel",
         {**_SD3, "dual_attention_layers": (0,), "qk_norm": "rms_norm"},
-        _sd3, "StableDiffusion3Pipeline",
+        inputs.sd3, "StableDiffusion3Pipeline",
     ),
     "sd35_large": Client(
-        "SD3Transformer2DModel", {**_SD3, "qk_norm": "rms_norm"}, _sd3, "StableDiffusion3Pipeline"
+        "SD3Transformer2DModel", {**_SD3, "qk_norm": "rms_norm"}, inputs.sd3,
+        "StableDiffusion3Pipeline",
     ),
     "flux1": Client(
         "FluxTransformer2DModel",
-        {**_FLUX, "pooled_projection_dim": 10, "guidance_embeds": True}, _flux1, "FluxPipeline",
+        {**_FLUX, "pooled_projection_dim": 10, "guidance_embeds": True}, inputs.flux1,
+        "FluxPipeline",
     ),
     "flux2_dev": Client(
         "Flux2Transformer2DModel",
         {**_FLUX, "axes_dims_rope": (2, 2, 2, 2), "timestep_guidance_channels": 8},
-        _flux2, "Flux2Pipeline",
+        inputs.flux2, "Flux2Pipeline",
     ),
     "flux2_klein_4b": Client(
         "Flux2Transformer2DModel",
@@ -306,7 +183,7 @@ CLIENTS: Mapping[str, Client] = {
             **_FLUX, "axes_dims_rope": (2, 2, 2, 2), "timestep_guidance_channels": 8,
             "guidance_embeds": False,
         },
-        _flux2, "Flux2KleinPipeline",
+        inputs.flux2, "Flux2KleinPipeline",
     ),
     "chroma": Client(
         "ChromaTransformer2DModel",
@@ -314,7 +191,7 @@ CLIENTS: Mapping[str, Client] = {
             **_FLUX, "approximator_num_channels": 8, "approximator_hidden_dim": 10,
             "approximator_layers": 1,
         },
-        _chroma, "ChromaPipeline",
+        inputs.chroma, "ChromaPipeline",
     ),
     "z_image": Client(
         "ZImageTransformer2DModel",
@@ -323,7 +200,7 @@ CLIENTS: Mapping[str, Client] = {
             "n_kv_heads": 2, "cap_feat_dim": 12, "axes_dims": [2, 2, 4],
             "axes_lens": [64, 16, 16],
         },
-        _z_image, "ZImagePipeline",
+        inputs.z_image, "ZImagePipeline",
     ),
     "lumina2": Client(
         "Lumina2Transformer2DModel",
@@ -333,7 +210,7 @@ CLIENTS: Mapping[str, Client] = {
             "multiple_of": 4, "axes_dim_rope": (4, 2, 2), "axes_lens": (16, 8, 8),
             "cap_feat_dim": 12,
         },
-        _lumina2, "Lumina2Pipeline",
+        inputs.lumina2, "Lumina2Pipeline",
     ),
     "qwen_image": Client(
         "QwenImageTransformer2DModel",
@@ -341,19 +218,19 @@ CLIENTS: Mapping[str, Client] = {
             "in_channels": 8, "out_channels": 2, "num_layers": 2, "attention_head_dim": 8,
             "num_attention_heads": 2, "joint_attention_dim": 12, "axes_dims_rope": (2, 2, 4),
         },
-        _qwen_image, "QwenImagePipeline",
+        inputs.qwen_image, "QwenImagePipeline",
     ),
-    "wan21_t2v_1_3b": Client("WanTransformer3DModel", _WAN, _wan, "WanPipeline"),
+    "wan21_t2v_1_3b": Client("WanTransformer3DModel", _WAN, inputs.wan, "WanPipeline"),
     "wan21_i2v_14b": Client(
-        "WanTransformer3DModel", {**_WAN, "image_dim": 10, "added_kv_proj_dim": 24}, _wan_i2v,
+        "WanTransformer3DModel", {**_WAN, "image_dim": 10, "added_kv_proj_dim": 24}, inputs.wan_i2v,
         "WanImageToVideoPipeline",
     ),
     "wan21_vace_1_3b": Client(
         "WanVACETransformer3DModel", {**_WAN, "vace_layers": [0, 1], "vace_in_channels": 6},
-        _wan_vace, "WanVACEPipeline",
+        inputs.wan_vace, "WanVACEPipeline",
     ),
     "wan22_ti2v_5b": Client(
-        "WanTransformer3DModel", {**_WAN, "attention_head_dim": 16, "num_layers": 1}, _wan,
+        "WanTransformer3DModel", {**_WAN, "attention_head_dim": 16, "num_layers": 1}, inputs.wan,
         "WanPipeline",
     ),
     "ltx_video_2b": Client(
@@ -363,7 +240,7 @@ CLIENTS: Mapping[str, Client] = {
             "attention_head_dim": 8, "cross_attention_dim": 16, "num_layers": 2,
             "caption_channels": 12,
         },
-        _ltx, "LTXPipeline",
+        inputs.ltx, "LTXPipeline",
     ),
     "hunyuan_video": Client(
         "HunyuanVideoTransformer3DModel",
@@ -373,7 +250,7 @@ CLIENTS: Mapping[str, Client] = {
             "num_refiner_layers": 1, "text_embed_dim": 12, "pooled_projection_dim": 10,
             "rope_axes_dim": (2, 2, 4),
         },
-        _hunyuan_video, "HunyuanVideoPipeline",
+        inputs.hunyuan_video, "HunyuanVideoPipeline",
     ),
     "ace_step_1_5": Client(
         "AceStepTransformer1DModel",
@@ -382,6 +259,6 @@ CLIENTS: Mapping[str, Client] = {
             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
             "in_channels": 12, "audio_acoustic_hidden_dim": 4, "encoder_hidden_size": 14,
         },
-        _ace_step, "AceStepPipeline",
+        inputs.ace_step, "AceStepPipeline",
     ),
 }  # fmt: skip

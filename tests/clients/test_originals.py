@@ -7,6 +7,7 @@ rows and a single column: no converter looks at columns.
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -104,3 +105,29 @@ def test_rows_of_the_original_are_where_diffusers_puts_them(name: str) -> None:
         if module.swap:
             mine = torch.cat([mine[len(mine) // 2 :], mine[: len(mine) // 2]])
         assert torch.equal(got[f"{module.name}.weight"], mine), module.name
+
+
+@pytest.mark.parametrize(
+    ("name", "component"),
+    [("sd21", "text_encoder"), ("sdxl", "text_encoder_2"), ("sd3_medium", "text_encoder_2")],
+)
+def test_rows_of_openclip_are_where_diffusers_puts_them(name: str, component: str) -> None:
+    modules = [
+        (module, alias)
+        for module in load_layout(name).modules
+        for alias in module.aliases
+        if module.component == component and alias.world == "openclip"
+    ]
+    width = next(m.shape[0] for m, _ in modules if m.name.endswith("q_proj"))
+    rows: dict[str, int] = {}
+    for module, alias in modules:
+        rows[alias.name] = rows.get(alias.name, 0) + module.shape[0]
+    # What is fused is a parameter of its own there, not a layer with a weight.
+    ends = {key: "_weight" if key.endswith("in_proj") else ".weight" for key in rows}
+    given = {key + ends[key]: torch.arange(count)[:, None] for key, count in rows.items()}
+    encoder = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+    got = upstream.convert_open_clip_checkpoint(encoder, given, prefix="")
+    assert len(modules) == len(got) > 100
+    for module, alias in modules:
+        meant = torch.arange(rows[alias.name])[slice(*alias.rows) if alias.rows else slice(None)]
+        assert torch.equal(got[f"{module.name}.weight"][:, 0], meant), module.name

@@ -16,13 +16,15 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import torch
 from clients.applied import applied
 from clients.models import CLIENTS
 from clients.tiny import SPELLINGS, Choose, adapter, add_by_hand, among, table_of
 from formats.builders import Truth, gap, gaps, total
+from peft import PeftModel
 
 import loramix
-from loramix.formats.layout import Layout
+from loramix.formats.layout import LAYOUTS, Layout
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning",
@@ -97,7 +99,6 @@ FOREIGN = (
     ("flux2_dev", "original"),
     ("chroma", "comfyui"),
     ("lumina2", "kohya"),
-    ("lumina2", "comfyui"),
     ("qwen_image", "plain"),
     ("wan21_t2v_1_3b", "original"),
     ("ltx_video_2b", "kohya"),
@@ -130,17 +131,22 @@ class Stand:
             ranks=(2, 3), scales=(0.5, 2.0),
         )  # fmt: skip
         files = [one.save(folder / f"{i}.safetensors") for i, one in enumerate((first, second))]
-        path = folder / "merged.safetensors"
+        path = folder / ("merged" if output.client == "peft" else "merged.safetensors")
         loramix.merge(
             files, "linear", weights=WEIGHTS, output=output, path=path,
             architecture=self.layout.name,
         )  # fmt: skip
         return path, total([(first.truth, WEIGHTS[0]), (second.truth, WEIGHTS[1])])
 
-    def check(self, path: Path, truth: Truth) -> None:
-        """Require that diffusers loads what is meant, layer by layer and in the output."""
-        loaded, edited = self.client.make(), self.client.make()
-        self.client.load(loaded, str(path))
+    def loaded(self, path: Path) -> torch.nn.Module:
+        """The model into which diffusers loaded a file."""
+        model = self.client.make()
+        self.client.load(model, str(path))
+        return model
+
+    def check(self, loaded: torch.nn.Module, truth: Truth) -> None:
+        """Require that a model was given what is meant, layer by layer and in the output."""
+        edited = self.client.make()
         assert gaps(truth, applied({self.client.component: loaded})) < EXACT
         add_by_hand(edited, self.client.component, truth)
         meant = self.client.run(edited).double() - self.before
@@ -159,6 +165,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tables")
 
 
+def test_no_architecture_is_forgotten() -> None:
+    other_sizes = {"flux2_klein_9b", "wan21_t2v_14b", "ltx_video_13b"}
+    not_in_diffusers = {"ace_step_v1", "llama3_8b", "qwen2_5_7b"}
+    assert CLIENTS.keys() == set(LAYOUTS) - other_sizes - not_in_diffusers
+
+
 @pytest.mark.parametrize("name", CLIENTS)
 def test_the_universal_form_does_what_the_deltas_do(
     name: str, folder: Path, tmp_path: Path
@@ -166,7 +178,14 @@ def test_the_universal_form_does_what_the_deltas_do(
     stand = _stand(name, folder)
     path, truth = stand.merged(loramix.Output(client="diffusers"), lambda _: True, tmp_path)
     assert truth.keys() == {f"{m.component}.{m.name}" for m in stand.layout.modules}
-    stand.check(path, truth)
+    stand.check(stand.loaded(path), truth)
+
+
+@pytest.mark.parametrize("name", ["sd3_medium", "flux2_dev", "z_image", "wan21_i2v_14b"])
+def test_peft_loads_networks_too(name: str, folder: Path, tmp_path: Path) -> None:
+    stand = _stand(name, folder)
+    path, truth = stand.merged(loramix.Output(client="peft"), lambda _: True, tmp_path)
+    stand.check(PeftModel.from_pretrained(stand.client.make(), str(path)).base_model.model, truth)
 
 
 @pytest.mark.parametrize(("name", "dialect"), WRONG)
@@ -176,7 +195,8 @@ def test_other_dialects_do_what_the_deltas_do(
     stand = _stand(name, folder)
     output = loramix.Output(dialect=dialect)
     wrong = WRONG[name, dialect]
-    stand.check(*stand.merged(output, lambda m: not among(m.name, wrong), tmp_path))
+    path, truth = stand.merged(output, lambda m: not among(m.name, wrong), tmp_path)
+    stand.check(stand.loaded(path), truth)
 
 
 @pytest.mark.parametrize(
@@ -193,15 +213,13 @@ def test_what_diffusers_gets_wrong_is_still_wrong(
     rest = {k: v for k, v in truth.items() if not among(k.partition(".")[2], [pattern])}
     assert 0 < len(rest) < len(truth)
     if how == "dropped":
-        stand.check(path, rest)
+        stand.check(stand.loaded(path), rest)
         return
-    model = stand.client.make()
     if how in ("error", "size"):
         with pytest.raises((AssertionError, ValueError, IndexError)):
-            stand.client.load(model, str(path))
+            stand.loaded(path)
         return
-    stand.client.load(model, str(path))
-    loaded = applied({stand.client.component: model})
+    loaded = applied({stand.client.component: stand.loaded(path)})
     assert loaded.keys() == truth.keys()
     bad = {key for key in truth if gap(truth[key], loaded[key]) > 0.1}
     assert bad == truth.keys() - rest.keys()
