@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
+    from loramix.converting import convert
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -55,6 +56,7 @@ _HOMES = {
     "Target": "types",
     "analyze": "analyzing",
     "combine": "memory",
+    "convert": "converting",
     "execute": "merging",
     "expand": "kernels",
     "follow": "merging",
@@ -93,6 +95,7 @@ __all__ = [
     "__version__",
     "analyze",
     "combine",
+    "convert",
     "execute",
     "expand",
     "follow",

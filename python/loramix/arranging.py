@@ -1,7 +1,9 @@
 """Groups with their choices become weights of the output: one step each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import cast
 
 import numpy as np
 
@@ -50,11 +52,15 @@ class Item:
         weights = np.array(decision.weights)
         sides = decision.sides or ("all",) * len(weights)
         method = _of_vector(decision.method) if group.target.is_vector else decision.method
-        if isinstance(method, Coefficients) and {"low", "high"} & set(sides):
-            method = Composite(method)  # of what is left of the deltas
-        if isinstance(method, Coefficients):
+        summed = _as_sum(cast("Hashable", method))
+        if summed is not None and {"low", "high"} & set(sides):
+            method, summed = Composite(summed), None  # of what is left of the deltas
+        if summed is not None:
             inside = np.where([side != "around" for side in sides], weights, 0.0)
-            weights = apply(method, gram, inside) + (weights - inside)
+            weights = apply(summed, gram, inside) + (weights - inside)
+            own = zip(decision.sides, weights, strict=bool(decision.sides))
+            site = Site(sides=tuple(side for side, weight in own if weight != 0))
+            return cls(group, method, weights, choice.asked, site, choice.rank)
         site = site_of(
             method,
             gram,
@@ -65,6 +71,11 @@ class Item:
             published_sides=decision.published_sides,
         )
         return cls(group, method, weights, choice.asked, site, choice.rank)
+
+
+@lru_cache(maxsize=64)  # protocols take Python 3.11 long, and every group asks
+def _as_sum(method: Hashable) -> Coefficients | None:
+    return method if isinstance(method, Coefficients) else None
 
 
 def _of_vector(method: Method) -> Method:

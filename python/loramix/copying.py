@@ -116,13 +116,13 @@ def _shifted(data: Bytes, code: str, power: int) -> Bytes | None:
     low, high = _BITS[code]
     bits: Any = data.view(np.uint32 if code == "F32" else np.uint16)
     kind = bits.dtype.type
-    exponents = bits & kind(((1 << high) - 1) << low)
-    least, most = int(exponents.min(initial=1 << low)) >> low, int(exponents.max(initial=0)) >> low
+    top = ((1 << high) - 1) << low
+    exponents = bits & kind(top)
+    least, most = int(exponents.min(initial=top)) >> low, int(exponents.max(initial=0)) >> low
     zero = None
     if least == 0:
         zero = (bits << kind(1)) == 0
-        rest = exponents[~zero]
-        least = int(rest.min(initial=1 << low)) >> low
+        least = int(exponents[~zero].min(initial=top)) >> low
     if least == 0 or least + power < 1 or most + power >= (1 << high) - 1:
         return None
     moved = bits + kind((power << low) % (1 << 8 * bits.itemsize))

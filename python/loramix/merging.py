@@ -9,6 +9,7 @@ from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
+from loramix.converting import convert
 from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.executing import Merged
@@ -249,14 +250,13 @@ def save(
     dialect: str | None = None,
     dtype: Dtype | None = None,
 ) -> Path:
-    """Write an adapter, exactly, in any dialect that can hold it.
+    """Write an adapter, exactly, in any dialect that can hold it; see `convert`.
 
     Returns
     -------
     The file, or the folder for the PEFT dialect.
     """
-    output = Output(dialect=dialect, dtype=dtype, verbatim=True)
-    merge([adapter], "linear", path=path, output=output)
+    convert(adapter, path, dialect=dialect, dtype=dtype)
     return Path(path)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO, cast
 import typer
 
 from loramix import __version__
-from loramix.cli import console, looking, merging, shared, showing
+from loramix.cli import console, converting, looking, merging, shared, showing
 from loramix.errors import LoramixError, ParamError
 
 _INTERRUPTED = 130
@@ -29,6 +29,7 @@ for command in (
     merging.merge,
     merging.plan,
     merging.resize,
+    converting.convert,
     looking.inspect,
     looking.analyze,
     looking.compat,

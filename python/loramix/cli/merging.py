@@ -34,6 +34,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     max_error: options.MaxError = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    client: options.Client = None,
     dense: options.Dense = False,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
@@ -60,7 +61,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
     )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
@@ -91,6 +92,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
     max_error: options.MaxError = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    client: options.Client = None,
     dense: options.Dense = False,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
@@ -117,7 +119,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
@@ -153,6 +155,7 @@ def resize(
     max_error: options.MaxError = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    client: options.Client = None,
     threads: options.Threads = None,
     strict: options.Strict = False,
     skip: options.Skip = None,
@@ -165,7 +168,7 @@ def resize(
     if (rank, energy, max_error) == (None, None, None):
         message = "resize needs --rank, --energy or --max-error"
         raise ParamError(message)
-    rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect)
+    rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, client=client)
 
     def run(progress: "Progress | None") -> "Merged":
         source = shared.stack_of([file], architecture, skip, strict=strict)

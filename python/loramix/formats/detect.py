@@ -54,20 +54,24 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What a file holds: stems with the sizes of their deltas, and the strings of its header."""
+    """What a file holds: stems with the sizes of their deltas, and the hints of its header.
+
+    Attributes
+    ----------
+    encoders : how many modules are of text encoders.
+    """
 
     modules: Sequence[tuple[Stem, Size]]
     flat: Sequence[str]
     hint: tuple[str, ...]
+    encoders: int
 
     def counted(self, components: frozenset[str]) -> int:
         """Modules that speak for or against a table that lists these components.
 
         Where a table lists no text encoder, one says nothing about the model.
         """
-        if not components <= set(NETWORKS):
-            return len(self.modules)
-        return sum(not (s.component or "").startswith("text_encoder") for s, _ in self.modules)
+        return len(self.modules) - (self.encoders if components <= set(NETWORKS) else 0)
 
     def hits(self, layout: Layout) -> list[Hit | None]:
         """What every module is in a table."""
@@ -112,7 +116,9 @@ def detect(
     8 ms each, and kept.
     """
     hint = hint_of(metadata or {})
-    file = _File(modules, [flatten(stem.path) for stem, _ in modules], hint)
+    flat = [flatten(stem.path) for stem, _ in modules]
+    encoders = sum((s.component or "").startswith("text_encoder") for s, _ in modules)
+    file = _File(modules, flat, hint, encoders)
     if only:
         one = _Score.of(file, only)
         return Match(load_layout(only), one.share, one.known, (only,), None)
