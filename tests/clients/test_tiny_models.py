@@ -20,7 +20,7 @@ import torch
 from clients.applied import applied
 from clients.models import CLIENTS
 from clients.tiny import SPELLINGS, Choose, adapter, add_by_hand, among, table_of
-from formats.builders import Truth, gap, gaps, total
+from formats.builders import Built, Truth, gap, gaps, total
 from peft import PeftModel
 
 import loramix
@@ -118,14 +118,16 @@ class Stand:
         )
         self.before = self.client.run(model)
 
+    def first(self, choose: Choose) -> Built:
+        """An adapter with fused weights, several ranks, and alphas where files have them."""
+        kohya = self.layout.modules[0].kohya is not None
+        spelling = SPELLINGS["kohya" if kohya else "peft"]
+        return adapter(self.layout, spelling, choose, 1, ranks=(4, 2), scales=(1.0, 0.5, 1.5))
+
     def merged(self, output: loramix.Output, choose: Choose, folder: Path) -> tuple[Path, Truth]:
         """Merge two adapters; the second has every other module, other ranks and other scales."""
-        kohya = self.layout.modules[0].kohya is not None
         odd = {module.name for module in self.layout.modules[::2]}
-        first = adapter(
-            self.layout, SPELLINGS["kohya" if kohya else "peft"], choose, 1,
-            ranks=(4, 2), scales=(1.0, 0.5, 2.0),
-        )  # fmt: skip
+        first = self.first(choose)
         second = adapter(
             self.layout, SPELLINGS["comfyui"], lambda m: choose(m) and m.name in odd, 1000,
             ranks=(2, 3), scales=(0.5, 2.0),
@@ -179,6 +181,18 @@ def test_the_universal_form_does_what_the_deltas_do(
     path, truth = stand.merged(loramix.Output(client="diffusers"), lambda _: True, tmp_path)
     assert truth.keys() == {f"{m.component}.{m.name}" for m in stand.layout.modules}
     stand.check(stand.loaded(path), truth)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_conversions_do_what_the_deltas_do(name: str, folder: Path, tmp_path: Path) -> None:
+    # Two of them: to the original names, which fuses again what was split, and from there.
+    stand = _stand(name, folder)
+    built, table = stand.first(lambda _: True), stand.layout.name
+    source = built.save(tmp_path / "in.safetensors")
+    middle, path = tmp_path / "middle.safetensors", tmp_path / "out.safetensors"
+    loramix.convert(source, middle, client="comfyui", architecture=table)
+    loramix.convert(middle, path, client="diffusers", architecture=table)
+    stand.check(stand.loaded(path), built.truth)
 
 
 @pytest.mark.parametrize("name", ["sd3_medium", "flux2_dev", "z_image", "wan21_i2v_14b"])
