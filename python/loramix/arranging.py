@@ -113,7 +113,8 @@ def arrange(
         target, row = _written_as(item.group.target, table)
         targets[target.key] = target
         parts.setdefault(target.key, []).append((item, row))
-    steps = []
+    steps: list[Step] = []
+    refused: list[str] = []
     for key, target in targets.items():
         decided = _parts(parts[key], vector=target.is_vector)
         # What is summed may stay joined as it came; everything else is decided part by part.
@@ -124,14 +125,17 @@ def arrange(
             embedding = _is_embedding(pieces, dialect, target)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
-            message = f"{', '.join(names)}: {error}"
-            raise FormatError(message) from None
+            refused.append(f"{', '.join(names)}: {error}")
+            continue
         ranks = [item.rank for item, _ in parts[key] if item.rank is not None]
         kind = "dense" if target.is_vector else _kind(decided, output, key)
         swap = key.removesuffix(BIAS) in swapped
         rank = max(ranks, default=None)
         keys = tuple(item.group.target.key for item, _ in parts[key])
         steps.append(Step(target, stem, pieces, swap, decided, kind, rank, keys, suffix, embedding))
+    if refused:
+        more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""
+        raise FormatError(refused[0] + more)
     return steps
 
 

@@ -229,6 +229,7 @@ def resize(
     max_error: float | None = None,
     dtype: Dtype | None = None,
     dialect: str | None = None,
+    client: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Merged:
@@ -236,10 +237,12 @@ def resize(
 
     Parameters
     ----------
-    rank, energy, max_error, dtype, dialect : see `Output`.
+    rank, energy, max_error, dtype, dialect, client : see `Output`.
     path, threads, progress : see `merge`.
     """
-    output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)
+    output = Output(
+        rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect, client=client
+    )
     return merge([source], "linear", path=path, output=output, threads=threads, progress=progress)
 
 

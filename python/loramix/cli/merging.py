@@ -61,7 +61,8 @@ def merge(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        architecture,
     )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
@@ -119,7 +120,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        architecture,
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
@@ -146,7 +148,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
         shared.write_page(html, overview)
 
 
-def resize(
+def resize(  # noqa: PLR0913 - one parameter per option
     *,
     file: options.File,
     output: options.OutputPath,
