@@ -11,7 +11,7 @@ from loramix.errors import FormatError, ParamError
 from loramix.finding import find, text_of
 from loramix.formats import scales
 from loramix.formats.detect import Match, detect
-from loramix.formats.layout import LAYOUTS
+from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import targets_of
 from loramix.types import Adapter, Base, Coverage, Reading, Source, StrPath
@@ -35,7 +35,8 @@ def load(
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
         ``adapter_config.json``).
     name : for reports; default: the name of the file or folder.
-    architecture : base model, if names and shapes cannot tell; one of ``sd15 sdxl flux1``.
+    architecture : base model, if names and shapes cannot tell: one of
+        `loramix.formats.layout.LAYOUTS`, or the path of a module table of your own (``.layout``).
     skip : globs of tensor names to leave out.
     base : the model that the file was trained on: its weights are looked at where a delta is
         relative to them (DoRA, (IA)3, OFT, BOFT, GLoRA).  Such a delta is W' - W, computed when it
@@ -50,8 +51,11 @@ def load(
     ShapeError : factors that do not fit each other, or not their weight.
     OSError : the file cannot be read.
     """
-    if architecture is not None and architecture not in LAYOUTS:
-        message = f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}"
+    if architecture is not None and not is_architecture(architecture):
+        message = (
+            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
+            "your own in files whose names end in .layout"
+        )
         raise ParamError(message)
     file, config = find(Path(path))
     opened = SafetensorsFile(file)
@@ -104,7 +108,7 @@ def read(
         raise FormatError(message)
     # Norms and modulations are in no table: they say nothing of the model.
     known = [one for one in deltas if one.draft.part == "weight"] or deltas
-    match = detect([(one.stem, one.size) for one in known], architecture)
+    match = detect([(one.stem, one.size) for one in known], architecture, metadata)
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(known)} modules fits {architecture}"
         raise FormatError(message)
@@ -121,15 +125,19 @@ def read(
         metadata=MappingProxyType(dict(metadata)),
         coverage=Coverage(len(left), skipped, notes),
         source=file,
+        runner_up=match.runner_up,
         reading=reading,
     )
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:
-    if match.layout and match.share < 1:
-        missed = round((1 - match.share) * pairs)
-        return [f"{missed} of {pairs} modules are not in the table of {match.layout.name}"]
-    if match.candidates and not match.layout:
-        names = ", ".join(match.candidates)
-        return [f"fits {names} equally well; --architecture decides if it matters"]
-    return []
+    """What a user should know about the base model: at most two lines."""
+    names, notes = ", ".join(match.candidates), []
+    if len(match.candidates) > 1:
+        reason = f": {match.because}" if match.because else ""
+        taken = f"taken for {match.layout.name}" if match.layout else "--architecture decides"
+        notes.append(f"fits {names} equally well; {taken}{reason}")
+    if match.layout and match.hits < pairs:
+        missed = pairs - match.hits
+        notes.append(f"{missed} of {pairs} modules are not in the table of {match.layout.name}")
+    return notes

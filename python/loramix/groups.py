@@ -54,6 +54,23 @@ def _fusion(modules: Sequence[Module]) -> Fusion:
     return Fusion(whole, parts)
 
 
+def agreed(adapters: Sequence[Adapter]) -> str | None:
+    """The base model that all adapters of a known one can be for; None if there is no such.
+
+    What fits several equally well goes with an adapter that fits one, or else with one that had
+    a reason not to be taken for its first candidate.
+    """
+    known = [a for a in adapters if a.architecture]
+    sure = {a.architecture for a in known if len(a.candidates) < 2}
+    found = sure or {a.architecture for a in known}
+    if len(found) > 1 and not sure:
+        found = {a.architecture for a in known if a.architecture != a.candidates[0]}
+    if len(found) != 1:
+        return None
+    (name,) = found
+    return name if all(name in (a.architecture, *a.candidates) for a in known) else None
+
+
 def common_architecture(adapters: Sequence[Adapter]) -> str | None:
     """The base model of the stack.
 
@@ -61,17 +78,18 @@ def common_architecture(adapters: Sequence[Adapter]) -> str | None:
     ------
     FormatError : adapters of different models.
     """
-    known = [(a.architecture, a) for a in adapters if a.architecture]
-    for architecture, adapter in known[1:]:
-        if architecture != known[0][0]:
-            first = known[0][1]
-            message = (
-                f"{adapter.name} is for {architecture} ({adapter.match:.0%} of its modules fit), "
-                f"{first.name} for {first.architecture} ({first.match:.0%}): adapters of "
-                "different base models cannot be merged"
-            )
-            raise FormatError(message)
-    return known[0][0] if known else None
+    common = agreed(adapters)
+    known = [a for a in adapters if a.architecture]
+    if common is not None or not known:
+        return common
+    first = known[0]
+    other = next(a for a in known if a.architecture != first.architecture)
+    message = (
+        f"{other.name} is for {other.architecture} ({other.match:.0%} of its modules fit), "
+        f"{first.name} for {first.architecture} ({first.match:.0%}): adapters of "
+        "different base models cannot be merged"
+    )
+    raise FormatError(message)
 
 
 def align(adapters: Sequence[Adapter], *, split: bool) -> tuple[Group, ...]:

@@ -17,6 +17,7 @@ class Inspection:
     Attributes
     ----------
     match : share of its modules that are in the table of the architecture, 0 to 1.
+    runner_up : the architecture that comes next and its match; of an unknown one, the nearest.
     modules : number of modules by component.
     kinds : number of modules by kind (linear, conv 1x1, conv 3x3; dense in front of a dense
         difference).
@@ -34,6 +35,7 @@ class Inspection:
     architecture: str | None
     candidates: tuple[str, ...]
     match: float
+    runner_up: tuple[str, float] | None
     modules: Mapping[str, int]
     kinds: Mapping[str, int]
     ranks: Mapping[int, int]
@@ -73,6 +75,7 @@ def inspect(
         architecture=adapter.architecture,
         candidates=adapter.candidates,
         match=adapter.match,
+        runner_up=adapter.runner_up,
         modules=_count(_component(t.key) for t in pairs),
         kinds=_count(_kind(target.shape, pair) for target, pair in pairs.items()),
         ranks=dict(sorted(Counter(pair.rank for pair in pairs.values()).items())),

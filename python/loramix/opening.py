@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loramix import adapters as loading
 from loramix.errors import FormatError, ParamError
+from loramix.groups import agreed
 from loramix.types import Adapter, Group, StrPath, Weight
 
 
@@ -16,18 +17,17 @@ def open_all(
     architecture: str | None = None,
     skip: Sequence[str] = (),
 ) -> list[Adapter]:
-    """Load what is not loaded; undecided architectures follow the decided ones."""
+    """Load what is not loaded; what fits several architectures follows what fits one."""
     stack = [
         source
         if isinstance(source, Adapter)
         else loading.load(source, architecture=architecture, skip=skip)
         for source in sources
     ]
-    decided = {adapter.architecture for adapter in stack if adapter.architecture}
-    if len(decided) == 1:
-        (known,) = decided
+    known = agreed(stack)
+    if known is not None:
         stack = [
-            loading.resolve(a, known) if a.architecture is None and known in a.candidates else a
+            loading.resolve(a, known) if a.architecture != known and known in a.candidates else a
             for a in stack
         ]
     _refuse_mixed_unknown(stack)

@@ -35,9 +35,10 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 
 from loramix import FormatError, Merged, Output, OutputError, combine, load, merge, save
-from loramix.formats.layout import LAYOUTS, Layout, Module, load_layout
+from loramix.formats.layout import Layout, Module, load_layout
 from loramix.groups import align
 
+LAYOUTS = ("sd15", "sdxl", "flux1")
 NETWORK = {"sd15": "unet", "sdxl": "unet", "flux1": "transformer"}
 DIALECTS = ("kohya", "diffusers", "peft")
 

@@ -10,6 +10,7 @@ from helpers import delta_of, distance, pairs, truth, write_adapter
 
 import loramix
 from loramix.errors import FormatError, ParamError
+from loramix.formats.layout import LAYOUTS
 from loramix.methods import METHODS, Composite, Method, method_of
 from loramix.methods.dare import Dare
 from loramix.methods.tall import Tall
@@ -229,7 +230,11 @@ METHOD_NAMES = ", ".join(METHODS)
         ("auto_strength = 1\n" + ONE, "auto_strength = 1: allowed is true or false"),
         ('backend = "rust:0"\n' + ONE, "backend = 'rust:0': allowed is rust, torch, or "
          "torch:DEVICE"),
-        ('architecture = "sd3"\n' + ONE, "architecture = 'sd3': allowed is sd15, sdxl, flux1"),
+        (
+            'architecture = "sd3"\n' + ONE,
+            f"architecture = 'sd3': allowed is {', '.join(LAYOUTS)}, or a file whose name ends in "
+            ".layout",
+        ),
         ('skip = "*"\n' + ONE, 'skip = "*": allowed is a list of texts'),
         ('method = "ties"\npolicy = "auto"\n' + ONE, "method and policy: a policy chooses the "
          "methods, give one of them"),

@@ -211,8 +211,8 @@ Skip = Annotated[
 Architecture = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Base model, if names and shapes cannot tell: sd15, sdxl, flux1.",
-        show_default=False,
+        metavar="NAME", show_default=False,
+        help="Base model, if names and shapes cannot tell: as flux1, or a module table (.layout).",
     ),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]

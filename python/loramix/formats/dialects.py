@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loramix.errors import FormatError
-from loramix.formats.layout import Layout, Module, fits, flatten
+from loramix.formats.layout import Layout, flatten
 from loramix.types import Target
 
 # Prefix, component (None: the network, whatever the layout calls it), dialect.
@@ -75,23 +75,6 @@ def _without_processor(stem: str) -> str:
     return _PROCESSOR.sub(lambda m: ".to_out.0" if m[1] == "out" else f".to_{m[1]}", stem)
 
 
-def lookup(stem: Stem, layout: Layout, size: tuple[int | None, int | None]) -> tuple[Module, ...]:
-    """Modules of a layout that a stem names and a delta of this size fits.
-
-    Several if it names a fused weight, none if the layout has no such weight.
-    """
-    found = layout.by_kohya.get(stem.text, ())
-    if stem.dialect == "kohya" and fits(found, size):
-        return found
-    flat = flatten(stem.path)
-    components = [stem.component] if stem.component else list(layout.prefixes)
-    for component in components:
-        module = layout.by_key.get((component, flat))
-        if module and fits((module,), size):
-            return (module,)
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """What follows the stem where a difference is no matrix; None if no client reads one.
@@ -148,10 +131,11 @@ def _kohya_stem(target: Target, layout: Layout | None) -> str:
     if name.startswith("lora_"):
         return name
     module = layout.by_key.get((component, flatten(name))) if layout else None
-    if module:
+    if module and module.kohya is not None:
         return module.kohya
-    if layout and layout.prefixes.get(component, "") + flatten(name) in layout.by_kohya:
-        return layout.prefixes[component] + flatten(name)  # a fused original
+    prefix = layout.prefixes.get(component) if layout else None
+    if layout and prefix is not None and prefix + flatten(name) in layout.by_kohya:
+        return prefix + flatten(name)  # a fused original
     message = (
         f"{target.key}: no module table knows it, so it has no Kohya name; write another dialect"
     )

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from loramix.backends import BACKENDS
 from loramix.errors import ParamError
-from loramix.formats.layout import LAYOUTS
+from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.methods import Level, Method, Space
 from loramix.methods.composite import LEVELS, SPACES
 from loramix.methods.linear import Linear
@@ -147,8 +147,12 @@ class Recipe:
                 f"backend = {self.backend!r}: allowed is {', '.join(BACKENDS)}, or torch:DEVICE"
             )
             raise ParamError(message)
-        if self.architecture is not None:
-            _check_word("architecture", self.architecture, LAYOUTS)
+        if self.architecture is not None and not is_architecture(self.architecture):
+            message = (
+                f"architecture = {self.architecture!r}: allowed is {', '.join(LAYOUTS)}, or a file "
+                "whose name ends in .layout"
+            )
+            raise ParamError(message)
 
     @property
     def chosen(self) -> Method | None:

@@ -34,10 +34,18 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
 
 
 def _architecture(facts: Mapping[str, Any]) -> str:
+    nearest = ""
+    if facts["runner_up"]:
+        name, share = facts["runner_up"]
+        nearest = f"{name}, {100 * share:.3g} %"
     if facts["architecture"]:
-        return f"{facts['architecture']} ({100 * facts['match']:.3g} % of its modules fit)"
+        following = f"; next is {nearest}" if nearest else ""
+        fitting = f"{100 * facts['match']:.3g} % of its modules fit"
+        return f"{facts['architecture']} ({fitting}{following})"
     candidates = " or ".join(facts["candidates"])
-    return f"undecided: {candidates}" if candidates else "unknown"
+    if candidates:
+        return f"undecided: {candidates}"
+    return f"unknown (nearest is {nearest})" if nearest else "unknown"
 
 
 def _counts(values: Mapping[object, int]) -> str:

@@ -10,9 +10,8 @@ from loramix.errors import FormatError, ShapeError
 from loramix.formats.families.values import values
 from loramix.formats.keys import Role
 from loramix.formats.scales import PeftConfig, scalar
-from loramix.types import F32, ITEM_BYTES, Factors, Tensor
+from loramix.types import F32, ITEM_BYTES, Factors, Shape, Tensor
 
-Shape: TypeAlias = tuple[int, ...]
 Part: TypeAlias = Literal["weight", "bias", "norm", "modulation"]
 """Which parameter of a module is changed."""
 

@@ -26,7 +26,6 @@ from loramix.formats.families.base import (
     Family,
     Parts,
     Place,
-    Shape,
     dense,
     flat,
     kernel_ones,
@@ -34,7 +33,7 @@ from loramix.formats.families.base import (
     roles,
     with_kernel,
 )
-from loramix.types import F32, Factors
+from loramix.types import F32, Factors, Shape
 
 _FIRST = ("lokr_w1", "lokr_w1_a lokr_w1_b")
 _SECOND = ("lokr_w2", "lokr_w2_a lokr_w2_b", "lokr_w2_a lokr_w2_b lokr_t2")

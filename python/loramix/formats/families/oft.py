@@ -20,9 +20,9 @@ from functools import partial
 import numpy as np
 
 from loramix.errors import FormatError, ShapeError
-from loramix.formats.families.base import Draft, Family, Parts, Place, Shape, dense, roles
+from loramix.formats.families.base import Draft, Family, Parts, Place, dense, roles
 from loramix.formats.keys import Role
-from loramix.types import F32, F64, Factors
+from loramix.types import F32, F64, Factors, Shape
 
 
 def _read(parts: Parts) -> tuple[Draft, ...]:
