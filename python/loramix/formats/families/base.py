@@ -7,9 +7,9 @@ from typing import Literal, NoReturn, Protocol, TypeAlias
 import numpy as np
 
 from loramix.errors import FormatError, ShapeError
-from loramix.formats.families.values import values
 from loramix.formats.keys import Role
 from loramix.formats.scales import PeftConfig, scalar
+from loramix.formats.values import values
 from loramix.types import F32, ITEM_BYTES, Factors, Shape, Tensor
 
 Part: TypeAlias = Literal["weight", "bias", "norm", "modulation"]
