@@ -42,7 +42,7 @@ def _read(parts: Parts) -> tuple[Draft, ...]:
     def factors(place: Place) -> Factors:
         _check_rows(parts, names[0], place, rows)
         make = partial(_delta, parts, names, place, constraint)
-        return replace(dense(parts, names[0], place, make, parts.origin(*names)), family=name)
+        return replace(dense(parts, names[0], place, make), family=name)
 
     return (Draft(name, rows, None, None, factors, base="needed"),)
 
