@@ -32,6 +32,9 @@ from loramix.types import (
 
 Kind: TypeAlias = Literal["sum", "entries", "dense", "joint"]
 
+FULL = 512
+"""Smaller side of a weight from which on what has full rank is merged entry by entry."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -200,6 +203,13 @@ class Step:
         size = self.numbers(self.largest_rank(output)) * ITEM_BYTES[CODES[dtype]]
         entries = self.target.rows * self.target.cols * ITEM_BYTES["F32"]
         return size + (entries if self.kind in ("entries", "dense") else 0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a member has full rank, and is so large that its entries are less work."""
+        sides = min(self.target.rows, self.target.cols)
+        members = (member for part in self.parts for member in part.group.members)
+        return sides >= FULL and any(member.identity is not None for member in members)
 
     @property
     def made(self) -> int:

@@ -183,7 +183,7 @@ def resize(  # noqa: PLR0913 - one parameter per option
         (source,) = shared.stack_of([file], architecture, skip, strict=strict)
         return loramix.resize(
             source, path=output, rank=rank, energy=energy, max_error=max_error,
-            total_error=total_error, size=limit, dtype=rule.dtype, dialect=dialect,
+            total_error=total_error, size=limit, dtype=rule.dtype, dialect=dialect, client=client,
             threads=threads, progress=progress,
         )  # fmt: skip
 
