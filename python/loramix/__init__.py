@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
     from loramix.converting import convert
+    from loramix.diagnosing.examining import doctor
+    from loramix.diagnosing.findings import Diagnosis, Finding
+    from loramix.diffing.comparing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
     from loramix.inspecting import Inspection, inspect
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from loramix.recipes.reading import read_recipe
     from loramix.recipes.recipe import Recipe
     from loramix.recipes.rules import Rule
+    from loramix.reproducing import Reproduction, reproduce
     from loramix.steps import Plan
     from loramix.types import Adapter, Factors, Target
 
@@ -37,7 +41,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
+    "Diagnosis": "diagnosing.findings",
+    "Difference": "diffing.comparing",
     "Factors": "types",
+    "Finding": "diagnosing.findings",
     "FormatError": "errors",
     "Inspection": "inspecting",
     "LoramixError": "errors",
@@ -51,12 +58,15 @@ _HOMES = {
     "Plan": "steps",
     "Policy": "policies",
     "Recipe": "recipes.recipe",
+    "Reproduction": "reproducing",
     "Rule": "recipes.rules",
     "ShapeError": "errors",
     "Target": "types",
     "analyze": "analyzing",
     "combine": "memory",
     "convert": "converting",
+    "diff": "diffing.comparing",
+    "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",
     "follow": "merging",
@@ -66,6 +76,7 @@ _HOMES = {
     "merge": "merging",
     "plan": "merging",
     "read_recipe": "recipes.reading",
+    "reproduce": "reproducing",
     "resize": "merging",
     "save": "merging",
     "save_plan": "plans.writing",
@@ -77,7 +88,10 @@ __all__ = [
     "POLICIES",
     "Adapter",
     "Analyzed",
+    "Diagnosis",
+    "Difference",
     "Factors",
+    "Finding",
     "FormatError",
     "Inspection",
     "LoramixError",
@@ -89,6 +103,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Recipe",
+    "Reproduction",
     "Rule",
     "ShapeError",
     "Target",
@@ -96,6 +111,8 @@ __all__ = [
     "analyze",
     "combine",
     "convert",
+    "diff",
+    "doctor",
     "execute",
     "expand",
     "follow",
@@ -106,6 +123,7 @@ __all__ = [
     "merge",
     "plan",
     "read_recipe",
+    "reproduce",
     "resize",
     "save",
     "save_plan",

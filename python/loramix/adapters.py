@@ -34,7 +34,7 @@ def load(
     Parameters
     ----------
     path : file, or folder such as PEFT writes (``adapter_model.safetensors`` with
-        ``adapter_config.json``).
+        ``adapter_config.json``), or what a hub cache has; see `loramix.finding.find`.
     name : for reports; default: the name of the file or folder.
     architecture : base model, if names and shapes cannot tell: one of
         `loramix.formats.layout.LAYOUTS`, or the path of a module table of your own (``.layout``).
@@ -58,14 +58,13 @@ def load(
             "your own in files whose names end in .layout"
         )
         raise ParamError(message)
-    file, config = find(Path(path))
-    opened = SafetensorsFile(file)
+    found = find(path)
+    opened = SafetensorsFile(found.file)
     metadata = dict(opened.metadata)
-    if config is not None:
-        metadata[scales.CONFIG] = text_of(config)
-    default = Path(path).resolve().name.removesuffix(".safetensors")
+    if found.config is not None:
+        metadata[scales.CONFIG] = text_of(found.config)
     return read(
-        opened, name or default, metadata,
+        opened, name or found.name, metadata,
         architecture=architecture, skip=skip, reading=Reading(base, rslora),
     )  # fmt: skip
 

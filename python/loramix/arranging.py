@@ -23,7 +23,7 @@ from loramix.methods import (
 )
 from loramix.methods.composite import site_of, space_of
 from loramix.output import Output
-from loramix.steps import Choice, Kind, Part, Piece, Step
+from loramix.steps import FULL, Choice, Kind, Part, Piece, Step
 from loramix.types import BIAS, F64, MODULATION, Adapter, Group, Site, Target
 
 
@@ -113,9 +113,13 @@ def arrange(
         target, row = _written_as(item.group.target, table)
         targets[target.key] = target
         parts.setdefault(target.key, []).append((item, row))
-    steps = []
+    steps: list[Step] = []
+    refused: list[str] = []
     for key, target in targets.items():
-        decided = _parts(parts[key], vector=target.is_vector)
+        ranks = [item.rank for item, _ in parts[key] if item.rank is not None]
+        rank = max(ranks, default=None)
+        full = _is_full(parts[key], target, output, rank)
+        decided = _parts(parts[key], whole=full or target.is_vector)
         # What is summed may stay joined as it came; everything else is decided part by part.
         fusion = None if decided else table.get(key)
         pieces = _pieces(adapters, parts[key], target, fusion)
@@ -124,14 +128,15 @@ def arrange(
             embedding = _is_embedding(pieces, dialect, target)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
-            message = f"{', '.join(names)}: {error}"
-            raise FormatError(message) from None
-        ranks = [item.rank for item, _ in parts[key] if item.rank is not None]
-        kind = "dense" if target.is_vector else _kind(decided, output, key)
+            refused.append(f"{', '.join(names)}: {error}")
+            continue
+        kind = "dense" if target.is_vector else _kind(decided, output, key, full=full)
         swap = key.removesuffix(BIAS) in swapped
-        rank = max(ranks, default=None)
         keys = tuple(item.group.target.key for item, _ in parts[key])
         steps.append(Step(target, stem, pieces, swap, decided, kind, rank, keys, suffix, embedding))
+    if refused:
+        more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""
+        raise FormatError(refused[0] + more)
     return steps
 
 
@@ -177,35 +182,53 @@ def _is_embedding(pieces: Sequence[Piece], dialect: Dialect, target: Target) -> 
     return found
 
 
-def _parts(parts: Sequence[tuple[Item, int]], *, vector: bool) -> tuple[Part, ...]:
+def _parts(parts: Sequence[tuple[Item, int]], *, whole: bool) -> tuple[Part, ...]:
     """What methods that are no sums work on, if two adapters meet anywhere in it.
 
     Rows that one adapter has for itself are its weighted delta: nothing there to decide.
 
     Parameters
     ----------
-    vector : whether it is added up entry by entry in any case.
+    whole : whether it is added up entry by entry in any case.
     """
     found = []
     for item, row in parts:
         group, weights = item.group, item.coefficients
+        method, site = item.method, item.site
         used = [i for i, weight in enumerate(weights) if weight != 0]
+        if whole and not used:  # zeros are written, too
+            used, method, site = list(range(len(weights))), Linear(), Site()
         if used:
             members = tuple(group.members[i] for i in used)
             owners = tuple(group.owners[i] for i in used)
             sizes = tuple(float(weights[i]) for i in used)
             asked = tuple(item.asked[i] for i in used)
             own = Group(group.target, members, owners)
-            found.append(Part(own, item.method, sizes, asked, row, item.site))
-    return tuple(found) if vector or any(part.place != "anywhere" for part in found) else ()
+            found.append(Part(own, method, sizes, asked, row, site))
+    return tuple(found) if whole or any(part.place != "anywhere" for part in found) else ()
 
 
-def _kind(parts: Sequence[Part], output: Output, key: str) -> Kind:
-    """How a weight is made; its parts must agree on where."""
+def _is_full(
+    parts: Sequence[tuple[Item, int]], target: Target, output: Output, rank: int | None
+) -> bool:
+    """Whether a weight is made of deltas of full rank: sums of these are sums of entries."""
+    members = (member for item, _ in parts for member in item.group.members)
+    cut = (rank or output.rank) is not None and output.energy is None and output.max_error is None
+    large = min(target.rows, target.cols) >= FULL
+    return large and (cut or output.dense) and any(one.identity is not None for one in members)
+
+
+def _kind(parts: Sequence[Part], output: Output, key: str, *, full: bool) -> Kind:
+    """How a weight is made; its parts must agree on where.
+
+    Parameters
+    ----------
+    full : whether what is summed is of full rank.
+    """
     places = {part.place for part in parts} - {"anywhere"}
-    if not places:
+    if not places and not full:
         return "sum"
-    if places == {"weight"}:
+    if places <= {"weight"}:
         return "dense" if output.dense else "entries"
     several = len({part.method for part in parts if not part.alone}) > 1
     if (places == {"knots"} and not several) or places <= {"core", "bases"}:

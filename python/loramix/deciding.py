@@ -21,7 +21,7 @@ from loramix.policies.filtered import Filtered, filtered
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
 from loramix.recipes.recipe import Recipe
-from loramix.recipes.recounting import recipe_of
+from loramix.recipes.recounting import portable, recipe_of
 from loramix.recipes.rules import Resolved, Rule, keys_of, resolve
 from loramix.recipes.writing import to_toml
 from loramix.steps import Choice, Plan
@@ -201,18 +201,31 @@ class Opened:
             backend=device.name,
         )
         rows = tuple(resolved.rows) if wish.rules else ()
-        return replace(made, recipe=self._recipe(wish), rules=rows)
+        named, placed = self._recipes(wish, analysis, device)
+        return replace(made, recipe=named, portable=placed, rules=rows)
 
-    def _recipe(self, wish: Wish) -> str:
-        """The text of a recipe that asks for the same; empty if no recipe can."""
+    def _recipes(self, wish: Wish, analysis: Analysis, device: Backend) -> tuple[str, str]:
+        """Texts of recipes that ask for the same, by paths and by places; empty if none can."""
         try:
             found = recipe_of(
                 self.adapters, self.weights, wish.policy,
-                rules=wish.rules, output=wish.output, seed=wish.seed,
+                rules=wish.rules, output=wish.output, seed=wish.seed, backend=device.name,
             )  # fmt: skip
-            return to_toml(found) if found is not None else ""
-        except ParamError:  # a method or a policy that has no name
-            return ""
+            placed = portable(found)
+        except ParamError:  # a method, a policy or a backend that has no name
+            return "", ""
+        # No recipe says how much was looked at; other numbers than a policy reads, it has not made.
+        if wish.policy.reads == "statistics":
+            usual = analysis.samples == passing.SAMPLES
+        else:
+            usual = wish.analysis is None
+        placed = placed if usual else ""
+        if any(adapter.source.path is None for adapter in self.adapters):
+            return "", placed
+        try:
+            return to_toml(found), placed
+        except ParamError:  # a path that is not Unicode
+            return "", placed
 
     def _asked(self, resolved: Resolved) -> tuple[tuple[float, ...], ...]:
         """The users' weights of the members of every group, those of rules included."""

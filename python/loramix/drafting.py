@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from loramix.deltas import Delta
 from loramix.errors import FormatError, ParamError
 from loramix.formats import families, keys, scales
 from loramix.formats.dialects import Stem, split_stem
 from loramix.formats.families import Draft, Parts
-from loramix.targeting import Delta
 from loramix.types import Reading, Source
 
 _NOTES = {

@@ -27,6 +27,7 @@ from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.making import make
 from loramix.output import CODES, Output
+from loramix.recipes.provenance import provenance
 from loramix.refusals import with_names
 from loramix.steps import Plan, Step
 from loramix.types import ITEM_BYTES, Adapter
@@ -102,12 +103,14 @@ def execute(
         digests = [hashing.submit(adapter.source.sha256) for adapter in plan.adapters]
         place = None
         if path is not None:
-            place = stack.enter_context(placing.Place(path, plan.dialect, _room(plan)))
+            room = _room(plan, backend.name)
+            place = stack.enter_context(placing.Place(path, plan.dialect, room))
         writer: Writer = place.writer if place else MemoryWriter()
         done = _write(plan, writer, backend, threads, step)
         ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
-        hidden = writer.finish(_strings(plan, ranks, [digest.result() for digest in digests]))
+        found = [digest.result() for digest in digests]
+        hidden = writer.finish(_strings(plan, ranks, found, backend.name))
         if place is not None:
             hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
@@ -117,14 +120,21 @@ def execute(
     return Merged(result, path, rows, plan)
 
 
-def _strings(plan: Plan, ranks: metadata.Ranks, digests: Sequence[str]) -> dict[str, str]:
+def _strings(
+    plan: Plan, ranks: metadata.Ranks, digests: Sequence[str], backend: str
+) -> dict[str, str]:
     """Header metadata of the output; `ranks` are those of the factors."""
-    sources = [adapter.metadata for adapter in plan.adapters]
-    provenance = plan.provenance(digests)
     return metadata.header(
-        plan.dialect, plan.architecture, sources, provenance, ranks, plan.alpha,
-        dense=any(step.kind == "dense" for step in plan.steps), bias=_has_bias(plan),
-    )  # fmt: skip
+        plan.dialect,
+        plan.architecture,
+        [adapter.metadata for adapter in plan.adapters],
+        provenance(plan, digests, backend),
+        ranks,
+        plan.alpha,
+        names=[adapter.name for adapter in plan.adapters],
+        dense=any(step.kind == "dense" for step in plan.steps),
+        bias=_has_bias(plan),
+    )
 
 
 def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
@@ -141,7 +151,7 @@ def _has_bias(plan: Plan) -> bool:
     return any(step.suffix == suffix for step in plan.steps if step.suffix)
 
 
-def _room(plan: Plan) -> int:
+def _room(plan: Plan, backend: str) -> int:
     """Bytes that the header may need; ranks are not known yet."""
     pairs = [step for step in plan.steps if step.kind != "dense"]
     names = [
@@ -153,7 +163,20 @@ def _room(plan: Plan) -> int:
         *((s.stem + ".alpha", 0) for s in pairs),
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
-    return header_room(names, _strings(plan, ranks, ["0" * 64] * len(plan.adapters)))
+    digests = ["0" * 64] * len(plan.adapters)
+    return header_room(names, _strings(plan, ranks, digests, backend))
+
+
+def bytes_around(plan: Plan, backend: str) -> int:
+    """What the file of tensors takes beside its factors: length, header, alphas.
+
+    Parameters
+    ----------
+    backend : name of what will carry the plan out; the header says it.
+    """
+    pairs = sum(step.kind != "dense" for step in plan.steps)
+    alphas = pairs * ITEM_BYTES["F32"] if plan.alpha is not None else 0
+    return 8 + -(-_room(plan, backend) // 8) * 8 + alphas
 
 
 def _write(

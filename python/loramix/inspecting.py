@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from loramix.adapters import load
 from loramix.formats.dialects import COMPONENTS
+from loramix.recipes.records import told
 from loramix.types import Adapter, Factors, StrPath
 
 
@@ -26,6 +27,8 @@ class Inspection:
     scales : smallest and largest scale (alpha / rank).
     parameters : numbers in all tensors.
     notes : what a user should know.
+    provenance : what loramix stored of how it made the file: version, sources, method or recipe,
+        output, strengths; empty if it did not make it.  See `loramix.reproduce`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Inspection:
     tensors: int
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
+    provenance: Mapping[str, object]
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -85,6 +89,7 @@ def inspect(
         tensors=adapter.coverage.used,
         notes=adapter.coverage.notes,
         metadata=dict(adapter.metadata),
+        provenance=told(adapter.metadata),
     )
 
 

@@ -5,10 +5,9 @@ Immutable and printable; made by `loramix.planning`, carried out by `loramix.exe
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
-from loramix._core import VERSION
 from loramix.analysis.statistics import Analysis
 from loramix.analysis.strengths import Strength
 from loramix.formats.dialects import Dialect
@@ -32,6 +31,9 @@ from loramix.types import (
 )
 
 Kind: TypeAlias = Literal["sum", "entries", "dense", "joint"]
+
+FULL = 512
+"""Smaller side of a weight from which on what has full rank is merged entry by entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,13 @@ class Step:
         return size + (entries if self.kind in ("entries", "dense") else 0)
 
     @property
+    def is_full(self) -> bool:
+        """Whether a member has full rank, and is so large that its entries are less work."""
+        sides = min(self.target.rows, self.target.cols)
+        members = (member for part in self.parts for member in part.group.members)
+        return sides >= FULL and any(member.identity is not None for member in members)
+
+    @property
     def made(self) -> int:
         """Bytes of its factors that are computed when they are used."""
         members = self.group().members
@@ -238,6 +247,8 @@ class Plan:
     seed : of the random draws.
     split : whether weights that the original code fuses were decided part by part.
     recipe : text of a recipe that asks for the same; empty if none can.
+    portable : the same with places in the stack instead of paths, for the output, see
+        `loramix.recipes.provenance`; empty also where a recipe does not say everything.
     rules : what the rules of the user say of which targets, see `loramix.recipes.rules.Resolved`.
     backend : name of what is meant to carry it out.
     """
@@ -259,6 +270,7 @@ class Plan:
     seed: int = 0
     split: bool = True
     recipe: str = field(default="", repr=False, compare=False)
+    portable: str = field(default="", repr=False, compare=False)
     rules: tuple[tuple[str, ...], ...] = field(default=(), repr=False, compare=False)
     backend: str = "rust"
 
@@ -276,39 +288,21 @@ class Plan:
         hasher = hashlib.blake2b(digest_size=16)
         for step in self.steps:
             pieces = [(step.kind, p.owner, p.row_start, p.coefficient.hex()) for p in step.pieces]
-            parts = [(describe(part.method), part.site) for part in step.parts]
+            parts = [(describe(part.method), asdict(part.site)) for part in step.parts]
+            parts = canonical(parts)
             hasher.update(repr((step.stem, step.target, step.rank, pieces, parts)).encode())
-        rule = (self.output, self.dialect.name, self.dtype, self.alpha, self.seed)
+        wish = canonical(asdict(self.output))
+        rule = (wish, self.dialect.name, self.dtype, self.alpha, self.seed)
         hasher.update(repr(rule).encode())
         return hasher.hexdigest()
 
-    def provenance(self, digests: Sequence[str]) -> dict[str, object]:
-        """Sources, recipe and decisions, as stored in the output."""
-        sources = [
-            # A mapping as pairs: its order counts, and sorted JSON would lose it.
-            {
-                "name": a.name,
-                "sha256": digest,
-                "weight": list(w.items()) if isinstance(w, Mapping) else w,
-            }
-            for a, digest, w in zip(self.adapters, digests, self.weights, strict=True)
-        ]
-        rule = {"rank": self.output.rank, "energy": self.output.energy, "dense": self.output.dense}
-        if self.output.verbatim:
-            rule["verbatim"] = True
-        return {
-            "version": VERSION,
-            "method": _without_none(self.method),
-            "seed": self.seed,
-            "sources": sources,
-            "output": {**rule, "max_error": self.output.max_error, "dtype": self.dtype},
-            "auto_strength": {branch: s.scale for branch, s in self.strengths.items()},
-            "decisions": self.digest(),
-        }
 
-
-def _without_none(value: object) -> object:
-    """Plain data without the keys that say nothing: files that cannot hold None agree with it."""
+def canonical(value: object) -> Any:  # noqa: ANN401 - plain data
+    """Plain data in which equal numbers are alike: a file may give 1.0 back where 1 was said."""
     if isinstance(value, Mapping):
-        return {key: _without_none(one) for key, one in value.items() if one is not None}
+        return {key: canonical(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(one) for one in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
     return value

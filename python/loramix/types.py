@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 StrPath: TypeAlias = str | PathLike[str]
+Shape: TypeAlias = tuple[int, ...]
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
@@ -123,15 +124,21 @@ class Tensor:
             return Tensor(self.dtype, shape, self.content[span])
         return Tensor(self.dtype, shape, lambda: self.data[span])
 
+    @classmethod
+    def joined(cls, tensors: Sequence["Tensor"]) -> "Tensor":
+        """The rows of several tensors of one type, one below the other: a copy, made when used."""
+        first = tensors[0]
+        shape = (sum(one.shape[0] for one in tensors), *first.shape[1:])
+
+        def rows() -> npt.NDArray[np.uint8]:
+            return np.frombuffer(b"".join(one.data for one in tensors), dtype=np.uint8)
+
+        return cls(first.dtype, shape, Made(rows))
+
     def with_halves_swapped(self) -> "Tensor":
         """The second half of the rows before the first: a copy, made when it is used."""
         half = self.shape[0] // 2
-        first, second = self.rows(0, half), self.rows(half, self.shape[0])
-
-        def joined() -> npt.NDArray[np.uint8]:
-            return np.frombuffer(bytes(second.data) + bytes(first.data), dtype=np.uint8)
-
-        return Tensor(self.dtype, self.shape, Made(joined))
+        return Tensor.joined([self.rows(half, self.shape[0]), self.rows(0, half)])
 
 
 @dataclass(frozen=True, slots=True, order=True)

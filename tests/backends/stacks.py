@@ -10,6 +10,8 @@ import pytest
 from helpers import MODULES, DialectName, Pair, pair, write_adapter
 
 from loramix.formats import layout as layouts
+from loramix.formats.layout_text import Line
+from loramix.formats.sketches import sketch
 
 SHRINK = 64
 """What sides of FLUX.1 are divided by: its width is 48 then, that of the smallest weight 1."""
@@ -18,18 +20,22 @@ SHRINK = 64
 @contextmanager
 def small_flux() -> Iterator[layouts.Layout]:
     """The module table of FLUX.1 at a small width: dense truths of fused weights are small, too."""
-    original = layouts.parse_layout
+    original = layouts.read_lines
 
-    def parse(name: str, text: str) -> layouts.Layout:
+    def read(file: str, text: str) -> list[Line]:
         sizes = re.compile(r"\b\d+(?:[x+]\d+)+\b")
         small = lambda size: re.sub(r"\d+", lambda n: str(-(-int(n[0]) // SHRINK)), size[0])  # noqa: E731
-        return original(name, sizes.sub(small, text))
+        return original(file, sizes.sub(small, text))
+
+    def forget() -> None:
+        layouts.load_layout.cache_clear()
+        sketch.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "parse_layout", parse)
-        layouts.load_layout.cache_clear()
+        patch.setattr(layouts, "read_lines", read)
+        forget()
         yield layouts.load_layout("flux1")
-    layouts.load_layout.cache_clear()
+    forget()
 
 
 def flux(folder: Path) -> list[Path]:

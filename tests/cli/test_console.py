@@ -5,6 +5,7 @@ import io
 import pytest
 
 from loramix.cli import console
+from loramix.recipes.records import told
 from loramix.report import cells, inspection
 
 
@@ -38,8 +39,9 @@ def test_foreign_metadata_is_no_reason_to_fail() -> None:
         assert isinstance(inspection.json_object(text), dict)
         facts = {
             "size": 1, "parameters": 1, "tensors": 2, "name": "a", "path": None, "dialect": "peft",
-            "architecture": None, "candidates": (), "modules": {"model": 1}, "kinds": {"linear": 1},
-            "ranks": {1: 1}, "dtypes": {"F32": 2}, "scales": (1.0, 1.0), "notes": (),
+            "architecture": None, "candidates": (), "runner_up": None, "modules": {"model": 1},
+            "kinds": {"linear": 1}, "ranks": {1: 1}, "dtypes": {"F32": 2}, "scales": (1.0, 1.0),
+            "notes": (), "provenance": told({"loramix": text}),
             "metadata": {"loramix": text, "adapter_config.json": text},
         }  # fmt: skip
         assert inspection.render(facts).startswith("adapter")

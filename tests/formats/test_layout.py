@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loramix import FormatError, ParamError
-from loramix.formats.layout import LAYOUTS, Module, flatten, load_layout, parse_layout
+from loramix import ParamError
+from loramix.formats.layout import LAYOUTS, Module, flatten, load_layout
 
 KEYS = Path(__file__).parent / "keys"
 
@@ -278,40 +278,3 @@ def test_load_is_cached_and_refuses_unknown_names() -> None:
     assert load_layout("sdxl") is load_layout("sdxl")
     with pytest.raises(ParamError, match="architecture 'sd3'; known are sd15"):
         load_layout("sd3")
-
-
-def test_braces_expand_in_step() -> None:
-    text = "[unet p_]\n\na.{0..1}.{x,y}  4x3  b.{3..4}.{}  # end\n"
-    layout = parse_layout("toy", text)
-    assert [(m.name, m.original, m.kohya) for m in layout.modules] == [
-        ("a.0.x", "b.3.x", "p_b_3_x"),
-        ("a.0.y", "b.3.y", "p_b_3_y"),
-        ("a.1.x", "b.4.x", "p_b_4_x"),
-        ("a.1.y", "b.4.y", "p_b_4_y"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("a.0", "not enough values"),
-        ("a.0 4xx3 =", "not a number: ''"),
-        ("a.{0..1 4x3 =", "braces do not match"),
-        ("a.{0..1} 4x3 b", "braces do not match"),
-        ("a.{0..1} 4x3 b.{0..2}", "3 choices against 2"),
-        ("a.{1..0} 4x3 b.{}", "0 choices"),
-        ("a.0 4x3 b rows 0+5", r"expected rows start\+4"),
-        ("a.0 4x3 b rows 1+4", "has a gap"),
-        ("a.{0,1} 4x3 b.{0,0}", "something else already"),
-        ("a.{0,0} 4x3 b.{0,1}", "listed already"),
-        ("[unet]", "not enough values"),
-    ],
-)
-def test_mistakes_name_file_and_line(line: str, message: str) -> None:
-    with pytest.raises(FormatError, match=rf"toy\.layout, line 3: .*{message}"):
-        parse_layout("toy", f"# head\n[unet lora_unet_]\n{line}\n")
-
-
-def test_module_before_any_section() -> None:
-    with pytest.raises(FormatError, match=r"toy\.layout, line 1: no \[component"):
-        parse_layout("toy", "a.0 4x3 =\n")

@@ -1,6 +1,8 @@
 """The program: commands, exit codes, and one line for everything that can go wrong.
 
-0: done.  1: refused, failed or interrupted; nothing was written.  2: not a sensible command.
+0: done.  1: refused, failed or interrupted; nothing was written; or not the same bytes again.
+2: not a sensible command.  ``diff`` says with 1 that there is a difference, and with 2 whatever
+keeps it from saying so.
 """
 
 import errno
@@ -12,7 +14,16 @@ from typing import Annotated, TextIO, cast
 import typer
 
 from loramix import __version__
-from loramix.cli import console, converting, looking, merging, shared, showing
+from loramix.cli import (
+    console,
+    converting,
+    looking,
+    merging,
+    reproducing,
+    shared,
+    showing,
+    tools,
+)
 from loramix.errors import LoramixError, ParamError
 
 _INTERRUPTED = 130
@@ -31,9 +42,12 @@ for command in (
     merging.resize,
     converting.convert,
     looking.inspect,
+    reproducing.reproduce,
     looking.analyze,
     looking.compat,
     looking.methods,
+    tools.diff,
+    tools.doctor,
     showing.demo,
 ):
     app.command()(command)

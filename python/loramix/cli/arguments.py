@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BLOCKS = ":lbw="
+_SIZE = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*((?:[kmgKMG]i?)?[bB]?)")
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{infix}{end}": base**power
+    for power, letter in enumerate("kmg", 1)
+    for infix, base in (("", 1000), ("i", 1024))
+    for end in ("", "b")
+}
 _ALLOWED = "write FILE:WEIGHT or FILE:WEIGHT:TEXT_ENCODER_WEIGHT, such as style.safetensors:0.8"
 
 
@@ -79,6 +86,21 @@ def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exi
     spec = readings[-1]
     _refuse(text, spec.path)
     return spec
+
+
+def bytes_of(text: str) -> int:
+    """A number of bytes: ``100MB``, ``1.5 GB``, ``96MiB``, ``500000``.
+
+    Raises
+    ------
+    ParamError : no such number, or less than one byte.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    count = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+    if count < 1:
+        message = f"size {text!r}: write a number of bytes, such as 100MB or 96MiB"
+        raise ParamError(message)
+    return int(count)
 
 
 def _numbers(text: str) -> list[str]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from loramix.types import Progress
 
 
-def convert(
+def convert(  # noqa: PLR0913 - one parameter per option
     *,
     file: options.File,
     output: options.OutputPath,

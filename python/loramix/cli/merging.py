@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING, TypedDict
 
-from loramix.cli import console, options, planning, shared
+from loramix.cli import arguments, console, options, planning, shared
 from loramix.errors import ParamError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def merge(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        architecture,
     )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
@@ -119,7 +120,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        architecture,
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
@@ -146,13 +148,15 @@ def plan(  # noqa: PLR0913 - one parameter per option
         shared.write_page(html, overview)
 
 
-def resize(
+def resize(  # noqa: PLR0913 - one parameter per option
     *,
     file: options.File,
     output: options.OutputPath,
     rank: options.Rank = None,
     energy: options.Energy = None,
     max_error: options.MaxError = None,
+    total_error: options.TotalError = None,
+    size: options.Size = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
     client: options.Client = None,
@@ -162,18 +166,25 @@ def resize(
     architecture: options.Architecture = None,
     as_json: options.Json = False,
 ) -> None:
-    """Give one adapter another rank, with the least error there is."""
+    """Give one adapter other ranks, with the least error there is.
+
+    --rank, --energy and --max-error are about every target for itself; --total-error and --size
+    about the whole file.
+    """
     import loramix
 
-    if (rank, energy, max_error) == (None, None, None):
-        message = "resize needs --rank, --energy or --max-error"
+    limit = None if size is None else arguments.bytes_of(size)
+    if (rank, energy, max_error, total_error, limit) == (None,) * 5:
+        message = "resize needs --rank, --energy, --max-error, --total-error or --size"
         raise ParamError(message)
     rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, client=client)
 
     def run(progress: "Progress | None") -> "Merged":
-        source = shared.stack_of([file], architecture, skip, strict=strict)
-        return loramix.merge(
-            source, "linear", output=rule, path=output, threads=threads, progress=progress
-        )
+        (source,) = shared.stack_of([file], architecture, skip, strict=strict)
+        return loramix.resize(
+            source, path=output, rank=rank, energy=energy, max_error=max_error,
+            total_error=total_error, size=limit, dtype=rule.dtype, dialect=dialect, client=client,
+            threads=threads, progress=progress,
+        )  # fmt: skip
 
     shared.report(run, as_json=as_json)

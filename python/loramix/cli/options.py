@@ -155,6 +155,23 @@ MaxError = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+TotalError = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Relative error of the whole file, in (0, 1): every target gets the rank that pays "
+        "most, and the file is as small as it can be.",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        help="Largest file, such as 100MB or 96MiB: likewise, with the least error that fits.",
+        show_default=False,
+    ),
+]
 DtypeName = Annotated[
     str | None,
     typer.Option(

@@ -54,24 +54,33 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What a file holds: stems with the sizes of their deltas, and the hints of its header.
+    """What a file holds.
 
     Attributes
     ----------
-    encoders : how many modules are of text encoders.
+    modules : stems with the sizes of their deltas.
+    flat : the flattened path of every stem.
+    others : how many of them are of no text encoder.
+    hint : architectures that the header names.
     """
 
     modules: Sequence[tuple[Stem, Size]]
     flat: Sequence[str]
+    others: int
     hint: tuple[str, ...]
-    encoders: int
+
+    @classmethod
+    def of(cls, modules: Sequence[tuple[Stem, Size]], metadata: Mapping[str, str]) -> "_File":
+        texts = sum((stem.component or "").startswith("text_encoder") for stem, _ in modules)
+        flat = [flatten(stem.path) for stem, _ in modules]
+        return cls(modules, flat, len(modules) - texts, hint_of(metadata))
 
     def counted(self, components: frozenset[str]) -> int:
         """Modules that speak for or against a table that lists these components.
 
         Where a table lists no text encoder, one says nothing about the model.
         """
-        return len(self.modules) - (self.encoders if components <= set(NETWORKS) else 0)
+        return self.others if components <= set(NETWORKS) else len(self.modules)
 
     def hits(self, layout: Layout) -> list[Hit | None]:
         """What every module is in a table."""
@@ -80,6 +89,8 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Score:
+    """How well a table fits: the share of what counts, and what every module of the file is."""
+
     name: str
     share: float
     hits: tuple[Hit | None, ...]
@@ -88,8 +99,8 @@ class _Score:
     def of(cls, file: _File, name: str) -> "_Score":
         layout = load_layout(name)
         hits = tuple(file.hits(layout))
-        counted = file.counted(frozenset(layout.prefixes))
         known = sum(hit is not None for hit in hits)
+        counted = file.counted(frozenset(layout.prefixes))
         return cls(name, known / counted if counted else 0.0, hits)
 
     @property
@@ -112,13 +123,10 @@ def detect(
 
     Notes
     -----
-    Cost: one pass over all layout files in the first call, 15 ms; 2 to 5 tables are expanded,
-    8 ms each, and kept.
+    Cost: all layout files are read in the first call, 20 ms; then 2 to 5 tables are expanded, 5 ms
+    each, and kept.  Afterwards 4 to 9 ms for 500 to 1000 modules.
     """
-    hint = hint_of(metadata or {})
-    flat = [flatten(stem.path) for stem, _ in modules]
-    encoders = sum((s.component or "").startswith("text_encoder") for s, _ in modules)
-    file = _File(modules, flat, hint, encoders)
+    file = _File.of(modules, metadata or {})
     if only:
         one = _Score.of(file, only)
         return Match(load_layout(only), one.share, one.known, (only,), None)
@@ -127,7 +135,8 @@ def detect(
         return Match(None, 0.0, 0, (), None)
     best, names = scores[0], list(LAYOUTS)
     if best.share < ACCEPT:
-        return Match(None, best.share, best.known, (), (best.name, best.share))
+        nearest = (best.name, best.share) if best.known else None
+        return Match(None, best.share, best.known, (), nearest)
     top = sorted((s for s in scores if s.share == best.share), key=lambda s: names.index(s.name))
     rest = next(((s.name, s.share) for s in scores if s.share < best.share), None)
     found = Match(None, best.share, best.known, tuple(s.name for s in top), rest)
@@ -209,12 +218,15 @@ def _by_spelling(file: _File, scores: list[_Score]) -> list[_Score]:
 
 
 def _by_metadata(file: _File, scores: list[_Score]) -> list[_Score]:
+    """What a trainer wrote down; before blocks, because blocks can end anywhere by choice."""
     return [score for score in scores if score.name in file.hint]
 
 
 def _by_size(_file: _File, scores: list[_Score]) -> list[_Score]:
+    """The smaller of two models is what most adapters that fit both were trained on."""
     larger = {name for score in scores for name in LARGER.get(score.name, ())}
-    return [score for score in scores if score.name not in larger]
+    left = [score for score in scores if score.name not in larger]
+    return left if len(left) == 1 else scores
 
 
 def _by_world(_file: _File, scores: list[_Score]) -> list[_Score]:
@@ -251,9 +263,9 @@ _Rule: TypeAlias = Callable[[_File, list[_Score]], list[_Score]]
 # Rules and what they say of those they leave, in the order in which they are asked.
 _RULES: tuple[tuple[_Rule, str], ...] = (
     (_by_text_encoders, "its text encoders are those of {}"),
+    (_by_metadata, "its metadata name {}"),
     (_by_last_blocks, "its last blocks are those of {}"),
     (_by_spelling, "its names have their dots where those of {} have them"),
-    (_by_metadata, "its metadata name {}"),
     (_by_size, "larger models have all modules of {}"),
     (_by_world, "its names are those of the code of {}"),
     (_by_order, "its names and rows are those of {} in all of them"),

@@ -60,7 +60,7 @@ _ROLE = re.compile(rf"(?P<stem>.+?)\.(?:{'|'.join(_alternatives())})")
 # Tensors that are no change of a weight, by the end of their name.
 _OTHERS: Mapping[str, re.Pattern[str]] = {
     "a textual inversion": re.compile(r"bundle_emb\..*|emb_params|clip_[lg]"),
-    "a text projection saved whole": re.compile(r".*\btext_projection(?:\.weight)?"),
+    "a text projection saved whole": re.compile(r".*text_projection(?:\.weight)?"),
     "modules saved whole (modules_to_save)": re.compile(r"base_model\.model\.(?!.*\.lora_).*"),
     "a bias saved whole": re.compile(r".*\.bias"),
 }

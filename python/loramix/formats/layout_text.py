@@ -32,6 +32,7 @@ World: TypeAlias = Literal["name", "original", "comfy", "openclip"]
 """Whose name of a module it is: the canonical one, that of the model's own code, others'."""
 
 _OTHERS: tuple[World, ...] = ("comfy", "openclip")
+_MOST = 1000  # blocks of a model: a slip of a digit should not fill the memory
 _NUMBER = re.compile(r"(\d*)([A-Z]*)")
 
 
@@ -194,10 +195,16 @@ class _Reader:
     def _choices(self, body: str) -> tuple[str, ...]:
         first, dots, last = body.partition("..")
         if dots:
-            return tuple(map(str, range(self._number(first), self._number(last) + 1)))
+            span = range(self._number(first), self._number(last) + 1)
+            if len(span) > _MOST:
+                message = f"{len(span)} choices; {_MOST} at most"
+                raise ValueError(message)
+            return tuple(map(str, span))
         return tuple(str(self.numbers.get(word, word)) for word in body.split(","))
 
     def _number(self, text: str) -> int:
+        if text.isascii() and text.isdecimal():
+            return int(text)
         match = _NUMBER.fullmatch(text)
         if not match or not text or (match[2] and match[2] not in self.numbers):
             message = f"not a number: {text!r}"

@@ -1,23 +1,17 @@
 """Strings that a written file carries, so that its readers are content."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loramix.formats import hints, trained
 from loramix.formats.dialects import NETWORKS, Dialect
 from loramix.types import Target
 
-# Architecture -> ss_base_model_version, modelspec.architecture, ss_network_module, ss_v2.
-_KOHYA = {
-    "sd15": ("sd_v1", "stable-diffusion-v1/lora", "networks.lora", "False"),
-    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "networks.lora", "False"),
-    "flux1": ("flux1", "flux-1-dev/lora", "networks.lora_flux", "False"),
-}
-# Fields of a source that describe its training or its tensors, not the merged result.
-_KEPT = ("ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_resolution")
-_KEPT_PREFIXES = ("modelspec.architecture", "modelspec.prediction_type", "modelspec.resolution")
 Ranks = Sequence[tuple[Target, str, int]]
+_SPEC_VERSION = "1.0.1"
 
 
 def header(
@@ -28,35 +22,74 @@ def header(
     ranks: Ranks,
     alpha: float | None,
     *,
+    names: Sequence[str] = (),
     dense: bool = False,
     bias: bool = False,
 ) -> dict[str, str]:
     """Header metadata of the output: provenance, and what the dialect's clients look for.
 
+    The same inputs give the same strings: there is no date.
+
     Parameters
     ----------
-    sources : metadata of the inputs; what all that state it agree on is kept.
+    sources : metadata of the inputs; see `loramix.formats.trained` for what is kept of it.
     ranks : (target, stem, rank) of all factors written.
     alpha : stored with them.
+    names : of the inputs, for titles where they have none.
     dense : whether there are dense differences, too: LyCORIS has a network module for both.
     bias : whether pairs have biases.
     """
-    found = {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
+    found = trained.carried(sources, architecture)
+    found |= {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
+    known = hints.names_of(architecture)
     if dialect.header == "kohya":
-        found |= _agreed(sources)
-        base, spec, module, v2 = _KOHYA.get(architecture or "", ("", "", "networks.lora", ""))
-        known = {
-            "ss_base_model_version": base, "modelspec.architecture": spec, "ss_v2": v2,
-        }  # fmt: skip
-        found |= {name: value for name, value in known.items() if value and name not in found}
-        sizes = {rank for _, _, rank in ranks}
-        found["ss_network_module"] = "lycoris.kohya" if dense else module
-        found["ss_network_dim"] = str(sizes.pop()) if len(sizes) == 1 else "Dynamic"
-        found["ss_network_alpha"] = "Dynamic" if alpha is None else f"{alpha:g}"
+        told = {hints.BASE: known.base, "ss_v2": known.v2}
+        found = {key: value for key, value in told.items() if value} | found
+        module = "lycoris.kohya" if dense else known.module
+        found |= {hints.MODULE: module, **_network(ranks, alpha)}
+    if not dialect.folder:
+        found = _described(dialect, known, sources, names) | found
     if dialect.header == "diffusers" and len({rank for _, _, rank in ranks}) > 1:
         configs = _lora_configs(ranks, bias=bias)
         found["lora_adapter_metadata"] = json.dumps(configs, sort_keys=True)
     return found
+
+
+def _described(
+    dialect: Dialect,
+    known: hints.Names,
+    sources: Sequence[Mapping[str, str]],
+    names: Sequence[str],
+) -> dict[str, str]:
+    """What the specification of models wants to be said, where nobody said it."""
+    code = "diffusers" if dialect.header == "diffusers" else known.code
+    found = {}
+    if known.spec:
+        found = {"modelspec.sai_model_spec": _SPEC_VERSION, hints.SPEC: f"{known.spec}/lora"}
+        found |= {"modelspec.implementation": code} if code else {}
+    if len(sources) > 1:
+        # Names of files need not be Unicode; strings of a header must be.
+        readable = [name.encode(errors="replace").decode() for name in names]
+        titles = [trained.title_of(*one) for one in zip(sources, readable, strict=True)]
+        found["modelspec.title"] = " + ".join(titles)
+        found["modelspec.merged_from"] = ", ".join(titles)
+    return found
+
+
+def _network(ranks: Ranks, alpha: float | None) -> dict[str, str]:
+    """Rank and alpha as sd-scripts notes them: those of larger kernels apart."""
+    kernels = {rank for target, _, rank in ranks if math.prod(target.shape[2:]) > 1}
+    others = {rank for target, _, rank in ranks if math.prod(target.shape[2:]) == 1}
+    said = "Dynamic" if alpha is None else f"{alpha:g}"
+    found = {"ss_network_dim": _one(others or kernels), "ss_network_alpha": said}
+    if kernels:
+        args = {"conv_alpha": said, "conv_dim": _one(kernels)}
+        found["ss_network_args"] = json.dumps(args)
+    return found
+
+
+def _one(ranks: set[int]) -> str:
+    return str(min(ranks)) if len(ranks) == 1 else "Dynamic"
 
 
 def peft_config(source: str | None, ranks: Ranks, *, bias: bool = False) -> str:
@@ -76,17 +109,6 @@ def peft_config(source: str | None, ranks: Ranks, *, bias: bool = False) -> str:
     if bias:
         config["lora_bias"] = True
     return json.dumps({**config, **_patterns(modules)}, indent=2, sort_keys=True) + "\n"
-
-
-def _agreed(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    names = {name for source in sources for name in source}
-    found = {}
-    for name in sorted(names):
-        if name in _KEPT or name.startswith(_KEPT_PREFIXES):
-            values = {source[name] for source in sources if name in source}
-            if len(values) == 1:
-                found[name] = values.pop()
-    return found
 
 
 def _lora_configs(ranks: Ranks, *, bias: bool) -> dict[str, object]:

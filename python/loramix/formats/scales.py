@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from loramix.errors import FormatError
+from loramix.formats.values import decoded
 from loramix.types import Tensor
 
 CONFIG = "adapter_config.json"
 
-_INTEGERS = {"I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
-_FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+_NUMBERS = {"F64": "<d", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
+_FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 KINDS = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT")
@@ -90,15 +91,17 @@ def scalar(tensor: Tensor, where: str) -> float:
     ------
     FormatError : more than one element, another type, NaN or infinity.
     """
-    code = _FLOATS.get(tensor.dtype) or _INTEGERS.get(tensor.dtype)
-    if math.prod(tensor.shape) != 1 or (code is None and tensor.dtype != "BF16"):
+    code = _NUMBERS.get(tensor.dtype)
+    if math.prod(tensor.shape) != 1 or (code is None and tensor.dtype not in _FLOATS):
         message = (
-            f"{where}: shape {list(tensor.shape)} of {tensor.dtype}, but it must be one number "
-            "(F64, F32, F16, BF16 or an integer)"
+            f"{where}: shape {list(tensor.shape)} of {tensor.dtype}, but it must be one number, "
+            "floating point or an integer"
         )
         raise FormatError(message)
-    data = bytes(tensor.data)
-    value = float(struct.unpack(code, data)[0] if code else struct.unpack("<f", b"\0\0" + data)[0])
+    if code is not None:
+        value = float(struct.unpack(code, tensor.data)[0])
+    else:
+        value = float(decoded(tensor).reshape(-1)[0])
     if not math.isfinite(value):
         message = f"{where}: {value}, but it must be finite; `loramix inspect` shows the others"
         raise FormatError(message)

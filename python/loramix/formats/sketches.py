@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from math import prod
 from types import MappingProxyType
 from typing import TypeAlias
@@ -70,19 +69,23 @@ def sketch(name: str) -> Sketch:
     for line in parse_lines(name, text_of(name)):
         components.add(line.section.component)
         cols = prod(line.shape[1:])
-        for naming in line.namings:
-            size = (None if naming.rows else line.shape[0], cols)
-            for rough in _patterns(naming):
-                sizes.setdefault(rough, set()).add(size)
+        for rough, fused in {(one, n.rows is not None) for n in line.namings for one in _all(n)}:
+            sizes.setdefault(rough, set()).add((None if fused else line.shape[0], cols))
     fixed = {rough: frozenset(own) for rough, own in sizes.items()}
     return Sketch(frozenset(components), MappingProxyType(fixed))
 
 
-def _patterns(naming: Naming) -> list[str]:
-    """Those of all names; a range of numbers makes one of them."""
-    steps = [{pattern(choice): literal for choice in choices} for choices, literal in naming.braces]
-    spelled = product(*([choice + literal for choice, literal in own.items()] for own in steps))
-    return [pattern(flatten(naming.head + "".join(one))) for one in spelled]
+def _all(naming: Naming) -> set[str]:
+    """The patterns of all names; a range of numbers makes one of them."""
+    names = {naming.head}
+    for choices, literal in naming.braces:
+        names = {name + choice + literal for name in names for choice in _patterns(choices)}
+    return {pattern(flatten(name)) for name in names}
+
+
+@cache
+def _patterns(choices: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(pattern, choices))
 
 
 def _agree(one: Size, other: Size) -> bool:

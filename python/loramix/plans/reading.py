@@ -1,7 +1,7 @@
 """A file becomes a plan again: sources opened and checked, every group found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -18,6 +18,7 @@ from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
+from loramix.recipes.provenance import fingerprint
 from loramix.recipes.reading import output, read_table
 from loramix.recipes.strict import Table
 from loramix.steps import Choice, Plan
@@ -59,6 +60,37 @@ def load_plan(
     decisions = tuple(choice.decision for choice in chosen)
     verdict = Verdict(decisions, found.strengths, found.notes, found.suggested)
     device = backend_of(backend or found.backend)
+    made = planned(
+        stack, groups, chosen, device, threads=threads,
+        output=found.output, weights=weights, method=found.method, verdict=verdict,
+        seed=found.seed, split=found.split,
+    )  # fmt: skip
+    digests = [entry.text("sha256") for entry in found.adapter]
+    same = found.unchanged and found.unchanged == fingerprint(made, digests)
+    return replace(made, portable=found.recipe) if same else made
+
+
+def planned(
+    stack: Sequence[Adapter],
+    groups: Sequence[Group],
+    chosen: Sequence[Choice],
+    device: Backend,
+    *,
+    threads: int | None,
+    output: Output,
+    weights: Sequence[Weight],
+    method: Mapping[str, object],
+    verdict: Verdict,
+    seed: int,
+    split: bool,
+) -> Plan:
+    """A plan from choices that were made before; of the sources what the methods look at.
+
+    Parameters
+    ----------
+    device : what is meant to carry it out.
+    others : see `loramix.planning.plan`.
+    """
     if any(reads_gram(choice.decision.method) for choice in chosen):
         analysis = products(groups, stack, device, threads=threads)
     else:
@@ -68,12 +100,12 @@ def load_plan(
         groups,
         analysis,
         chosen,
-        found.output,
+        output,
         weights=weights,
-        method=found.method,
+        method=method,
         verdict=verdict,
-        seed=found.seed,
-        split=found.split,
+        seed=seed,
+        split=split,
         backend=device.name,
     )
 
@@ -94,6 +126,8 @@ class _Top:
     strengths: Mapping[str, Strength] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     suggested: float | None = None
+    recipe: str = ""
+    unchanged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +176,7 @@ _TOP = {
     "backend": Table.text,
     "method": lambda table, key: dict(table.table(key).values), "output": output,
     "strengths": _strengths, "notes": Table.texts, "suggested": Table.number,
+    "recipe": Table.text, "unchanged": Table.text,
     "adapter": Table.tables, "group": Table.tables,
 }  # fmt: skip
 _ADAPTER = {
@@ -197,9 +232,9 @@ def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[We
     if found.members != own:
         allowed = f"the adapters that have it: {', '.join(own)}; weight 0 leaves one out"
         row.refuse("members", allowed)
-    each = _numbers(row, "weights", found.weights, len(own))
-    if found.sides and (len(found.sides) != len(own) or not set(found.sides) <= _SIDES):
-        row.refuse("sides", f"one of {', '.join(sorted(_SIDES))} for each member")
+    each = numbers_of(row, "weights", found.weights, len(own))
+    if found.sides and (len(found.sides) != len(own) or not set(found.sides) <= SIDES):
+        row.refuse("sides", f"one of {', '.join(sorted(SIDES))} for each member")
     if found.rank is not None and found.rank < 1:
         row.refuse("rank", "at least 1")
     numbers = cast("Mapping[str, float]", found.numbers)
@@ -210,14 +245,15 @@ def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[We
     if found.asked is None:
         (asked,) = planning.asked([group], weights)
     else:
-        asked = _numbers(row, "asked", found.asked, len(own))
+        asked = numbers_of(row, "asked", found.asked, len(own))
     return Choice(group.target, group.owners, asked, decision, found.rank)
 
 
-def _numbers(row: Table, key: str, values: object, count: int) -> tuple[float, ...]:
+def numbers_of(row: Table, key: str, values: object, count: int) -> tuple[float, ...]:
+    """Numbers, one for each member of a group."""
     if not isinstance(values, list) or len(values) != count:
         row.refuse(key, f"{count} numbers, one for each member")
     return tuple(Table({key: value}, row.where).number(key) for value in values)
 
 
-_SIDES: frozenset[str] = frozenset(get_args(Side))
+SIDES: frozenset[str] = frozenset(get_args(Side))

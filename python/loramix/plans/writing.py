@@ -14,6 +14,7 @@ from loramix.io.text import write_text
 from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.recipes import choosing, spelling
+from loramix.recipes.provenance import fingerprint
 from loramix.steps import Choice, Plan, Step
 from loramix.types import Adapter, StrPath, Weight, weight_of
 
@@ -21,7 +22,8 @@ _HEAD = """\
 # A plan of loramix {version}: what will be done with every group of weights, and why.
 #   loramix merge --plan {name} -o OUT.safetensors
 # does exactly this.  Change method, weights, sides and rank of a group, [output] and seed as you
-# like; regime, why, numbers and made say what was found, and are not read.
+# like; regime, why, numbers and made say what was found, and are not read.  The recipe says where
+# the decisions come from; the output has it instead of them as long as nothing is changed.
 """
 
 
@@ -75,6 +77,9 @@ def as_tables(plan: Plan, folder: Path = Path()) -> dict[str, object]:
     }
     if plan.suggested is not None:
         found["suggested"] = plan.suggested
+    if plan.portable:
+        digests = [one.source.sha256() for one in plan.adapters]
+        found["recipe"], found["unchanged"] = plan.portable, fingerprint(plan, digests)
     return {key: value for key, value in found.items() if value not in ({}, [])}
 
 

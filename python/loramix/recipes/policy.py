@@ -28,7 +28,7 @@ def plain(chosen: Policy) -> dict[str, object]:
     ------
     ParamError : a policy that has no name in `POLICIES`.
     """
-    if chosen.name not in POLICIES:
+    if POLICIES.get(chosen.name) is not type(chosen):
         message = f"policy {chosen.name!r} is not of loramix and cannot be written in a recipe"
         raise ParamError(message)
     usual = policy_from(chosen.name, {}).describe()

@@ -1,6 +1,8 @@
 """What was asked for, as a recipe: the way back from objects to the file that would say it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from loramix.adapters import place_of
@@ -12,8 +14,11 @@ from loramix.policies.filtered import Filtered
 from loramix.policies.fixed import Fixed
 from loramix.policies.modified import Modified
 from loramix.policies.published.members import ConflictMode, KeyFilter
+from loramix.recipes import spelling
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
+from loramix.recipes.writing import tables
+from loramix.steps import canonical
 from loramix.types import Adapter, Weight
 
 
@@ -25,8 +30,9 @@ def recipe_of(
     rules: Sequence[Rule] = (),
     output: Output | None = None,
     seed: int = 0,
-) -> Recipe | None:
-    """The recipe of a merge; None if it has none, because an adapter is in memory only.
+    backend: str = "rust",
+) -> Recipe:
+    """The recipe of a merge, with places in the stack, from 1, for adapters that are in memory.
 
     Parameters
     ----------
@@ -41,7 +47,7 @@ def recipe_of(
     if isinstance(policy, Modified):
         said.update(sparsify=policy.sparsify, refine=policy.refine, space=policy.space)
         policy = policy.inner
-    if isinstance(policy, Fixed):
+    if type(policy) is Fixed:  # what is derived from it decides otherwise
         said.update(auto_strength=policy.auto_strength, floor=policy.floor)
         method = policy.method
         if isinstance(method, Composite):
@@ -50,12 +56,11 @@ def recipe_of(
         said["method"] = method
     else:
         said["policy"] = policy
-    paths = [place_of(adapter) for adapter in adapters]
+    rows = zip(adapters, weights, filters, modes, strict=True)
     entries = []
-    for path, weight, key, mode in zip(paths, weights, filters, modes, strict=True):
-        if path is None:
-            return None
+    for place, (adapter, weight, key, mode) in enumerate(rows, 1):
         own = dict(weight) if isinstance(weight, Mapping) else weight
+        path = place_of(adapter) or Path(str(place))
         entries.append(Entry(path, own, key_filter=key, conflict_mode=mode))
     left_out = {name for adapter in adapters for name in adapter.coverage.skipped}
     return Recipe(
@@ -63,7 +68,23 @@ def recipe_of(
         rules=tuple(rules),
         output=output or Output(),
         seed=seed,
+        backend=backend,
         architecture=common_architecture(adapters),
         skip=tuple(sorted(left_out)),
         **said,
     )
+
+
+def portable(recipe: Recipe) -> str:
+    """The text of a recipe without what is of one machine, or said of every source by itself.
+
+    Adapters are named by their places in the stack, from 1.  What is read from the text gives the
+    same text.
+
+    Raises
+    ------
+    ParamError : see `loramix.recipes.writing.to_toml`.
+    """
+    places = [replace(e, path=Path(str(place))) for place, e in enumerate(recipe.adapters, 1)]
+    bare = replace(recipe, adapters=tuple(places), architecture=None, skip=())
+    return spelling.document(canonical(tables(bare)))

@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
+from loramix.policies import POLICIES, policy_from
 from loramix.report import cells
+from loramix.steps import canonical
 
 _MAIN = ("ss_base_model_version", "ss_network_dim", "ss_network_alpha")
+_SAID = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")
+_DIGITS = 12
+"""Of a digest: enough to tell files apart."""
 
 
 def render(facts: Mapping[str, Any], width: int = 80) -> str:
@@ -28,6 +34,7 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
         ("scale", f"{cells.span(*facts['scales'])} (alpha / rank)"),
         ("size", ", ".join(volume)),
         *_metadata(facts["metadata"]),
+        *provenance(facts["provenance"], facts["path"]),
         *(("note", note) for note in facts["notes"]),
     ]
     return cells.fields(lines, width)
@@ -63,30 +70,103 @@ def _metadata(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     trained = [f"{name} {metadata[name]}" for name in _MAIN if name in metadata]
     if trained:
         lines.append(("metadata", ", ".join(trained)))
-    made = json_object(metadata.get("loramix"))
-    if made:
-        lines.append(("made by", _provenance(made)))
+    said = [metadata[name] for name in _SAID if metadata.get(name, "").strip()]
+    if said:
+        lines.append(("trigger", ", ".join(dict.fromkeys(said))))
     return lines
 
 
-def _provenance(made: Mapping[str, Any]) -> str:
-    method, sources = made.get("method"), made.get("sources")
+def provenance(made: Mapping[str, Any], path: str | None = None) -> list[tuple[str, str]]:
+    """How loramix made a file, as labelled lines; nothing where it did not.
+
+    Parameters
+    ----------
+    made : as it stands in the header, which may hold anything.
+    path : of the file, for the command that makes it again.
+    """
+    if not made:
+        return []
+    found = made.get("sources")
+    sources = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    parts = [f"{cells.weight(_weight(one))} {one.get('name')}" for one in sources]
+    method = made.get("method")
     name = method.get("name") if isinstance(method, dict) else method
-    listed = [s for s in sources if isinstance(s, dict)] if isinstance(sources, list) else []
-    parts = [f"{cells.weight(_weight(source))} {source.get('name')}" for source in listed]
-    return f"loramix {made.get('version')}: {name} of {', '.join(parts) or 'unknown sources'}"
+    told = f"{name} of {', '.join(parts) or 'unknown sources'}"
+    lines = [
+        ("made by", f"loramix {made.get('version')}: {told}"),
+        *([("method", text)] if isinstance(method, dict) and (text := _method(method)) else []),
+        *(("source", _source(one)) for one in sources),
+        *_rules(made),
+    ]
+    if path is not None and ("recipe" in made or "plan" in made):
+        lines.append(("again", f"loramix reproduce {quote(path)} --sources DIR"))
+    return lines
+
+
+def _method(method: Mapping[str, Any]) -> str:
+    """Parameters of a method or a policy, of policies those that are not as usual."""
+    name = method.get("name")
+    usual: dict[str, object] = {"name": name, "refine": "none", "space": "weight"}
+    if isinstance(name, str) and name in POLICIES:
+        usual |= canonical(policy_from(name, {}).describe())
+    rest = {key: value for key, value in sorted(method.items()) if value != usual.get(key)}
+    return ", ".join(f"{key.rstrip('_')} {_short(value)}" for key, value in rest.items())
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        said = _method(value)
+        return f"{value.get('name')} ({said})" if said else str(value.get("name"))
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _source(one: Mapping[str, Any]) -> str:
+    """A source with what tells it from others, and whose it is."""
+    digest = str(one.get("sha256", "unknown"))
+    facts = [f"sha256 {digest[:_DIGITS]}"]
+    if isinstance(one.get("size"), int):
+        facts.append(cells.size(one["size"]))
+    said = one.get("trained")
+    if isinstance(said, dict):
+        facts += [f"{key} {value}" for key, value in sorted(said.items())]
+    return f"{one.get('name')}: {', '.join(facts)}"
+
+
+def _rules(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The seed, what was asked of the output, the strengths of branches."""
+    lines = [("seed", str(made["seed"]))] if made.get("seed") else []
+    output = made.get("output")
+    if isinstance(output, dict):
+        asked = [
+            (key, value) for key, value in sorted(output.items()) if value not in (None, False)
+        ]
+        lines.append(("output", ", ".join(f"{key} {_short(value)}" for key, value in asked)))
+    strengths = made.get("auto_strength")
+    if isinstance(strengths, dict) and strengths:
+        told = (f"{branch} {cells.weight(scale)}" for branch, scale in sorted(strengths.items()))
+        lines.append(("strengths", ", ".join(told)))
+    if made.get("backend") not in (None, "rust"):
+        lines.append(("backend", str(made["backend"])))
+    decided = made.get("plan")
+    if isinstance(decided, dict) and isinstance(decided.get("groups"), list):
+        lines.append(("plan", f"decisions for {len(decided['groups'])} groups are in the file"))
+    return lines
 
 
 def _weight(source: Mapping[str, Any]) -> object:
     """A number, or numbers by glob: provenance keeps those as pairs, in order."""
     weight = source.get("weight")
-    return dict(weight) if isinstance(weight, list) else weight
+    if isinstance(weight, list) and all(isinstance(p, list) and len(p) == 2 for p in weight):
+        return {str(glob): number for glob, number in weight}
+    return weight
 
 
 def json_object(text: str | None) -> dict[str, Any]:
     """A JSON object in a string; empty if it is anything else, as headers hold what they like."""
     try:
         found = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -101,6 +101,7 @@ _OWN = ("own",)
 _UNKNOWN = ("-",)
 
 _KOHYA = Form("kohya", "lora_unet_", flat=True, roles="kohya", encoders="kohya")
+_NETWORK = Form("kohya", "lora_unet_", flat=True, roles="kohya")
 _SPLIT = Form("name", "lora_unet_", flat=True, roles="kohya", encoders="kohya")
 # Musubi and ComfyUI flatten names of HunyuanVideo that differ.
 _FLAT_COMFY = Form("comfy", "lora_unet_", flat=True, roles="kohya", encoders="kohya")
@@ -151,7 +152,7 @@ RULES: Mapping[str, Rule] = {
     "musubi": Rule(
         (
             (("z_image",), _SPLIT),
-            (("flux1", *_FLUX2, *_WAN, "qwen_image", "hunyuan_video"), _KOHYA),
+            (("flux1", *_FLUX2, *_WAN, "qwen_image", "hunyuan_video"), _NETWORK),
         ),
         header="kohya",
     ),

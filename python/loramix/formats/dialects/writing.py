@@ -78,7 +78,11 @@ class Dialect:
         prefix = self.prefixes.get(component or "")
         text = _named(modules, name, self.form) if prefix is not None else None
         if prefix is None or text is None:
-            message = f"{target.key}: {self.name} files have no name for it"
+            what = "part of a model" if prefix is None else "module"
+            message = (
+                f"{target.key}: {self.name} files have no name for this {what}; write another "
+                "--dialect, or leave it out with --skip"
+            )
             raise FormatError(message)
         if self.form.naming == "kohya":
             return text  # prefix included

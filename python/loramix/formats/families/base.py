@@ -7,14 +7,17 @@ from typing import Literal, NoReturn, Protocol, TypeAlias
 import numpy as np
 
 from loramix.errors import FormatError, ShapeError
-from loramix.formats.families.values import values
 from loramix.formats.keys import Role
 from loramix.formats.scales import PeftConfig, scalar
-from loramix.types import F32, ITEM_BYTES, Factors, Tensor
+from loramix.formats.values import values
+from loramix.types import F32, ITEM_BYTES, Factors, Shape, Tensor
 
-Shape: TypeAlias = tuple[int, ...]
 Part: TypeAlias = Literal["weight", "bias", "norm", "modulation"]
 """Which parameter of a module is changed."""
+
+
+NUMBERS = ("alpha", "scale", "on_input")
+"""Roles of tensors that hold one number."""
 
 
 class Scaling(Protocol):
@@ -104,9 +107,10 @@ class Parts:
         message = f"{self.file}: {' and '.join(shapes)}: {rule}"
         raise ShapeError(message)
 
-    def origin(self, *roles: Role) -> tuple[Tensor, ...]:
-        """Those of the tensors that are there."""
-        return tuple(self.tensors[role] for role in roles if role in self)
+    @property
+    def origin(self) -> tuple[Tensor, ...]:
+        """The tensors that a delta is made of: all but single numbers."""
+        return tuple(self.tensors[role] for role in self.names if role not in NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +226,16 @@ def made(shape: Shape, make: Callable[[], F32]) -> Tensor:
     return Tensor.made(shape, quiet)
 
 
-def dense(
-    parts: Parts, role: Role, place: Place, make: Callable[[], F32], origin: tuple[Tensor, ...]
-) -> Factors:
-    """A difference of full rank that is computed when it is used."""
+def dense(parts: Parts, role: Role, place: Place, make: Callable[[], F32]) -> Factors:
+    """A difference of full rank that is computed when it is used.
+
+    Parameters
+    ----------
+    role : of the tensor that messages name.
+    """
     delta = made(place.shape, make)
     found = Factors.of_dense(delta, parts.names[role], parts.file)
-    return replace(found, origin=origin)
+    return replace(found, origin=parts.origin)
 
 
 def product(factors: Factors) -> F32:

@@ -49,7 +49,7 @@ def decomposed(inner: Draft, parts: Parts) -> Draft:
         plain = inner.make(place)
         _check(parts, role, place, on_input=on_input)
         make = partial(_folded, plain, parts, role, place, on_input=on_input)
-        found = dense(parts, role, place, make, (*plain.stored, parts.tensors[role]))
+        found = dense(parts, role, place, make)
         return replace(found, family=name)
 
     other = decomposed(inner.other, parts) if inner.other is not None else None

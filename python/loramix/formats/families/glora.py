@@ -60,7 +60,7 @@ def _read(parts: Parts) -> tuple[Draft, ...]:
 
     def factors(place: Place) -> Factors:
         make = partial(_delta, parts, order, place)
-        found = dense(parts, order.b_up, place, make, parts.origin(*parts.names))
+        found = dense(parts, order.b_up, place, make)
         return replace(found, family="glora", scale=parts.scaling(rank))
 
     return (Draft("glora", shape[0], math.prod(shape[1:]), shape, factors, base="needed"),)

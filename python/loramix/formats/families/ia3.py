@@ -36,7 +36,7 @@ def _peft(parts: Parts) -> tuple[Draft, ...]:
 
     def bias(place: Place) -> Factors:
         make = partial(_scaled, parts, "ia3_l", place, one=1.0, on_input=False)
-        found = dense(parts, "ia3_l", place, make, parts.origin("ia3_l"))
+        found = dense(parts, "ia3_l", place, make)
         return replace(found, family="ia3")
 
     return weight, Draft("ia3", count, None, (count,), bias, "bias", "optional")
@@ -52,8 +52,7 @@ def _draft(parts: Parts, role: Role, count: int, *, on_input: bool, one: float) 
             )
             raise ShapeError(message)
         make = partial(_scaled, parts, role, place, one=one, on_input=on_input)
-        origin = parts.origin(role)
-        return replace(dense(parts, role, place, make, origin), family="ia3")
+        return replace(dense(parts, role, place, make), family="ia3")
 
     # The number of inputs is that of columns only where there is no kernel.
     linear = len(parts.tensors[role].shape) <= 2

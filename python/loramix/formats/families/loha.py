@@ -42,17 +42,16 @@ def read(parts: Parts) -> tuple[Draft, ...]:
         return ()
     rows, cols = shape[0], int(np.prod(shape[1:]))
     rank = first * second
-    origin = parts.origin(*_SIDES, "hada_t1", "hada_t2")
 
     def factors(place: Place) -> Factors:
         scale = parts.scaling(parts.tensors["hada_w1_b"].shape[0])
         if 2 * rank > min(rows, cols):
-            whole = dense(parts, "hada_w1_a", place, lambda: _dense(parts), origin)
+            whole = dense(parts, "hada_w1_a", place, lambda: _dense(parts))
             return replace(whole, scale=scale, family="loha")
         up = made((rows, rank, *kernel_ones(place.shape)), lambda: _up(parts))
         down = made((rank, *place.shape[1:]), lambda: _down(parts))
         names = (parts.names["hada_w1_a"], parts.names["hada_w1_b"])
-        return Factors(up, down, scale, names, parts.file, family="loha", origin=origin)
+        return Factors(up, down, scale, names, parts.file, family="loha", origin=parts.origin)
 
     return (Draft("loha", rows, cols, tuple(shape), factors),)
 

@@ -26,7 +26,6 @@ from loramix.formats.families.base import (
     Family,
     Parts,
     Place,
-    Shape,
     dense,
     flat,
     kernel_ones,
@@ -34,7 +33,7 @@ from loramix.formats.families.base import (
     roles,
     with_kernel,
 )
-from loramix.types import F32, Factors
+from loramix.types import F32, Factors, Shape
 
 _FIRST = ("lokr_w1", "lokr_w1_a lokr_w1_b")
 _SECOND = ("lokr_w2", "lokr_w2_a lokr_w2_b", "lokr_w2_a lokr_w2_b lokr_t2")
@@ -48,18 +47,17 @@ def read(parts: Parts) -> tuple[Draft, ...]:
     rows, cols = shape[0], math.prod(shape[1:])
     if 0 in (rows, cols, p, q):
         return ()
-    origin = parts.origin(*parts.names)
 
     def factors(place: Place) -> Factors:
         scale = _scale(parts)
         if 2 * p * q > min(rows, cols):
-            whole = dense(parts, next(iter(parts.names)), place, lambda: _dense(parts), origin)
+            whole = dense(parts, next(iter(parts.names)), place, lambda: _dense(parts))
             return replace(whole, scale=scale, family="lokr")
         up = made((rows, p * q, *kernel_ones(place.shape)), lambda: _side(parts, 0))
         down = made((p * q, *place.shape[1:]), lambda: _side(parts, 1))
         one, two = (next(n for n in parts.names if n.startswith(f"lokr_w{i}")) for i in "12")
         names = (parts.names[one], parts.names[two])
-        return Factors(up, down, scale, names, parts.file, family="lokr", origin=origin)
+        return Factors(up, down, scale, names, parts.file, family="lokr", origin=parts.origin)
 
     return (Draft("lokr", rows, cols, shape, factors),)
 

@@ -55,11 +55,10 @@ def _turned(parts: Parts, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 def _draft(parts: Parts, up: Tensor, down: Tensor, family: str = "lora") -> Draft:
     rank = down.shape[0]
-    origin = parts.origin("up", "mid", "down")
 
     def factors(_: Place) -> Factors:
         names = (parts.names["up"], parts.names["down"])
-        own = origin if up not in origin or down not in origin else ()
+        own = parts.origin if up.is_made or down.is_made else ()
         scale = parts.scaling(rank)
         return Factors(up, down, scale, names, parts.file, family=family, origin=own)
 
@@ -104,7 +103,7 @@ def _embedding(parts: Parts) -> tuple[Draft, ...]:
     def factors(_: Place) -> Factors:
         return Factors(
             up, down, parts.scaling(rank), names, parts.file,
-            family="embedding", origin=(first, second),
+            family="embedding", origin=parts.origin,
         )  # fmt: skip
 
     shape = (first.shape[1], second.shape[0])

@@ -20,9 +20,9 @@ from functools import partial
 import numpy as np
 
 from loramix.errors import FormatError, ShapeError
-from loramix.formats.families.base import Draft, Family, Parts, Place, Shape, dense, roles
+from loramix.formats.families.base import Draft, Family, Parts, Place, dense, roles
 from loramix.formats.keys import Role
-from loramix.types import F32, F64, Factors
+from loramix.types import F32, F64, Factors, Shape
 
 
 def _read(parts: Parts) -> tuple[Draft, ...]:
@@ -42,7 +42,7 @@ def _read(parts: Parts) -> tuple[Draft, ...]:
     def factors(place: Place) -> Factors:
         _check_rows(parts, names[0], place, rows)
         make = partial(_delta, parts, names, place, constraint)
-        return replace(dense(parts, names[0], place, make, parts.origin(*names)), family=name)
+        return replace(dense(parts, names[0], place, make), family=name)
 
     return (Draft(name, rows, None, None, factors, base="needed"),)
 

@@ -50,7 +50,7 @@ def _oft(parts: Parts) -> tuple[Draft, ...]:
         if width % size or (cols is not None and width != cols):
             raise _misfit(parts, "oft_R", place, cols or size)
         make = partial(_oft_delta, parts, config, size, place)
-        found = dense(parts, "oft_R", place, make, parts.origin("oft_R"))
+        found = dense(parts, "oft_R", place, make)
         return replace(found, family="oft")
 
     return (Draft("oft", None, cols, None, factors, base="needed"),)
@@ -116,7 +116,7 @@ def _boft(parts: Parts) -> tuple[Draft, ...]:
             )
             raise ShapeError(message)
         make = partial(_boft_delta, parts, place)
-        found = dense(parts, "boft_R", place, make, parts.origin("boft_R", "boft_s"))
+        found = dense(parts, "boft_R", place, make)
         return replace(found, family="boft")
 
     return (Draft("boft", rows, cols, None, factors, base="needed"),)

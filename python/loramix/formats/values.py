@@ -1,4 +1,4 @@
-"""Values of a tensor as floats, whatever its element type."""
+"""Values of a tensor as float32, whatever its element type."""
 
 import math
 
@@ -10,18 +10,10 @@ from loramix.types import F32, Tensor
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
-def values(tensor: Tensor, where: str) -> F32:
+def decoded(tensor: Tensor) -> F32:
     """All values in the tensor's shape, exact but for F64.
 
     Cost: one pass over the bytes, a copy unless the type is F32.
-
-    Parameters
-    ----------
-    where : file and name, for messages.
-
-    Raises
-    ------
-    FormatError : NaN or infinity.
     """
     data = tensor.data
     if tensor.dtype in _FLOATS:
@@ -31,13 +23,28 @@ def values(tensor: Tensor, where: str) -> F32:
         found = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
         found = _FP8[tensor.dtype][np.frombuffer(data, np.uint8)]
+    return found.reshape(tensor.shape)
+
+
+def values(tensor: Tensor, where: str) -> F32:
+    """The same, finite.
+
+    Parameters
+    ----------
+    where : file and name, for messages.
+
+    Raises
+    ------
+    FormatError : NaN or infinity.
+    """
+    found = decoded(tensor)
     if not np.isfinite(found).all():
         message = (
             f"{where} holds NaN or infinity; the file is damaged or its training diverged: get "
             "another copy"
         )
         raise FormatError(message)
-    return found.reshape(tensor.shape)
+    return found
 
 
 def _table(mantissa: int, bias: int, nans: tuple[int, ...]) -> F32:

@@ -1,0 +1,179 @@
+"""The provenance of an output, read back: what `loramix.recipes.provenance` wrote."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramix._core import VERSION
+from loramix.errors import FormatError, ParamError
+from loramix.formats.layout import LAYOUTS
+from loramix.recipes.choosing import one_of
+from loramix.recipes.reading import parse
+from loramix.recipes.recipe import Recipe
+from loramix.recipes.strict import Reader, Table
+from loramix.types import Weight
+
+KEY = "loramix"
+"""Name of the string of the header."""
+
+
+def told(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The provenance as it stands in a header; empty if there is none, or nothing readable."""
+    try:
+        found = json.loads(metadata.get(KEY, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One input, by what it is.
+
+    Attributes
+    ----------
+    name : in reports, in titles and in rules of weights.
+    sha256 : of its tensor file.
+    size : of that in bytes; None: not known.
+    weight : see `loramix.merge`.
+    config : sha256 of the text of its ``adapter_config.json``; None: it had none.
+    architecture : the base model that it was read for.
+    skip : names of tensors that were left out.
+    """
+
+    name: str
+    sha256: str
+    size: int | None = None
+    weight: Weight = 1.0
+    config: str | None = None
+    architecture: str | None = None
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How an output was made.
+
+    Attributes
+    ----------
+    version : of loramix.
+    sources : in the order of the stack.
+    recipe : says all; its adapters are places in `sources`.  None where it cannot.
+    plan : the decisions instead, see `loramix.plans.recalling`.
+    method, strengths : name and parameters, scales by branch, as they stood in the output.
+    decisions : digest of the plan.
+    backend : what the arithmetic ran on.
+    """
+
+    version: str
+    sources: tuple[SourceRecord, ...]
+    recipe: Recipe | None = None
+    plan: Table | None = None
+    method: Mapping[str, object] = field(default_factory=dict)
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    decisions: str = ""
+    seed: int = 0
+    backend: str = "rust"
+
+
+def _name(table: Table, key: str) -> str:
+    """Any text: names of files need be neither Unicode nor long."""
+    value = table.values[key]
+    if not isinstance(value, str):
+        table.refuse(key, "a text")
+    return value
+
+
+def _weight(table: Table, key: str) -> Weight:
+    """A number, or numbers by glob as pairs."""
+    value = table.values[key]
+    if not isinstance(value, list):
+        return table.number(key)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        table.refuse(key, "a number, or pairs of a glob and a number")
+    inner = Table({str(glob): number for glob, number in value}, f"{table.where}: {key}")
+    return {glob: inner.number(glob) for glob in inner.values}
+
+
+_SOURCE: Mapping[str, Reader] = {
+    "name": _name, "sha256": Table.text, "size": Table.integer, "weight": _weight,
+    "config": Table.text, "architecture": one_of(tuple(LAYOUTS)), "skip": Table.texts,
+}  # fmt: skip
+
+
+def _known(table: Table, known: Mapping[str, Reader]) -> Table:
+    """Without keys of other versions: what comes of them shows in the bytes."""
+    return Table({k: v for k, v in table.values.items() if k in known}, table.where)
+
+
+def _sources(table: Table, key: str) -> tuple[SourceRecord, ...]:
+    return tuple(
+        _known(one, _SOURCE).make(SourceRecord, _SOURCE, ("name", "sha256"))
+        for one in table.tables(key)
+    )
+
+
+def _strengths(table: Table, key: str) -> dict[str, float]:
+    inner = table.table(key)
+    return {branch: inner.number(branch) for branch in inner.values}
+
+
+def _recipe(table: Table, key: str) -> Recipe:
+    return parse(table.text(key), name=f"{table.where}: {key}")
+
+
+_RECORD: Mapping[str, Reader] = {
+    "version": Table.text, "sources": _sources, "recipe": _recipe, "plan": Table.table,
+    "method": lambda table, key: dict(table.table(key).values), "strengths": _strengths,
+    "decisions": Table.text, "seed": Table.integer, "backend": Table.text,
+}  # fmt: skip
+
+
+def read_record(metadata: Mapping[str, str], where: str) -> Record:
+    """How a file was made, from the strings of its header.
+
+    Parameters
+    ----------
+    where : the file, for messages.
+
+    Raises
+    ------
+    FormatError : loramix did not make it, or it does not say how.
+    """
+    if KEY not in metadata:
+        message = f"{where}: made by something else: its header has nothing of loramix"
+        raise FormatError(message)
+    place = f"{where}: {KEY} in the header"
+    try:
+        values = json.loads(metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        message = f"{place}: not JSON ({error})"
+        raise FormatError(message) from None
+    if not isinstance(values, dict):
+        message = f"{place}: a JSON {type(values).__name__}, but it must be an object"
+        raise FormatError(message)
+    values = {"strengths" if k == "auto_strength" else k: v for k, v in values.items()}
+    table = Table(values, place)
+    try:
+        found = _known(table, _RECORD).make(Record, _RECORD, ("version", "sources"))
+    except ParamError as error:  # it is the file that is wrong, and not what the user asks for
+        raise FormatError(str(error)) from None
+    _check(found, place)
+    return found
+
+
+def _check(found: Record, place: str) -> None:
+    if found.recipe is None and found.plan is None:
+        message = (
+            f"{place}: says what it was made of, but not how: a method or a policy was not of "
+            f"loramix, or the loramix that made it ({found.version}; this is {VERSION}) did not "
+            "store that yet"
+        )
+        raise FormatError(message)
+    if found.recipe is not None and len(found.recipe.adapters) != len(found.sources):
+        message = (
+            f"{place}: {len(found.sources)} sources, but its recipe has "
+            f"{len(found.recipe.adapters)} adapters"
+        )
+        raise FormatError(message)

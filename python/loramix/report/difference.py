@@ -1,0 +1,77 @@
+"""Two adapters side by side as text, made from the plain data of `loramix.Difference`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loramix.report import cells
+
+_WORST = 8
+_FIELDS = 6
+_VALUE = 24
+
+
+def render(facts: Mapping[str, Any], width: int = 80) -> str:
+    """Lay the differences of two adapters out."""
+    total = facts["total"]
+    numbers = (
+        f"relative difference {cells.error(total['difference'])}",
+        *([f"cosine {total['cosine']:.4g}"] if total["cosine"] is not None else []),
+        *([f"ratio {total['ratio']:.4g}"] if total["ratio"] is not None else []),
+    )
+    lines = [
+        ("first", facts["paths"][0] or facts["names"][0]),
+        ("second", facts["paths"][1] or facts["names"][1]),
+        ("deltas", facts["sentence"]),
+        ("total", ", ".join(numbers)),
+        *((name, f"{a} / {b}") for name, (a, b) in facts["facts"].items()),
+        *_only(facts),
+        *_metadata(facts["metadata"]),
+    ]
+    parts = [cells.fields(lines, width), *_targets(facts, width)]
+    return "\n\n".join(parts)
+
+
+def _only(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for where, keys in zip(("first", "second"), facts["only"], strict=True):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            lines.append((f"only in {where}", f"{keys[0]}{more}"))
+    return lines
+
+
+def _metadata(fields: Mapping[str, Sequence[str | None]]) -> list[tuple[str, str]]:
+    if not fields:
+        return []
+    shown = [
+        f"{name} ({' / '.join('-' if v is None else cells.shorten(v, _VALUE) for v in values)})"
+        for name, values in list(fields.items())[:_FIELDS]
+    ]
+    more = [f"{len(fields) - _FIELDS} more"] if len(fields) > _FIELDS else []
+    return [("metadata", ", ".join([*shown, *more]))]
+
+
+def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
+    """Those that differ most; nothing where nothing differs."""
+    far = [one for one in facts["targets"] if one["pair"]["difference"] > facts["tolerance"]]
+    if not far:
+        return []
+    header = ("differs", "by", "cosine", "ratio", "ranks")
+    rows = [
+        (
+            one["target"],
+            cells.error(one["pair"]["difference"]),
+            _number(one["pair"]["cosine"]),
+            _number(one["pair"]["ratio"]),
+            "/".join(map(str, one["ranks"])),
+        )
+        for one in far[:_WORST]
+    ]
+    found = [cells.table(header, rows, "lrrrr", width)]
+    if len(far) > _WORST:
+        found.append(f"  and {len(far) - _WORST} more targets")
+    return found
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
