@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loramix.analyzing import Analyzed, analyze
     from loramix.baking import Baked, bake
     from loramix.checkpoints import Checkpoint, open_checkpoint
+    from loramix.converting import convert
     from loramix.diagnosing.examining import doctor
     from loramix.diagnosing.findings import Diagnosis, Finding
     from loramix.diffing.comparing import Difference, diff
@@ -69,6 +70,7 @@ _HOMES = {
     "analyze": "analyzing",
     "bake": "baking",
     "combine": "memory",
+    "convert": "converting",
     "diff": "diffing.comparing",
     "doctor": "diagnosing.examining",
     "execute": "merging",
@@ -119,6 +121,7 @@ __all__ = [
     "analyze",
     "bake",
     "combine",
+    "convert",
     "diff",
     "doctor",
     "execute",

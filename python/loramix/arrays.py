@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loramix.errors import FormatError, ShapeError
+from loramix.types import F64
 
 Bytes: TypeAlias = tuple[str, npt.NDArray[np.uint8]]
 
@@ -114,3 +115,14 @@ def check_alike(deltas: Sequence[Any]) -> None:
                 f"{delta.dtype}: all must agree"
             )
             raise ShapeError(message)
+
+
+def block_diagonal(blocks: Sequence[F64]) -> F64:
+    """A block diagonal matrix."""
+    rows, cols = (sum(b.shape[axis] for b in blocks) for axis in (0, 1))
+    result = np.zeros((rows, cols))
+    row = col = 0
+    for block in blocks:
+        result[row : row + block.shape[0], col : col + block.shape[1]] = block
+        row, col = row + block.shape[0], col + block.shape[1]
+    return result

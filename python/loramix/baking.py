@@ -21,6 +21,8 @@ from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.fitting import absent, refuse_types, touches
 from loramix.formats.dialects import Dialect
+from loramix.formats.dialects.forms import Form, Vectors
+from loramix.formats.layout import Layout
 from loramix.groups import common_architecture
 from loramix.methods import Level, Method, Space
 from loramix.opening import open_all, refuse_twice
@@ -31,16 +33,25 @@ from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
 from loramix.steps import Plan, Step
-from loramix.types import Adapter, Progress, StrPath, Weight
+from loramix.types import Adapter, Progress, StrPath, Target, Weight
 
 # Fields of a header that describe the bytes of the old file.
 _STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 _KEY = "loramix"
 
-# The rows of a base weight are written where they are, under the names that they have.
-_TARGETS = Dialect(
-    "base", up="", down="", diff="", alpha=False, fused=False, one_component=False, folder=False,
-    stem=lambda target, _: target.key,
+
+@dataclass(frozen=True, slots=True)
+class _Stored(Dialect):
+    """The rows of a base weight are written where they are, under the names that they have."""
+
+    def stem(self, target: Target, layout: Layout | None) -> str:  # noqa: ARG002 - not needed
+        return target.key
+
+
+_TARGETS = _Stored(
+    name="base", up="", down="", diff="", alpha=False, fused=False, partial=False,
+    one_component=False, folder=False, header="none", vectors=Vectors("", "", "", ""),
+    embedding=("", ""), form=Form("name", "", flat=False, roles="peft"), prefixes={},
 )  # fmt: skip
 
 

@@ -31,4 +31,4 @@ def batches(items: Iterable[_T], size: Callable[[_T], int], limit: int) -> Itera
 
 def bytes_of(group: Group) -> int:
     """Bytes of the factors of a group."""
-    return sum(t.size for member in group.members for t in member.stored)
+    return sum(t.size for member in group.members for t in member.sides)

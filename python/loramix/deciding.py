@@ -177,7 +177,7 @@ class Opened:
         dialect = dialect or planning.dialect_of(adapters, wish.output)
         # What is no sum must not depend on how the output spells its names.
         whole = wish.rules == () and wish.analysis is None and _is_sum(wish.policy)
-        joined = dialect.fused and whole
+        joined = dialect.fused and not dialect.partial and whole
         groups = align(adapters, split=not joined)
         opening.refuse_strangers(adapters, groups)
         return cls(tuple(adapters), groups, each, dialect, not joined)

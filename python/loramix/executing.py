@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from loramix import _core, adapters, placing
+from loramix import _core, adapters, copying, placing
 from loramix.accounting import Share, total
 from loramix.backends.base import Backend, Job
-from loramix.batching import DENSE_BYTES, WRITE_BYTES, batches
+from loramix.batching import DENSE_BYTES, READ_BYTES, WRITE_BYTES, batches, bytes_of
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
@@ -111,10 +111,12 @@ def execute(
         config = _config(plan, ranks)
         found = [digest.result() for digest in digests]
         hidden = writer.finish(_strings(plan, ranks, found, backend.name))
+        if place is not None:
+            hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
         rows = verify(plan, result, done, threads, step)
         if place is not None:
-            result = _open(plan, place.commit(config), config, place.name)
+            place.commit(config)
     return Merged(result, path, rows, plan)
 
 
@@ -131,6 +133,7 @@ def _strings(
         plan.alpha,
         names=[adapter.name for adapter in plan.adapters],
         dense=any(step.kind == "dense" for step in plan.steps),
+        bias=_has_bias(plan),
     )
 
 
@@ -138,15 +141,25 @@ def _config(plan: Plan, ranks: metadata.Ranks) -> str | None:
     """Text of the ``adapter_config.json``, for the dialect that has one."""
     if not plan.dialect.folder:
         return None
-    return metadata.peft_config(plan.adapters[0].metadata.get(scales.CONFIG), ranks)
+    source = plan.adapters[0].metadata.get(scales.CONFIG)
+    return metadata.peft_config(source, ranks, bias=_has_bias(plan))
+
+
+def _has_bias(plan: Plan) -> bool:
+    """Whether pairs have biases."""
+    suffix = plan.dialect.vectors.bias
+    return any(step.suffix == suffix for step in plan.steps if step.suffix)
 
 
 def _room(plan: Plan, backend: str) -> int:
     """Bytes that the header may need; ranks are not known yet."""
     pairs = [step for step in plan.steps if step.kind != "dense"]
     names = [
-        *((step.tensor(plan.dialect), len(step.target.shape)) for step in plan.steps),
-        *((s.stem + plan.dialect.down, len(s.target.shape)) for s in pairs),
+        *(
+            (name, len(step.target.shape))
+            for step in plan.steps
+            for name in step.tensors(plan.dialect)
+        ),
         *((s.stem + ".alpha", 0) for s in pairs),
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
@@ -194,11 +207,13 @@ def _write(
         for one in plan.steps:
             if one.kind != "dense":
                 writer.add(one.stem + ".alpha", "F32", (), alpha)
-    done: list[Done] = []
+    done = _copy(plan, writer, backend, threads, step)
+    copied = {item.step.stem for item in done}
+    rest = [one for one in plan.steps if one.stem not in copied]
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
         pending: Future[None] | None = None
-        for index, batch in enumerate(_batches(plan, capacity)):
+        for index, batch in enumerate(_batches(rest, capacity)):
             offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
             if len(arenas[index % 2]) < offsets[-1]:
                 arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
@@ -217,10 +232,47 @@ def _write(
     return done
 
 
-def _batches(plan: Plan, capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
+def _copy(
+    plan: Plan,
+    writer: Writer,
+    backend: Backend,
+    threads: int | None,
+    step: Callable[[int], None],
+) -> list[Done]:
+    """Write the pairs that nothing changes; their norms are found meanwhile."""
+    copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
+    done: list[Done] = []
+    with ThreadPoolExecutor(1) as background:
+        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
+            pending = background.submit(_append_copies, plan, writer, batch)
+            found = copying.norms(batch, backend, threads)
+            pending.result()
+            done += [Done(one, made, copied=True) for one, made in zip(batch, found, strict=True)]
+            release(plan)
+            step(len(batch))
+    return done
+
+
+def _append_copies(plan: Plan, writer: Writer, batch: Sequence[Step]) -> None:
+    code = CODES[plan.dtype]
+    for one in batch:
+        rank, kernel = one.pieces[0].factors.rank, one.target.shape[1:]
+        ones = (1,) * (len(kernel) - 1)
+        up, down = copying.sides(plan, one)
+        names = one.tensors(plan.dialect)
+        writer.add(names[0], code, (one.target.rows, rank, *ones), up)
+        writer.add(names[1], code, (rank, *kernel), down)
+
+
+def _batches(steps: Sequence[Step], capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
     """Steps that are made alike together."""
-    for (kind, _, _), steps in groupby(plan.steps, key=lambda s: (s.kind, s.method, s.rank)):
-        yield from batches(steps, capacity, DENSE_BYTES if kind == "dense" else WRITE_BYTES)
+    for (kind, _, _), alike in groupby(steps, key=lambda s: (s.kind, s.method, s.rank)):
+        limit = DENSE_BYTES if kind == "dense" else WRITE_BYTES
+
+        def size(one: Step, limit: int = limit) -> int:
+            return max(capacity(one), one.made * limit // READ_BYTES)
+
+        yield from batches(alike, size, limit)
 
 
 def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:
@@ -254,18 +306,27 @@ def _append(
     """Write the dense difference, or up and down, of every step of a batch."""
     code = CODES[plan.dtype]
     for item, start in zip(batch, offsets[:-1], strict=True):
-        target, rank = item.step.target, item.made.rank
+        step, rank = item.step, item.made.rank
+        target, names = step.target, step.tensors(plan.dialect)
         ones = (1,) * (len(target.shape) - 2)
         first = target.shape if item.dense else (target.rows, rank, *ones)
-        end = start + item.step.numbers(rank) * ITEM_BYTES[code]
+        end = start + step.numbers(rank) * ITEM_BYTES[code]
         split = start + math.prod(first) * ITEM_BYTES[code]
         data = arena[start:split]
-        if item.step.swap:
+        if step.swap:
             data = np.roll(data, len(data) // 2)
-        writer.add(item.step.tensor(plan.dialect), code, first, data)
+        if step.embedding and not item.dense:
+            writer.add(names[0], code, first[::-1], _transposed(data, *first))
+            shape = (rank, target.cols)
+            writer.add(names[1], code, shape[::-1], _transposed(arena[split:end], *shape))
+            continue
+        writer.add(names[0], code, first, data)
         if not item.dense:
-            shape = (rank, *target.shape[1:])
-            writer.add(item.step.stem + plan.dialect.down, code, shape, arena[split:end])
+            writer.add(names[1], code, (rank, *target.shape[1:]), arena[split:end])
+
+
+def _transposed(data: npt.NDArray[np.uint8], rows: int, cols: int) -> npt.NDArray[np.uint8]:
+    return data.reshape(rows, cols, -1).swapaxes(0, 1).reshape(-1)
 
 
 def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:

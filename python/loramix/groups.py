@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loramix.errors import FormatError, ShapeError
+from loramix.formats.dialects import partial_of
 from loramix.formats.layout import Layout, Module, load_layout
-from loramix.types import Adapter, Factors, Group, Target
+from loramix.types import BIAS, Adapter, Factors, Group, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,40 @@ class Fusion:
     parts: tuple[tuple[Target, int], ...]
 
 
-def fusions(layout: Layout | None) -> dict[str, Fusion]:
-    """Fused weights of a layout, by the key of every part and of the whole."""
+def fusions(layout: Layout | None, *, partial: bool = False) -> dict[str, Fusion]:
+    """Fused weights of a layout and their biases, by the key of every part and of the whole.
+
+    Parameters
+    ----------
+    partial : only the first members, where those have a name of their own.
+    """
     found: dict[str, Fusion] = {}
     for modules in layout.by_kohya.values() if layout else ():
         if len(modules) > 1:
             fusion = _fusion(modules)
-            keys = [fusion.target.key, *(part.key for part, _ in fusion.parts)]
-            found.update(dict.fromkeys(keys, fusion))
+            if partial:
+                fusion = _first_members(fusion)
+            for one in (fusion, _of_bias(fusion)):
+                keys = [one.target.key, *(part.key for part, _ in one.parts)]
+                found.update(dict.fromkeys(keys, one))
     return found
+
+
+def _first_members(fusion: Fusion) -> Fusion:
+    name, count = partial_of(fusion.target.key)
+    parts = fusion.parts[:count]
+    rows = sum(part.rows for part, _ in parts)
+    return Fusion(Target(name, (rows, *fusion.target.shape[1:])), parts)
+
+
+def _of_bias(fusion: Fusion) -> Fusion:
+    """The same of the biases: they are fused as the rows are."""
+    parts = tuple((_bias(part), row) for part, row in fusion.parts)
+    return Fusion(_bias(fusion.target), parts)
+
+
+def _bias(target: Target) -> Target:
+    return Target(target.key + BIAS, target.shape[:1])
 
 
 def _fusion(modules: Sequence[Module]) -> Fusion:
@@ -128,6 +154,9 @@ def _group(members: Sequence[tuple[int, Target, Factors]], adapters: Sequence[Ad
     first_owner, first, _ = members[0]
     for owner, target, factors in members[1:]:
         if target.shape != first.shape:
+            if _are_alike(first, target):  # kernels are written flat, and 1 x 1 ones left out
+                first = max(first, target, key=lambda one: len(one.shape))
+                continue
             message = (
                 f"{first.key}: {adapters[first_owner].name} changes a weight of shape "
                 f"{list(first.shape)}, {adapters[owner].name} one of {list(target.shape)} "
@@ -135,3 +164,9 @@ def _group(members: Sequence[tuple[int, Target, Factors]], adapters: Sequence[Ad
             )
             raise ShapeError(message)
     return Group(first, tuple(f for _, _, f in members), tuple(o for o, _, _ in members))
+
+
+def _are_alike(one: Target, other: Target) -> bool:
+    """Whether two shapes are one weight of an unknown model with a kernel and without."""
+    flat = min(len(one.shape), len(other.shape)) == 2
+    return flat and (one.rows, one.cols) == (other.rows, other.cols)

@@ -7,14 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from loramix import _core
+from loramix import _core, multiplying
+from loramix.arrays import block_diagonal
 from loramix.backends.base import Backend, Cores, Factored, Job, Mixed
 from loramix.batching import DENSE_BYTES, batches
 from loramix.methods import Coefficients, Composite, Elementwise, Subspace, published
 from loramix.methods.composite import mixer_of, space_of
 from loramix.refusals import with_names
 from loramix.steps import Part, Step
-from loramix.types import F32, F64, Group, RawGroup, Tensor
+from loramix.types import F64, RawGroup, Tensor
 
 
 def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
@@ -35,7 +36,7 @@ def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     if kind == "difference":
         return _of_differences(batch, job)
     if isinstance(method, Elementwise | Composite):
-        if isinstance(method, Composite) and any(map(_is_whole, batch)):
+        if any(map(multiplying.is_whole, batch)):
             return _one_by_one(method, batch, backend, job)
         return _by_entries(method, batch, backend, job)
     if kind == "joint":
@@ -98,18 +99,8 @@ def _mix(mixer: Callable[[F64, F64], F64], part: Part, gram: F64) -> list[float]
     return mixer(gram, weights).ravel().tolist() if len(weights) > 1 else []
 
 
-def _is_whole(step: Step) -> bool:
-    return any(_looks_at_all(part) for part in step.parts)
-
-
-def _looks_at_all(part: Part) -> bool:
-    target, count = part.group.target, len(part.site.seen(part.weights))
-    method = part.method
-    return isinstance(method, Composite) and method.whole(target.rows, target.cols, count)
-
-
 def _one_by_one(
-    method: Composite | None, batch: Sequence[Step], backend: Backend, job: Job
+    method: Elementwise | Composite | None, batch: Sequence[Step], backend: Backend, job: Job
 ) -> list[Factored]:
     """What is multiplied out is in memory as it is, so there is one step at a time.
 
@@ -120,55 +111,12 @@ def _one_by_one(
     found = []
     for one, (start, end) in zip(batch, pairwise(job.offsets), strict=True):
         own = replace(job, arena=job.arena[start:end], offsets=[0, end - start])
-        if method is None or _is_whole(one):
-            work = partial(_of_dense, one, backend, own)
+        if method is None or multiplying.is_whole(one):
+            work = partial(multiplying.of_dense, one, backend, own)
         else:
             work = partial(_by_entries, method, [one], backend, own)
         found += with_names([one.group()], work)
     return found
-
-
-def _of_dense(step: Step, backend: Backend, job: Job) -> list[Factored]:
-    """By way of the dense result, group by group.
-
-    Memory: the result, the deltas of a group, and what `published.merged` needs.
-    """
-    run = partial(backend.run, threads=job.threads)
-    result = np.zeros((step.target.rows, step.target.cols), dtype=np.float32)
-    for part in step.parts:
-        rows = slice(part.row_start, part.row_start + part.group.target.rows)
-        deltas = _expanded(part.group, job.threads)
-        if all(np.isfinite(delta).all() for delta in deltas):
-            result[rows] = _merged(part, deltas, run)
-        else:
-            result[rows] = np.inf  # refused, with the name of the target, where factors are made
-    write = backend.store if step.kind == "dense" else backend.approximate
-    return write([step.raw_parts()], [result], job)
-
-
-def _merged(part: Part, deltas: Sequence[F32], run: published.Run) -> F32:
-    """What a method of any kind but rules on cores makes of dense deltas."""
-    method = part.method
-    if part.place == "anywhere":
-        result = np.zeros_like(deltas[0])
-        for weight, delta in zip(part.weights, deltas, strict=True):
-            result += np.float32(weight) * delta
-        return result
-    assert isinstance(method, Elementwise | Composite)
-    if isinstance(method, Composite) and _looks_at_all(part):
-        return published.merged(method, deltas, part.weights, part.site, run)
-    found = run(deltas, part.weights, method.program(), part.site, mix=mixer_of(method))
-    return np.asarray(found)
-
-
-def _expanded(group: Group, threads: int | None) -> list[F32]:
-    """The deltas of a group, (rows, cols) each."""
-    rows, cols = group.target.rows, group.target.cols
-    deltas = [np.empty((rows, cols), dtype=np.float32) for _ in group.members]
-    for member, out in zip(group.members, deltas, strict=True):
-        one = Group(group.target, (member,), (0,))
-        with_names([one], partial(_core.expand, one.raw(), 0, rows, out, threads=threads))
-    return deltas
 
 
 def _in_joint_bases(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
@@ -190,7 +138,11 @@ def _in_joint_bases(batch: Sequence[Step], backend: Backend, job: Job) -> list[F
     pairs = map(mixers, parts, weights, found)
     blocks = [[next(pairs) for _ in one.parts] for one in batch]
     mixed = [
-        Mixed(_diagonal([a for a, _ in own]), _diagonal([b for _, b in own]), one.target.key_hash)
+        Mixed(
+            block_diagonal([a for a, _ in own]),
+            block_diagonal([b for _, b in own]),
+            one.target.key_hash,
+        )
         for own, one in zip(blocks, batch, strict=True)
     ]
     return backend.recompress([one.raw_stored() for one in batch], job, mixed)
@@ -234,14 +186,3 @@ def _beside(part: Part, left: F64, right: F64) -> tuple[F64, F64]:
     up[others, np.arange(p, up.shape[1])] = np.concatenate([np.full(len(c), w) for c, w in around])
     down[np.arange(p, up.shape[1]), others] = 1.0
     return up, down
-
-
-def _diagonal(blocks: Sequence[F64]) -> F64:
-    """A block diagonal matrix."""
-    rows, cols = (sum(b.shape[axis] for b in blocks) for axis in (0, 1))
-    result = np.zeros((rows, cols))
-    row = col = 0
-    for block in blocks:
-        result[row : row + block.shape[0], col : col + block.shape[1]] = block
-        row, col = row + block.shape[0], col + block.shape[1]
-    return result

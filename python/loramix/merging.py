@@ -9,6 +9,7 @@ from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
+from loramix.converting import convert
 from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.executing import Merged
@@ -231,6 +232,7 @@ def resize(
     size: int | None = None,
     dtype: Dtype | None = None,
     dialect: str | None = None,
+    client: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Merged:
@@ -241,7 +243,7 @@ def resize(
     rank, energy, max_error : of every target for itself, see `Output`.
     total_error, size : of the whole file, instead; every target gets the rank that pays most, see
         `loramix.resizing.Budget`.
-    dtype, dialect : see `Output`.
+    dtype, dialect, client : see `Output`.
     path, threads, progress : see `merge`.
 
     Raises
@@ -259,7 +261,9 @@ def resize(
     >>> small = loramix.resize("style.safetensors", total_error=0.05,
     ...                        path="small.safetensors")  # doctest: +SKIP
     """
-    output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)
+    output = Output(
+        rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect, client=client
+    )
     rules: tuple[Rule, ...] = ()
     if total_error is not None or size is not None:
         budget = Budget(total_error, size)
@@ -278,13 +282,13 @@ def save(
     dialect: str | None = None,
     dtype: Dtype | None = None,
 ) -> Path:
-    """Write an adapter, exactly, in any dialect that can hold it.
+    """Write an adapter, exactly, in any dialect that can hold it; see `convert`.
 
     Returns
     -------
     The file, or the folder for the PEFT dialect.
     """
-    merge([adapter], "linear", path=path, output=Output(dialect=dialect, dtype=dtype))
+    convert(adapter, path, dialect=dialect, dtype=dtype)
     return Path(path)
 
 

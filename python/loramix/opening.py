@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loramix import adapters as loading
 from loramix.errors import FormatError, ParamError
+from loramix.formats.dialects import is_flat
 from loramix.groups import agreed
 from loramix.types import Adapter, Group, StrPath, Weight
 
@@ -36,12 +37,12 @@ def open_all(
 
 def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
     """Flattened names of an unknown model meet no other names."""
-    flat = next((a for a in stack if a.architecture is None and a.dialect == "kohya"), None)
-    other = next((a for a in stack if a.dialect != "kohya"), None)
+    flat = next((a for a in stack if a.architecture is None and is_flat(a.dialect)), None)
+    other = next((a for a in stack if not is_flat(a.dialect)), None)
     if flat is not None and other is not None:
         message = (
-            f"{flat.name} has Kohya names of a model that loramix does not know, {other.name} "
-            f"has {other.dialect} names: they cannot be matched"
+            f"{flat.name} has {flat.dialect} names of a model that loramix does not know, "
+            f"{other.name} has {other.dialect} names: they cannot be matched"
         )
         raise FormatError(message)
 

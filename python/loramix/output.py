@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loramix.errors import ParamError
-from loramix.formats.dialects import DIALECTS
+from loramix.formats.dialects import CLIENTS, DIALECTS
 from loramix.types import Dtype
 
 CODES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
@@ -25,8 +25,12 @@ class Output:
     energy : smallest rank that keeps this share of the squared norm, (0, 1].
     max_error : smallest rank with at most this relative error, [0, 1).
     dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
-    dialect : kohya, diffusers or peft; default: that of the first input.
+    dialect : one of `loramix.formats.dialects.DIALECTS`; default: that of the first input.
     dense : whether to write results of full rank as they are; the dialect must have that (kohya).
+    verbatim : whether a pair that nothing changes is written as it is, bit by bit; else it is
+        balanced, which loses nothing either, but changes the numbers.
+    client : the program that is to load it, one of `loramix.formats.dialects.CLIENTS`: writes the
+        dialect that it loads best, and refuses what it does not load.
     """
 
     rank: int | None = None
@@ -35,6 +39,8 @@ class Output:
     dtype: Dtype | None = None
     dialect: str | None = None
     dense: bool = False
+    client: str | None = None
+    verbatim: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -48,6 +54,10 @@ class Output:
             (
                 "dialect", self.dialect,
                 self.dialect is None or self.dialect in DIALECTS, ", ".join(DIALECTS),
+            ),
+            (
+                "client", self.client,
+                self.client is None or self.client in CLIENTS, ", ".join(CLIENTS),
             ),
         )  # fmt: skip
         for name, value, good, allowed in checks:

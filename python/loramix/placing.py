@@ -11,7 +11,7 @@ from typing import Self
 from loramix.errors import OutputError
 from loramix.formats.dialects import Dialect
 from loramix.formats.scales import CONFIG
-from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter, umask
+from loramix.io.safetensors import SafetensorsWriter, umask
 from loramix.types import Adapter
 
 TENSORS = "adapter_model.safetensors"
@@ -62,11 +62,16 @@ class Place:
         self.writer.close()
         self._discard()
 
-    def commit(self, config: str | None) -> SafetensorsFile:
-        """Let the finished output appear, and open it."""
+    @property
+    def tensors(self) -> Path:
+        """Where the file of tensors will be."""
+        return self.path / TENSORS if self._folder else self.path
+
+    def commit(self, config: str | None) -> None:
+        """Let the finished output appear."""
         if not self._folder or config is None:
             self.writer.commit()
-            return SafetensorsFile(self.path)
+            return
         text = (self._hidden or self.path) / f".{CONFIG}.part"
         try:
             text.write_text(config, encoding="utf-8")
@@ -78,7 +83,6 @@ class Place:
             self._hidden.chmod(0o777 & ~umask())  # mkdtemp made it private
             self._hidden.replace(self.path)
             self._hidden = None
-        return SafetensorsFile(self.path / TENSORS)
 
     def _discard(self) -> None:
         if self._hidden is not None:

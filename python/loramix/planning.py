@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 from loramix.analysis.statistics import Analysis
 from loramix.arranging import Item, arrange
 from loramix.errors import FormatError, ParamError
-from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
-from loramix.formats.layout import load_layout
+from loramix.formats.dialects import (
+    COMPONENTS,
+    Dialect,
+    client_for,
+    default_dialect,
+    dialect_for,
+    refuse_unread,
+    writable,
+)
+from loramix.formats.layout import Layout, load_layout
 from loramix.groups import common_architecture
 from loramix.methods import describe
 from loramix.output import Output
@@ -21,15 +29,45 @@ _KINDS = ("sum", "joint", "entries", "dense")
 
 
 def dialect_of(adapters: Sequence[Adapter], output: Output) -> Dialect:
-    """The dialect to write: the chosen one, or that of the first input.
+    """The dialect to write: the chosen one, that of the chosen client, or that of the first input.
 
     Raises
     ------
-    ParamError : dense differences are wanted, and the clients of the dialect do not read them.
+    FormatError : adapters of different models.
+    ParamError : the model has no files in this dialect, or none that the client loads; or dense
+        differences are wanted, and the readers of the dialect know none.
     """
-    dialect = DIALECTS[output.dialect or adapters[0].dialect]
+    architecture = common_architecture(adapters)
+    layout = load_layout(architecture) if architecture else None
+    return chosen(output, default_dialect(adapters[0].dialect, layout), layout)
+
+
+def chosen(output: Output, usual: str, layout: Layout | None) -> Dialect:
+    """The dialect that an output asks for.
+
+    Parameters
+    ----------
+    usual : name of the dialect where it asks for none.
+    layout : module table of the base model.
+
+    Raises
+    ------
+    ParamError : see `dialect_of`.
+    """
+    name = output.dialect
+    if output.client is not None:
+        best = client_for(output.client, layout).dialect
+        if name not in (None, best):
+            message = (
+                f"--for {output.client} writes the dialect {best}, --dialect says {name}: give "
+                "one of the two"
+            )
+            raise ParamError(message)
+        name = best
+    dialect = dialect_for(name or usual, layout)
     if output.dense and dialect.diff is None:
-        names = " or ".join(d.name for d in DIALECTS.values() if d.diff is not None)
+        possible = (dialect_for(other, layout) for other in writable(layout))
+        names = " or ".join(d.name for d in possible if d.diff is not None)
         message = (
             f"dense: the clients of {dialect.name} files read no dense differences; write "
             f"--dialect {names} (ComfyUI, Forge and LyCORIS read it), or factors"
@@ -86,6 +124,9 @@ def plan(
     items = [Item.of(group, gram, choice, seed) for group, gram, choice in rows]
     steps = arrange(adapters, items, dialect, layout, output)
     _check_one_component(steps, dialect)
+    if output.client is not None and layout is not None:
+        client = client_for(output.client, layout)
+        refuse_unread(client, layout, [step.target for step in steps])
     return Plan(
         steps=tuple(sorted(steps, key=_order)),
         adapters=tuple(adapters),
@@ -124,8 +165,13 @@ def _widest(adapters: Sequence[Adapter]) -> Dtype:
 
 
 def _alpha(steps: Sequence[Step], output: Output) -> float | None:
-    """The most frequent rank of factors: where it is met, they need no rescaling."""
-    counts = Counter(step.largest_rank(output) for step in steps if step.kind != "dense")
+    """The most frequent rank of factors, or alpha of copies: there they need no rescaling."""
+    pairs = [step for step in steps if step.kind != "dense"]
+    counts: Counter[float] = Counter(step.largest_rank(output) for step in pairs)
+    if output.verbatim:
+        alone = [step.pieces[0] for step in pairs if len(step.pieces) == 1]
+        stored = (abs(one.coefficient) * one.factors.scale * one.factors.rank for one in alone)
+        counts = Counter(alpha for alpha in stored if alpha > 0) or counts
     if not counts:
         return None
     return float(max(counts, key=lambda rank: (counts[rank], rank)))

@@ -32,6 +32,9 @@ from loramix.types import (
 
 Kind: TypeAlias = Literal["sum", "entries", "dense", "joint", "difference"]
 
+FULL = 512
+"""Smaller side of a weight from which on what has full rank is merged entry by entry."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -124,6 +127,9 @@ class Step:
         ``dense``: the same, written as it is; ``joint``: made in joint bases of all factors: the
         result has at most the sum of the ranks; ``difference``: the one piece is a dense
         difference, of which factors are sought.
+    keys : of the groups that are in it.
+    suffix : what its one tensor has behind the stem; empty: that of the dialect.
+    embedding : whether it is the table of an embedding, whose sides are written transposed.
     """
 
     target: Target
@@ -134,6 +140,8 @@ class Step:
     kind: Kind = "sum"
     rank: int | None = None
     keys: tuple[str, ...] = ()
+    suffix: str = ""
+    embedding: bool = False
 
     @property
     def method(self) -> Method | None:
@@ -197,12 +205,30 @@ class Step:
         entries = self.target.rows * self.target.cols * ITEM_BYTES["F32"]
         return size + (entries if self.kind in ("entries", "dense", "difference") else 0)
 
-    def tensor(self, dialect: Dialect) -> str:
-        """Name of the dense difference that is written, or of up."""
+    @property
+    def is_full(self) -> bool:
+        """Whether a member has full rank, and is so large that its entries are less work."""
+        sides = min(self.target.rows, self.target.cols)
+        members = (member for part in self.parts for member in part.group.members)
+        return sides >= FULL and any(member.identity is not None for member in members)
+
+    @property
+    def made(self) -> int:
+        """Bytes of its factors that are computed when they are used."""
+        members = self.group().members
+        return sum(side.size for one in members for side in one.sides if side.is_made)
+
+    def tensors(self, dialect: Dialect) -> tuple[str, ...]:
+        """Names of what is written: the dense difference, or up and down."""
         if self.kind == "dense":
-            assert dialect.diff is not None  # see `planning.dialect_of`
-            return self.stem + dialect.diff
-        return self.stem + dialect.up
+            suffix = self.suffix or dialect.diff
+            assert suffix is not None  # see `planning.dialect_of`
+            return (self.stem + suffix,)
+        sides = (dialect.up, dialect.down)
+        if self.embedding:
+            assert dialect.embedding is not None  # see `arranging`
+            sides = dialect.embedding
+        return tuple(self.stem + side for side in sides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from loramix.arranging import swapped_keys, written_as
 from loramix.batching import READ_BYTES, batches
 from loramix.checkpoints import Checkpoint, naming, open_checkpoint
 from loramix.errors import FormatError
-from loramix.formats.dialects import COMPONENTS, DIALECTS, Dialect
+from loramix.formats.dialects import COMPONENTS, Dialect
 from loramix.formats.layout import Layout, load_layout
 from loramix.groups import fusions
 from loramix.output import Output
+from loramix.planning import chosen
 from loramix.steps import Piece, Plan, Step
 from loramix.types import (
     F32,
@@ -98,12 +99,10 @@ class Pair:
 
     def dialect(self, output: Output) -> Dialect:
         """How to spell the adapter."""
-        if output.dialect is not None:
-            return DIALECTS[output.dialect]
-        if self.layout is not None and any(m.kohya for m in self.layout.modules):
-            return DIALECTS["kohya"]
         named = all(t.key.partition(".")[0] in COMPONENTS for t in self.base.targets)
-        return DIALECTS["diffusers" if named else "peft"]
+        kohya = self.layout is not None and any(m.kohya for m in self.layout.modules)
+        usual = "kohya" if kohya else "diffusers" if named else "peft"
+        return chosen(output, usual, self.layout)
 
     def changed(
         self, globs: Sequence[str], step: Callable[[int], None]

@@ -5,6 +5,7 @@ All frozen; none knows about files, dialects or methods.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 StrPath: TypeAlias = str | PathLike[str]
+Shape: TypeAlias = tuple[int, ...]
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
@@ -39,6 +41,11 @@ RawBaked: TypeAlias = tuple[float, float, float, float, int]
 RawFactored: TypeAlias = tuple[int, float, float, float, list[float], list[float], list[float]]
 
 _T = TypeVar("_T")
+
+BIAS = ".bias"
+"""What the key of a bias has behind that of its module."""
+MODULATION = ".modulation"
+"""What the key of a modulation parameter (Wan) has behind that of its block."""
 
 ITEM_BYTES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -103,6 +110,11 @@ class Tensor:
         return self.content if isinstance(self.content, memoryview) else self.content()
 
     @property
+    def is_made(self) -> bool:
+        """Whether the bytes are computed when they are used."""
+        return not isinstance(self.content, memoryview)
+
+    @property
     def size(self) -> int:
         """Number of bytes."""
         if isinstance(self.content, memoryview):
@@ -118,15 +130,21 @@ class Tensor:
             return Tensor(self.dtype, shape, self.content[span])
         return Tensor(self.dtype, shape, lambda: self.data[span])
 
+    @classmethod
+    def joined(cls, tensors: Sequence["Tensor"]) -> "Tensor":
+        """The rows of several tensors of one type, one below the other: a copy, made when used."""
+        first = tensors[0]
+        shape = (sum(one.shape[0] for one in tensors), *first.shape[1:])
+
+        def rows() -> npt.NDArray[np.uint8]:
+            return np.frombuffer(b"".join(one.data for one in tensors), dtype=np.uint8)
+
+        return cls(first.dtype, shape, Made(rows))
+
     def with_halves_swapped(self) -> "Tensor":
         """The second half of the rows before the first: a copy, made when it is used."""
         half = self.shape[0] // 2
-        first, second = self.rows(0, half), self.rows(half, self.shape[0])
-
-        def joined() -> npt.NDArray[np.uint8]:
-            return np.frombuffer(bytes(second.data) + bytes(first.data), dtype=np.uint8)
-
-        return Tensor(self.dtype, self.shape, Made(joined))
+        return Tensor.joined([self.rows(half, self.shape[0]), self.rows(0, half)])
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -137,7 +155,8 @@ class Target:
     ----------
     key : canonical dotted name, with the component in front where it is known, e.g.
         ``unet.mid_block.attentions.0.proj_in``.
-    shape : ``(out, in)`` or ``(out, in, *kernel)``.
+    shape : ``(out, in)`` or ``(out, in, *kernel)``; ``(n,)`` for biases and norms, whose keys are
+        ``<module>.bias`` and the module's; a modulation (``<block>.modulation``) has its own.
     """
 
     key: str
@@ -152,6 +171,11 @@ class Target:
     def cols(self) -> int:
         """Input size times kernel size: columns of the delta."""
         return int(np.prod(self.shape[1:]))
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a bias, the weight of a norm or a modulation: nothing of low rank."""
+        return len(self.shape) == 1 or self.key.endswith(MODULATION)
 
     @property
     def key_hash(self) -> int:
@@ -176,6 +200,8 @@ class Factors:
     keys : names of up and down in their file, for messages.
     file : that file, for messages.
     identity : which side is no tensor of the file, but stands beside a dense difference.
+    family : how the file parameterises the delta, see `loramix.formats.families`.
+    origin : the tensors of the file that both sides are computed from; empty where they are those.
     """
 
     up: Tensor
@@ -184,18 +210,21 @@ class Factors:
     keys: tuple[str, str]
     file: str
     identity: Literal["up", "down"] | None = None
+    family: str = "lora"
+    origin: tuple[Tensor, ...] = field(default=(), repr=False)
 
     @classmethod
     def of_dense(cls, delta: Tensor, key: str, file: str) -> "Factors":
         """A dense difference as factors: beside an identity as large as its smaller side.
 
-        Exact, and everything that works on factors works on it, at the cost of the rank
+        A vector is one column (one row if it is a single number), of rank 1.  Exact, and
+        everything that works on factors works on it, at the cost of the rank
         r = min(rows, cols): ``2 (rows + cols) r^2`` flops for inner products, O(r^3) more for an
         eigenproblem where a sum is cut.
 
         Parameters
         ----------
-        delta : (out, in) or (out, in, *kernel).
+        delta : (out, in), (out, in, *kernel) or (n,).
         """
         shape, ones = delta.shape, (1,) * (len(delta.shape) - 2)
         rows, cols = shape[0], math.prod(shape[1:])
@@ -212,10 +241,15 @@ class Factors:
         return self.down.shape[0]
 
     @property
-    def stored(self) -> tuple[Tensor, ...]:
-        """The tensors of the file: both sides, or the dense difference."""
+    def sides(self) -> tuple[Tensor, ...]:
+        """What takes memory when it is used: both sides, or the dense difference."""
         sides = {"up": self.up, "down": self.down}
         return tuple(side for name, side in sides.items() if name != self.identity)
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors of the file."""
+        return self.origin or self.sides
 
     def rows(self, start: int, stop: int) -> "Factors":
         """The delta's rows ``start:stop``: a view of up, the same down."""
@@ -310,6 +344,27 @@ class Source(Protocol):
         """Digest of the whole file."""
 
 
+class Base(Protocol):
+    """The weights of a base model, such as an opened checkpoint."""
+
+    def weight(self, key: str) -> Tensor | None:
+        """That of a target by its canonical key; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a user says of a file that the file does not.
+
+    Attributes
+    ----------
+    base : the model that deltas are relative to; some families cannot be read without.
+    rslora : alpha is over the root of the rank, everywhere.
+    """
+
+    base: Base | None = field(default=None, repr=False)
+    rslora: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """What became of the tensors of a file.
@@ -342,6 +397,7 @@ class Adapter:
     coverage : what became of its tensors.
     source : the mapped file.
     runner_up : the base model that comes next and its match; of an unknown one, the nearest.
+    reading : what the user said of it.
     """
 
     name: str
@@ -354,9 +410,15 @@ class Adapter:
     coverage: Coverage = field(repr=False)
     source: Source = field(repr=False, compare=False)
     runner_up: tuple[str, float] | None = field(default=None, repr=False, compare=False)
+    reading: Reading = field(default=Reading(), repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self.targets)
+
+    @property
+    def families(self) -> Mapping[str, int]:
+        """Number of targets by the family of their factors."""
+        return dict(sorted(Counter(one.family for one in self.targets.values()).items()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """The check of a written file: what is in it against what was meant, target by target."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,14 +12,17 @@ from loramix import _core
 from loramix.accounting import Share, shares
 from loramix.backends.base import Factored
 from loramix.batching import READ_BYTES, batches, bytes_of
+from loramix.copying import arrived
 from loramix.errors import OutputError
+from loramix.formats.layout import Layout, flatten
 from loramix.output import CODES
 from loramix.refusals import with_names
 from loramix.steps import Plan, Step
-from loramix.types import ITEM_BYTES, Adapter, Group
+from loramix.types import ITEM_BYTES, Adapter, Factors, RawGroup, Target
 
 # Relative rounding of a factor's entries; a delta has two factors, a measurement has noise.
 _EPSILON = {"f32": 2.0**-22, "bf16": 2.0**-8, "f16": 2.0**-10}
+_Found: TypeAlias = Mapping[str, list[tuple[Factors, int]]]
 _SLACK = 3.0
 _SKETCH_SLACK = 6.0  # a sketch has fewer independent numbers
 FLOOR = 4e-6
@@ -53,10 +57,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that was carried out."""
+    """A step that was carried out.
+
+    Attributes
+    ----------
+    copied : whether its one pair was written as it is, see `loramix.copying`.
+    """
 
     step: Step
     made: Factored
+    copied: bool = False
 
     @property
     def dense(self) -> bool:
@@ -72,28 +82,60 @@ def verify(
     step: Callable[[int], None],
 ) -> tuple[Row, ...]:
     """Measure, for every target, how far the file is from what was meant."""
-    found = {factors.keys[0]: factors for factors in written.targets.values()}
+    found = _read_back(written, plan.layout)
     rows: list[Row] = []
     for _, items in groupby(done, key=lambda item: bool(item.made.sketch)):
         for batch in batches(items, partial(_read, plan), READ_BYTES):
-            pairs = []
-            for item in batch:
-                factors = found.get(item.step.tensor(plan.dialect))
-                if factors is None:
-                    message = f"{item.step.stem} is missing from the file just written"
-                    raise OutputError(message)
-                pairs.append((item, Group(item.step.target, (factors,), (0,))))
-            gaps = _gaps(pairs, threads)
-            rows += [_row(plan, item, *gap) for item, gap in zip(batch, gaps, strict=True)]
+            rows += _compare(plan, found, batch, threads)
             release(plan)
             written.source.release()
             step(len(batch))
     return tuple(rows)
 
 
-def _gaps(pairs: Sequence[tuple[Done, Group]], threads: int | None) -> list[tuple[float, float]]:
+def _compare(plan: Plan, found: _Found, batch: Sequence[Done], threads: int | None) -> list[Row]:
+    """Rows of a batch, in order; copies that arrived need no arithmetic."""
+    rows: dict[str, Row] = {}
+    pairs = []
+    for item in batch:
+        target, members = item.step.target, found.get(item.step.tensors(plan.dialect)[0])
+        if members is None:
+            message = f"{item.step.stem} is missing from the file just written"
+            raise OutputError(message)
+        if item.copied and len(members) == 1 and arrived(plan, item.step, members[0][0]):
+            rows[item.step.stem] = _row(plan, item, 0.0, item.made.norm)
+            continue
+        raw = [factors.raw(1.0, row) for factors, row in members]
+        pairs.append((item, (target.rows, target.cols, raw)))
+    if pairs:
+        for (item, _), gap in zip(pairs, _gaps(pairs, threads), strict=True):
+            rows[item.step.stem] = _row(plan, item, *gap)
+    return [rows[item.step.stem] for item in batch]
+
+
+def _read_back(written: Adapter, layout: Layout | None) -> _Found:
+    """The factors of a file and their first rows, by the name of their first tensor.
+
+    A tensor that the reader takes apart has several.
+    """
+    found: dict[str, list[tuple[Target, Factors]]] = {}
+    for target, factors in written.targets.items():
+        found.setdefault(factors.keys[0], []).append((target, factors))
+    return {
+        name: [(factors, _row_of(target, layout) if len(own) > 1 else 0) for target, factors in own]
+        for name, own in found.items()
+    }
+
+
+def _row_of(target: Target, layout: Layout | None) -> int:
+    component, _, name = target.key.partition(".")
+    module = layout.by_key[component, flatten(name)] if layout else None
+    return module.rows[0] if module and module.rows else 0
+
+
+def _gaps(pairs: Sequence[tuple[Done, RawGroup]], threads: int | None) -> list[tuple[float, float]]:
     """Norms of (meant - written, meant), estimated on random vectors."""
-    read_back = [group.raw() for _, group in pairs]
+    read_back = [group for _, group in pairs]
     groups = [item.step.group() for item, _ in pairs]
     if not pairs[0][0].made.sketch:
         meant = [item.step.raw() for item, _ in pairs]

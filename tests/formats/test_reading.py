@@ -287,7 +287,10 @@ def test_kohya_prefix_with_diffusers_names(name: str, tmp_path: Path) -> None:
         return f"lora_unet_{stem.partition('.')[2].replace('.', '_')}.lora_{word}"
 
     adapter = read(renamed(plain, flat), tmp_path)
-    assert (adapter.architecture, adapter.dialect) == (name, "kohya")
+    assert (adapter.architecture, adapter.dialect) == (
+        name,
+        "kohya" if name == "sd15" else "onetrainer",
+    )
     assert identical(plain.truth, from_adapter(adapter))
     assert any("neither alpha nor config" in note for note in adapter.coverage.notes)
 
@@ -429,11 +432,11 @@ def test_a_dense_difference_beside_other_factors_is_refused(more: str, tmp_path:
         read(Built(tensors, {}), tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(5,), (), (0, 5), (5, 0)])
-def test_the_difference_of_a_norm_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(), (0, 5), (5, 0), (0,)])
+def test_a_difference_of_nothing_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
     built = Built(good | {"norm.diff": np.ones(shape, dtype=np.float32)}, {})
-    with pytest.raises(ShapeError, match=r"norm\.diff has shape .* a norm or a bias is not"):
+    with pytest.raises(ShapeError, match=r"norm\.diff has shape"):
         read(built, tmp_path)
     assert len(load(tmp_path / "adapter.safetensors", skip=["norm.*"]).targets) == 1
 
@@ -496,10 +499,9 @@ def test_config_beside_the_file(tmp_path: Path) -> None:
             adapter = load(path)
             found = {t.key: f.scale for t, f in adapter.targets.items()}
             assert found == {key: s * (2.0 if rslora else 1.0) for key, s in expected.items()}
-    for change, what in (({"peft_type": "LOHA"}, "LOHA"), ({"use_dora": True}, "use_dora")):
-        (folder / "adapter_config.json").write_text(json.dumps(fields | change), "utf-8")
-        with pytest.raises(FormatError, match=what):
-            load(folder)
+    (folder / "adapter_config.json").write_text(json.dumps(fields | {"peft_type": "VERA"}), "utf-8")
+    with pytest.raises(FormatError, match="'VERA'; loramix reads LORA, LOHA"):
+        load(folder)
 
 
 def test_config_in_the_header_is_per_component(tmp_path: Path) -> None:
@@ -526,48 +528,18 @@ def test_tensors_win_over_the_config(tmp_path: Path) -> None:
 
 # --- refusals ------------------------------------------------------------------------------------
 
-FAMILIES = {
-    "lora_unet_a.dora_scale": "DoRA",
-    "a.lora_magnitude_vector": "DoRA",
-    "a.lora_magnitude_vector.default.weight": "DoRA",
-    "a.magnitude": "DoRA",
-    "lora_unet_a.hada_w1_a": "LoHa",
-    "lora_unet_a.hada_t2": "LoHa",
-    "lycoris_a.lokr_w1": "LoKr",
-    "a.lokr_w2_b": "LoKr",
-    "lora_unet_a.lora_mid.weight": "LoCon with a middle tensor",
-    "lora_unet_a.oft_blocks": "OFT or BOFT",
-    "a.oft_R.weight": "OFT or BOFT",
-    "a.boft_R": "OFT or BOFT",
-    "a.ia3_l": r"\(IA\)3",
-    "lora_unet_a.on_input": r"\(IA\)3",
-    "lora_unet_a.a1.weight": "GLoRA",
-    "lora_unet_a.diff_b": "full difference",
-    "a.set_weight": "full difference",
-    "lora_unet_a.w_norm": "norm delta",
-    "base_model.model.a.lora_embedding_A": "embedding adapter",
-    "a.lora_B.bias": "bias delta",
-    "lora_unet_a.lora_up.bias": "bias delta",
-}
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_other_families_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
-    built = Built(good | {name: np.ones((2, 2), dtype=np.float32)}, {})
-    message = f"{re.escape(name)} belongs to {FAMILIES[name]}.*which loramix does not read"
-    with pytest.raises(FormatError, match=message):
-        read(built, tmp_path)
-    adapter = load(tmp_path / "adapter.safetensors", skip=[name])
-    assert (len(adapter.targets), adapter.coverage.skipped) == (1, (name,))
-
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [
         ("emb_params", "a textual inversion"),
         ("bundle_emb.x", "a textual inversion"),
+        ("clip_l", "a textual inversion"),
         ("base_model.model.score.weight", "modules saved whole"),
+        ("base_model.model.score.bias", "modules saved whole"),
+        ("lora_te2_text_projection.weight", "a text projection saved whole"),
+        ("text_encoder_2.text_projection", "a text projection saved whole"),
+        ("a.bias", "a bias saved whole"),
     ],
 )
 def test_other_payloads_are_refused_by_name(name: str, what: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from loramix import __version__
 from loramix.cli import (
     baking,
     console,
+    converting,
     looking,
     merging,
     reproducing,
@@ -42,6 +43,7 @@ for command in (
     merging.resize,
     baking.bake,
     baking.extract,
+    converting.convert,
     looking.inspect,
     reproducing.reproduce,
     looking.analyze,

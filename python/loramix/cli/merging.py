@@ -34,6 +34,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     max_error: options.MaxError = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    client: options.Client = None,
     dense: options.Dense = False,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
@@ -60,7 +61,8 @@ def merge(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        architecture,
     )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
@@ -91,6 +93,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
     max_error: options.MaxError = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    client: options.Client = None,
     dense: options.Dense = False,
     auto_strength: options.AutoStrength = False,
     floor: options.Floor = None,
@@ -117,7 +120,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
 
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip, architecture,
+        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        architecture,
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
@@ -155,6 +159,7 @@ def resize(  # noqa: PLR0913 - one parameter per option
     size: options.Size = None,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
+    client: options.Client = None,
     threads: options.Threads = None,
     strict: options.Strict = False,
     skip: options.Skip = None,
@@ -172,13 +177,13 @@ def resize(  # noqa: PLR0913 - one parameter per option
     if (rank, energy, max_error, total_error, limit) == (None,) * 5:
         message = "resize needs --rank, --energy, --max-error, --total-error or --size"
         raise ParamError(message)
-    rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect)
+    rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, client=client)
 
     def run(progress: "Progress | None") -> "Merged":
         (source,) = shared.stack_of([file], architecture, skip, strict=strict)
         return loramix.resize(
             source, path=output, rank=rank, energy=energy, max_error=max_error,
-            total_error=total_error, size=limit, dtype=rule.dtype, dialect=dialect,
+            total_error=total_error, size=limit, dtype=rule.dtype, dialect=dialect, client=client,
             threads=threads, progress=progress,
         )  # fmt: skip
 

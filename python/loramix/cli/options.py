@@ -215,10 +215,23 @@ DtypeName = Annotated[
 DialectName = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="kohya, diffusers or peft; default: that of the first input.",
+        metavar="NAME",
+        help="How names are spelled: kohya, diffusers, peft, comfyui, musubi, ai-toolkit, "
+        "onetrainer, lycoris, original, xlabs, plain; default: that of the first input. Not every "
+        "model has files of every dialect, see docs/FORMATS.md.",
         show_default=False,
     ),
-]  # fmt: skip
+]
+Client = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="PROGRAM",
+        help="Write what this program loads best, and refuse what it does not load: comfyui, "
+        "diffusers, a1111, peft, musubi.",
+        show_default=False,
+    ),
+]
 Dense = Annotated[
     bool,
     typer.Option(

@@ -33,6 +33,7 @@ class Said:
     max_error: float | None = None
     dtype: str | None = None
     dialect: str | None = None
+    client: str | None = None
     dense: bool = False
     auto_strength: bool = False
     floor: float | None = None
@@ -71,7 +72,7 @@ class Said:
 
 
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--for" if name == "client" else f"--{name.replace('_', '-')}"
 
 
 def from_file(
@@ -120,7 +121,7 @@ def arguments_of(said: Said) -> "tuple[list[Adapter], Policy, dict[str, Any]]":
     specs = [arguments.parse(text) for text in said.adapters or ()]
     output = shared.output_of(
         said.rank, said.energy, said.max_error,
-        dtype=said.dtype, dialect=said.dialect, dense=said.dense,
+        dtype=said.dtype, dialect=said.dialect, dense=said.dense, client=said.client,
     )  # fmt: skip
     policy = policy_for(
         said.method or "auto",

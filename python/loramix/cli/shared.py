@@ -29,14 +29,16 @@ def output_of(
     dtype: str | None,
     dialect: str | None,
     dense: bool = False,
+    client: str | None = None,
 ) -> "Output":
     """The wished output."""
     from loramix import Output
 
     kind = cast("Dtype | None", dtype)  # Output checks it
     return Output(
-        rank=rank, energy=energy, max_error=max_error, dtype=kind, dialect=dialect, dense=dense
-    )
+        rank=rank, energy=energy, max_error=max_error, dtype=kind, dialect=dialect, dense=dense,
+        client=client,
+    )  # fmt: skip
 
 
 def stack_of(

@@ -8,14 +8,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from loramix import adapters
+from loramix.deltas import Delta
 from loramix.diagnosing.values import Values, values_of
 from loramix.errors import FormatError, LoramixError
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
 from loramix.formats.dialects import Stem, split_stem
+from loramix.formats.families import Draft
 from loramix.formats.layout import Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
-from loramix.targeting import Delta, targets_of
+from loramix.targeting import targets_of
 from loramix.types import Adapter, Factors, Target, Tensor
 
 
@@ -114,7 +116,10 @@ class Subject:
         if min(len(module.up.shape), len(module.down.shape)) < 2 or 0 in module.size:
             return ()
         factors = Factors(module.up, module.down, 1.0, ("", ""), "")
-        return tuple(targets_of([Delta(module.stem, factors)], self.layout, str(self.path)))
+        shape = (module.up.shape[0], *module.down.shape[1:])
+        draft = Draft("lora", *module.size, shape, lambda _place: factors)
+        found = targets_of([Delta(module.stem, draft)], self.layout, str(self.path))
+        return tuple(found.targets)
 
     @property
     def dialect(self) -> str | None:

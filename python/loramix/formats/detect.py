@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from loramix.formats.dialects import NETWORKS, Stem
+from loramix.formats.dialects import NETWORKS, Stem, lookup
 from loramix.formats.hints import hint_of
 from loramix.formats.layout import LAYOUTS, Hit, Layout, flatten, load_layout
 from loramix.formats.layout_text import World
@@ -84,8 +84,7 @@ class _File:
 
     def hits(self, layout: Layout) -> list[Hit | None]:
         """What every module is in a table."""
-        found = zip(self.flat, self.modules, strict=True)
-        return [layout.find(flat, stem.component, size) for flat, (stem, size) in found]
+        return [lookup(stem, layout, size) for stem, size in self.modules]
 
 
 @dataclass(frozen=True, slots=True)

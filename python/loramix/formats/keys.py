@@ -1,45 +1,69 @@
 """Grammar of tensor names: ``stem . role``, with the spellings of every trainer.
 
-Roles are suffixes of the whole key, never substrings in the middle of it.
+Roles are suffixes of the whole key, the longest that fits, never substrings in the middle of it.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
-Role = Literal["up", "down", "alpha", "scale", "diff"]
+Role: TypeAlias = str
+"""What a tensor is to its module: one of the names in the table below."""
 
-_ROLE = re.compile(
-    r"""
-    (?P<stem>.+?)
-    (?:
-        \.lora_(?P<ab>[AB])(?:\.[^.]+)?\.weight
-      | \.lora_(?P<updown>up|down)\.weight
-      | (?:\.lora|\.lora_linear_layer|(?<=_lora))\.(?P<dotted>up|down)\.weight
-      | \.(?P<single>alpha|scale|diff)
-    )
-    """,
-    re.VERBOSE,
-)
+_INFIX = r"(?:\.[^.]+)?"  # name of an adapter, as raw state dicts of PEFT have it
 
-# Suffixes of parameterisations that are recognised and refused by name.
-_FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "DoRA (needs the base weights)": ("dora_scale", "lora_magnitude_vector", "magnitude"),
-    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-    "LoKr": (
-        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-    ),
-    "LoCon with a middle tensor": ("lora_mid",),
-    "OFT or BOFT": ("oft_blocks", "oft_R", "boft_R", "boft_s", "rescale"),
-    "(IA)3": ("on_input", "ia3_l"),
-    "GLoRA": ("a1", "a2", "b1", "b2", "bm"),
-    "full difference": ("diff_b", "diff_m", "set_weight", "reshape_weight"),
-    "norm delta": ("w_norm", "b_norm"),
-    "embedding adapter": ("lora_embedding_A", "lora_embedding_B"),
-    "bias deltas": ("bias",),
+# Role to what follows the stem and a dot.  Where two fit, the one with the shorter stem does; of
+# the same stem, the one that is listed first.
+_SUFFIXES: Mapping[Role, str] = {
+    "bias": rf"lora_B{_INFIX}\.bias|lora_up\.bias",
+    "up": rf"lora_B(?:{_INFIX}\.weight)?|lora_up\.weight",
+    "down": rf"lora_A(?:{_INFIX}\.weight)?|lora_down\.weight",
+    "mid": r"lora_mid\.weight",
+    "embedding_up": rf"lora_embedding_B{_INFIX}",
+    "embedding_down": rf"lora_embedding_A{_INFIX}",
+    "magnitude": rf"lora_magnitude_vector{_INFIX}(?:\.weight)?|magnitude(?:\.weight)?",
+    "scaled_oft": r"oft_R\.scaled_oft",
+    "oft_part": r"oft_blocks\.\d+",
+    "oft_R": rf"oft_R{_INFIX}(?:\.weight)?",
+    **{
+        name: name + _INFIX
+        for name in (
+            "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+            "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "lokr_w1", "lokr_w2",
+            "boft_R", "boft_s", "ia3_l",
+        )
+    },
+    **{name: rf"{name}\.weight" for name in ("a1", "a2", "b1", "b2", "bm")},
+    **{
+        name: name
+        for name in (
+            "alpha", "scale", "dora_scale", "oft_blocks", "rescale", "on_input", "w_norm",
+            "b_norm", "diff", "diff_b", "diff_m", "set_weight", "reshape_weight", "weight",
+        )
+    },
 }  # fmt: skip
-_FAMILY_OF = {suffix: family for family, suffixes in _FAMILIES.items() for suffix in suffixes}
+
+# Words between stem and ``up.weight``; processors have theirs in the stem: ``to_q_lora``.
+_DOTTED = r"(?:lora|lora_linear_layer)\.{0}\.weight|(?<=_lora\.){0}\.weight"
+_DOTTED += r"|(?<=_lora[12]\.){0}\.weight|{0}"
+
+
+def _alternatives() -> Iterable[str]:
+    for role, suffix in _SUFFIXES.items():
+        dotted = "|" + _DOTTED.format(role) if role in ("up", "down") else ""
+        yield f"(?P<{role}>{suffix}{dotted})"
+
+
+_ROLE = re.compile(rf"(?P<stem>.+?)\.(?:{'|'.join(_alternatives())})")
+
+# Tensors that are no change of a weight, by the end of their name.
+_OTHERS: Mapping[str, re.Pattern[str]] = {
+    "a textual inversion": re.compile(r"bundle_emb\..*|emb_params|clip_[lg]"),
+    "a text projection saved whole": re.compile(r".*text_projection(?:\.weight)?"),
+    "modules saved whole (modules_to_save)": re.compile(r"base_model\.model\.(?!.*\.lora_).*"),
+    "a bias saved whole": re.compile(r".*\.bias"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +78,6 @@ class Entry:
 
     stem: str
     names: dict[Role, str]
-
-    @property
-    def is_delta(self) -> bool:
-        """Whether it is a pair or a dense difference: not half of one, and not both."""
-        roles = self.names.keys()
-        return roles <= {"diff", "alpha"} if "diff" in roles else {"up", "down"} <= roles
 
 
 def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
@@ -76,35 +94,26 @@ def parse(names: Iterable[str]) -> tuple[dict[str, Entry], list[str]]:
         if match is None:
             unknown.append(name)
             continue
-        stem = match["stem"]
-        role = _role(match)
-        entry = entries.setdefault(stem, Entry(stem, {}))
+        role = match.lastgroup or ""
+        if role == "oft_part":
+            role = name[len(match["stem"]) + 1 :]
+        entry = entries.setdefault(match["stem"], Entry(match["stem"], {}))
         if role in entry.names:
             unknown.append(name)  # a second spelling of the same role: nobody knows which counts
         else:
             entry.names[role] = name
+    for stem, entry in list(entries.items()):
+        if entry.names.keys() == {"weight"}:  # only (IA)3 has a plain weight, beside `on_input`
+            unknown.append(entries.pop(stem).names["weight"])
     return entries, unknown
 
 
 def has_role(name: str) -> bool:
-    """Whether a name has the role of a factor, a scale or a dense difference."""
-    return _ROLE.fullmatch(name) is not None
+    """Whether a name has the role of a tensor of an adapter."""
+    match = _ROLE.fullmatch(name)
+    return match is not None and match.lastgroup != "weight"
 
 
-def family_of(name: str) -> str | None:
-    """Name what a tensor belongs to, if it is something we know and refuse."""
-    parts = name.removesuffix(".weight").rsplit(".", 2)
-    known = next((_FAMILY_OF[part] for part in reversed(parts[1:]) if part in _FAMILY_OF), None)
-    if name.startswith("bundle_emb.") or name in ("emb_params", "clip_l", "clip_g"):
-        return "a textual inversion"
-    if known is None and name.startswith("base_model.model.") and ".lora_" not in name:
-        return "modules saved whole (modules_to_save)"
-    return known
-
-
-def _role(match: re.Match[str]) -> Role:
-    if match["ab"]:
-        return "down" if match["ab"] == "A" else "up"
-    word = match["updown"] or match["dotted"] or match["single"]
-    roles: tuple[Role, ...] = ("up", "down", "alpha", "scale", "diff")
-    return next(role for role in roles if role == word)
+def payload_of(name: str) -> str | None:
+    """What a tensor is that changes no weight, if it is something we know and refuse."""
+    return next((what for what, known in _OTHERS.items() if known.fullmatch(name)), None)

@@ -24,6 +24,7 @@ def header(
     *,
     names: Sequence[str] = (),
     dense: bool = False,
+    bias: bool = False,
 ) -> dict[str, str]:
     """Header metadata of the output: provenance, and what the dialect's clients look for.
 
@@ -36,19 +37,21 @@ def header(
     alpha : stored with them.
     names : of the inputs, for titles where they have none.
     dense : whether there are dense differences, too: LyCORIS has a network module for both.
+    bias : whether pairs have biases.
     """
     found = trained.carried(sources, architecture)
     found |= {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
     known = hints.names_of(architecture)
-    if dialect.name == "kohya":
+    if dialect.header == "kohya":
         told = {hints.BASE: known.base, "ss_v2": known.v2}
         found = {key: value for key, value in told.items() if value} | found
         module = "lycoris.kohya" if dense else known.module
         found |= {hints.MODULE: module, **_network(ranks, alpha)}
-    if dialect.name != "peft":
+    if not dialect.folder:
         found = _described(dialect, known, sources, names) | found
-    if dialect.name == "diffusers" and len({rank for _, _, rank in ranks}) > 1:
-        found["lora_adapter_metadata"] = json.dumps(_lora_configs(ranks), sort_keys=True)
+    if dialect.header == "diffusers" and len({rank for _, _, rank in ranks}) > 1:
+        configs = _lora_configs(ranks, bias=bias)
+        found["lora_adapter_metadata"] = json.dumps(configs, sort_keys=True)
     return found
 
 
@@ -59,7 +62,7 @@ def _described(
     names: Sequence[str],
 ) -> dict[str, str]:
     """What the specification of models wants to be said, where nobody said it."""
-    code = "diffusers" if dialect.name == "diffusers" else known.code
+    code = "diffusers" if dialect.header == "diffusers" else known.code
     found = {}
     if known.spec:
         found = {"modelspec.sai_model_spec": _SPEC_VERSION, hints.SPEC: f"{known.spec}/lora"}
@@ -89,12 +92,13 @@ def _one(ranks: set[int]) -> str:
     return str(min(ranks)) if len(ranks) == 1 else "Dynamic"
 
 
-def peft_config(source: str | None, ranks: Ranks) -> str:
+def peft_config(source: str | None, ranks: Ranks, *, bias: bool = False) -> str:
     """An ``adapter_config.json`` under which every scale is one.
 
     Parameters
     ----------
     source : text of an input's config, whose other fields are kept.
+    bias : whether pairs have biases.
     """
     fields: dict[str, Any] = json.loads(source) if source else {}
     modules = {stem.removeprefix("base_model.model."): rank for _, stem, rank in ranks}
@@ -102,10 +106,12 @@ def peft_config(source: str | None, ranks: Ranks) -> str:
     config = {name: fields[name] for name in kept if name in fields}
     config = {"base_model_name_or_path": None, "task_type": None, **config}
     config |= {"peft_type": "LORA", "bias": "none", "inference_mode": True, "use_rslora": False}
+    if bias:
+        config["lora_bias"] = True
     return json.dumps({**config, **_patterns(modules)}, indent=2, sort_keys=True) + "\n"
 
 
-def _lora_configs(ranks: Ranks) -> dict[str, object]:
+def _lora_configs(ranks: Ranks, *, bias: bool) -> dict[str, object]:
     """Fields of a LoraConfig per component, each with the component in front."""
     components: dict[str, dict[str, int]] = {}
     for _, stem, rank in ranks:
@@ -114,10 +120,11 @@ def _lora_configs(ranks: Ranks) -> dict[str, object]:
         if component.startswith("text_encoder"):
             module = module.removeprefix("text_model.")
         components.setdefault(component, {})[module] = rank
+    more: dict[str, object] = {"lora_bias": True} if bias else {}
     return {
         f"{component}.{field}": value
         for component, modules in components.items()
-        for field, value in _patterns(modules, anchored=component in NETWORKS).items()
+        for field, value in {**_patterns(modules, anchored=component in NETWORKS), **more}.items()
     }
 
 

@@ -1,7 +1,7 @@
 """Where the scale of a pair comes from: tensors first, then header metadata, then PEFT's config.
 
 Order of FORMATS: a ``.scale`` tensor is the scale itself; ``.alpha`` over the rank; the fields of
-a LoRA config (``lora_adapter_metadata`` in the header, or ``adapter_config.json``); otherwise 1.
+a PEFT config (``lora_adapter_metadata`` in the header, or ``adapter_config.json``); otherwise 1.
 """
 
 import json
@@ -10,35 +10,78 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from loramix.errors import FormatError
+from loramix.formats.values import decoded
 from loramix.types import Tensor
 
 CONFIG = "adapter_config.json"
 
-_INTEGERS = {"I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
-_FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+_NUMBERS = {"F64": "<d", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
+_FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+KINDS = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT")
+"""Values of ``peft_type`` that are read."""
 
 
 @dataclass(frozen=True, slots=True)
-class LoraConfig:
-    r"""The fields of PEFT's ``LoraConfig`` that decide the scale.
+class PeftConfig:
+    r"""The fields of a config of PEFT that decide what the tensors mean.
 
     Attributes
     ----------
-    alpha : ``lora_alpha``.
-    alpha_pattern : module name pattern to alpha; a pattern matches as ``(.*\.)?(pattern)$``.
+    kind : ``peft_type``.
+    alpha : ``lora_alpha``; ``alpha`` of LoHa and LoKr.
+    rank : ``r``.
+    alpha_pattern, rank_pattern : module name pattern to number; a pattern matches as
+        ``(.*\.)?(pattern)$``.
     rslora : divide by the root of the rank.
+    fields : all of them.
     """
 
+    kind: str
     alpha: float
+    rank: float
     alpha_pattern: Mapping[re.Pattern[str], float] = field(default_factory=dict)
+    rank_pattern: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     rslora: bool = False
+    fields: Mapping[str, object] = field(default_factory=dict)
 
-    def scale(self, module: str, rank: int) -> float:
-        """Alpha of a module over its rank (or the root of it)."""
-        matches = (a for pattern, a in self.alpha_pattern.items() if pattern.fullmatch(module))
-        return next(matches, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
+    def scale(self, module: str, rank: int, *, rslora: bool = False) -> float:
+        """Alpha of a module over its rank (or the root of it).
+
+        Parameters
+        ----------
+        rank : as the shapes say; they win over the config.
+        rslora : whether the user says so.
+        """
+        alpha = _matching(self.alpha_pattern, module, self.alpha)
+        return over_rank(alpha, rank, rslora=rslora or self.rslora)
+
+    def stated_scale(self, module: str) -> float:
+        """The same by the rank of the config: full LoKr factors do not show theirs.
+
+        Raises
+        ------
+        FormatError : the rank is not positive.
+        """
+        rank = _matching(self.rank_pattern, module, self.rank)
+        if rank <= 0:
+            message = f"{CONFIG}: r = {rank:g} for {module}; it must be positive"
+            raise FormatError(message)
+        return _matching(self.alpha_pattern, module, self.alpha) / rank
+
+
+def over_rank(alpha: float, rank: int, *, rslora: bool) -> float:
+    """The scale: alpha / rank, or alpha / sqrt(rank) for rs-LoRA."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+def _matching(patterns: Mapping[re.Pattern[str], float], module: str, default: float) -> float:
+    found = (number for pattern, number in patterns.items() if pattern.fullmatch(module))
+    return next(found, default)
 
 
 def scalar(tensor: Tensor, where: str) -> float:
@@ -48,22 +91,24 @@ def scalar(tensor: Tensor, where: str) -> float:
     ------
     FormatError : more than one element, another type, NaN or infinity.
     """
-    code = _FLOATS.get(tensor.dtype) or _INTEGERS.get(tensor.dtype)
-    if math.prod(tensor.shape) != 1 or (code is None and tensor.dtype != "BF16"):
+    code = _NUMBERS.get(tensor.dtype)
+    if math.prod(tensor.shape) != 1 or (code is None and tensor.dtype not in _FLOATS):
         message = (
-            f"{where}: shape {list(tensor.shape)} of {tensor.dtype}, but it must be one number "
-            "(F64, F32, F16, BF16 or an integer)"
+            f"{where}: shape {list(tensor.shape)} of {tensor.dtype}, but it must be one number, "
+            "floating point or an integer"
         )
         raise FormatError(message)
-    data = bytes(tensor.data)
-    value = float(struct.unpack(code, data)[0] if code else struct.unpack("<f", b"\0\0" + data)[0])
+    if code is not None:
+        value = float(struct.unpack(code, tensor.data)[0])
+    else:
+        value = float(decoded(tensor).reshape(-1)[0])
     if not math.isfinite(value):
         message = f"{where}: {value}, but it must be finite; `loramix inspect` shows the others"
         raise FormatError(message)
     return value
 
 
-def configs(metadata: Mapping[str, str], where: str) -> dict[str, LoraConfig]:
+def configs(metadata: Mapping[str, str], where: str) -> dict[str, PeftConfig]:
     """Configs that go with a file, by component ("" if they are for all of it).
 
     Parameters
@@ -72,9 +117,9 @@ def configs(metadata: Mapping[str, str], where: str) -> dict[str, LoraConfig]:
 
     Raises
     ------
-    FormatError : not a plain LoRA config.
+    FormatError : not JSON, or of a kind that is not read.
     """
-    found: dict[str, LoraConfig] = {}
+    found: dict[str, PeftConfig] = {}
     text = metadata.get("lora_adapter_metadata")
     if text is not None:
         parts: dict[str, dict[str, object]] = {}
@@ -93,11 +138,8 @@ def configs(metadata: Mapping[str, str], where: str) -> dict[str, LoraConfig]:
 
 def _refuse_other_kinds(fields: Mapping[str, object], where: str) -> None:
     kind = fields.get("peft_type", "LORA")
-    if kind != "LORA":
-        message = f"{where}: peft_type {kind!r}; loramix reads LORA"
-        raise FormatError(message)
-    if fields.get("use_dora"):
-        message = f"{where}: use_dora; a DoRA cannot be merged without its base weights"
+    if kind not in KINDS:
+        message = f"{where}: peft_type {kind!r}; loramix reads {', '.join(KINDS)}"
         raise FormatError(message)
 
 
@@ -113,25 +155,37 @@ def _object(text: str, where: str) -> dict[str, object]:
     return fields
 
 
-def _config(fields: Mapping[str, object], where: str) -> LoraConfig:
+def _config(fields: Mapping[str, object], where: str) -> PeftConfig:
+    kind = str(fields.get("peft_type", "LORA"))
     rank = _number(fields.get("r", 8), f"{where}: r")
-    alpha = _number(fields.get("lora_alpha", rank), f"{where}: lora_alpha")
-    patterns = fields.get("alpha_pattern") or {}
+    name = "alpha" if kind in ("LOHA", "LOKR") else "lora_alpha"
+    return PeftConfig(
+        kind=kind,
+        alpha=_number(fields.get(name, rank), f"{where}: {name}"),
+        rank=rank,
+        alpha_pattern=_patterns(fields, "alpha_pattern", where),
+        rank_pattern=_patterns(fields, "rank_pattern", where),
+        rslora=bool(fields.get("use_rslora", False)),
+        fields=MappingProxyType(dict(fields)),
+    )
+
+
+def _patterns(fields: Mapping[str, object], name: str, where: str) -> dict[re.Pattern[str], float]:
+    patterns = fields.get(name) or {}
     if not isinstance(patterns, dict):
-        message = f"{where}: alpha_pattern must map module names to numbers"
+        message = f"{where}: {name} must map module names to numbers"
         raise FormatError(message)
-    compiled = {
-        _pattern(name, where): _number(value, f"{where}: alpha_pattern[{name!r}]")
-        for name, value in patterns.items()
+    return {
+        _pattern(key, f"{where}: {name}[{key!r}]"): _number(value, f"{where}: {name}[{key!r}]")
+        for key, value in patterns.items()
     }
-    return LoraConfig(alpha, compiled, bool(fields.get("use_rslora", False)))
 
 
 def _pattern(name: str, where: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(?:.*\.)?(?:{name})")
     except re.error as error:
-        message = f"{where}: alpha_pattern[{name!r}] is not a regular expression ({error})"
+        message = f"{where} is not a regular expression ({error})"
         raise FormatError(message) from error
 
 

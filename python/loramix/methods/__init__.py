@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from loramix.errors import ParamError
-from loramix.methods.average import Average
+from loramix.methods.average import Average as Average
 from loramix.methods.base import Coefficients as Coefficients
 from loramix.methods.base import Elementwise as Elementwise
 from loramix.methods.base import Subspace as Subspace

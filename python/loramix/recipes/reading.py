@@ -39,6 +39,8 @@ _OUTPUT: Mapping[str, Reader] = {
     "dtype": Table.text,
     "dialect": Table.text,
     "dense": Table.truth,
+    "client": Table.text,
+    "verbatim": Table.truth,
 }
 
 

@@ -1,0 +1,80 @@
+"""One adapter in another dialect: the same deltas under other names."""
+
+from pathlib import Path
+
+from loramix import executing, placing
+from loramix.backends import backend_of
+from loramix.deciding import Opened, Ticker, Wish, policy_for
+from loramix.errors import ParamError
+from loramix.executing import Merged
+from loramix.output import Output
+from loramix.types import Adapter, Dtype, Progress, StrPath
+
+
+def convert(
+    source: StrPath | Adapter,
+    path: StrPath | None,
+    *,
+    dialect: str | None = None,
+    client: str | None = None,
+    dtype: Dtype | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    architecture: str | None = None,
+    skip: tuple[str, ...] = (),
+) -> Merged:
+    """Write an adapter in another dialect, for another program.
+
+    Exact, unless rank, energy or max_error asks for less: pairs are written as they are, bit by
+    bit, if the type stays.  What the new dialect's alpha does not say is multiplied into the up
+    side; by a power of two no digit changes.
+
+    Parameters
+    ----------
+    source : file, folder or loaded adapter, in any dialect and of any family.
+    path : where to write; a folder for the PEFT dialect; None keeps the result in memory.
+    dialect : one of `loramix.formats.dialects.DIALECTS`; default: that of the input.
+    client : the program that is to load it, instead; see `Output`.
+    dtype, rank, energy, max_error : see `Output`.
+    threads, progress : see `merge`.
+    architecture, skip : see `load`; for a path.
+
+    Returns
+    -------
+    The opened result, with the rank and the measured error of every target.
+
+    Raises
+    ------
+    FormatError : a module has no name in the dialect, or the client does not load it.
+    ParamError, ShapeError, OutputError, OSError : see `merge`; nothing was written.
+
+    Notes
+    -----
+    Cost: one read for the digest, one to copy, one to check, all of them of pages in memory.
+
+    Examples
+    --------
+    >>> import loramix
+    >>> made = loramix.convert("style.safetensors", "for_comfy.safetensors",
+    ...                        client="comfyui")  # doctest: +SKIP
+    """
+    output = Output(
+        rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect,
+        client=client, verbatim=True,
+    )  # fmt: skip
+    if threads is not None and threads < 1:
+        message = f"threads = {threads}: at least 1, or None for all cores"
+        raise ParamError(message)
+    wish = Wish(policy_for("linear"), output=output)
+    device = backend_of("rust")
+    stack = Opened.of([source], None, wish, architecture=architecture, skip=skip)
+    target = None if path is None else Path(path)
+    if target is not None:
+        placing.check(target, stack.adapters, stack.dialect)
+    ticker = Ticker(progress, 3 * len(stack.groups))
+    plan = stack.plan(wish, device, ticker, threads)
+    ticker.total = ticker.done + 2 * len(plan.steps)
+    return executing.execute(plan, target, backend=device, threads=threads, step=ticker.add)
