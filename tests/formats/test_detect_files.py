@@ -18,7 +18,7 @@ from formats.builders import (
     total,
 )
 
-from loramix import FormatError, Output, inspect, load, merge
+from loramix import FormatError, Output, ParamError, inspect, load, merge
 from loramix.formats.layout import Module, load_layout
 from loramix.groups import agreed, align, common_architecture
 from loramix.report import inspection
@@ -151,7 +151,7 @@ def test_models_without_kohya_names_cannot_be_written_so(tmp_path: Path) -> None
     adapter = load(path)
     assert (adapter.architecture, adapter.dialect) == ("llama3_8b", "peft")
     assert identical(built.truth, from_adapter(adapter))
-    with pytest.raises(FormatError, match="it has no Kohya name"):
+    with pytest.raises(ParamError, match="kohya: nobody reads adapters of llama3_8b"):
         merge([path], "linear", output=Output(dialect="kohya"))
 
 

@@ -198,9 +198,11 @@ def _components(stem: Stem, layout: Layout) -> tuple[str | None, ...]:
     """The parts of the pipeline that may be meant, the likeliest first.
 
     Trainers number text encoders differently: lora_te2_ is T5 in OneTrainer's FLUX.1 files and
-    CLIP-G in those of SDXL.  So names and sizes decide, and the number only comes first.
+    CLIP-G in those of SDXL.  So names and sizes decide, and the number only comes first.  Those of
+    diffusers are the pipeline's own.
     """
-    if stem.component is None or not stem.component.startswith(_ENCODER):
+    numbered = (stem.component or "").startswith(_ENCODER) and stem.dialect != "diffusers"
+    if not numbered:
         return (stem.component,)
     kohya = [c for c, prefix in layout.prefixes.items() if prefix == stem.prefix]
     encoders = [c for c in layout.prefixes if c.startswith(_ENCODER)]
