@@ -97,20 +97,21 @@ def _compare(plan: Plan, found: _Found, batch: Sequence[Done], threads: int | No
     """Rows of a batch, in order; copies that arrived need no arithmetic."""
     rows: dict[str, Row] = {}
     pairs = []
-    for item in batch:
-        target, members = item.step.target, found.get(item.step.tensors(plan.dialect)[0])
+    names = [item.step.tensors(plan.dialect)[0] for item in batch]
+    for item, name in zip(batch, names, strict=True):
+        target, members = item.step.target, found.get(name)
         if members is None:
             message = f"{item.step.stem} is missing from the file just written"
             raise OutputError(message)
         if item.copied and len(members) == 1 and arrived(plan, item.step, members[0][0]):
-            rows[item.step.stem] = _row(plan, item, 0.0, item.made.norm)
+            rows[name] = _row(plan, item, 0.0, item.made.norm)
             continue
         raw = [factors.raw(1.0, row) for factors, row in members]
         pairs.append((item, (target.rows, target.cols, raw)))
     if pairs:
         for (item, _), gap in zip(pairs, _gaps(pairs, threads), strict=True):
-            rows[item.step.stem] = _row(plan, item, *gap)
-    return [rows[item.step.stem] for item in batch]
+            rows[item.step.tensors(plan.dialect)[0]] = _row(plan, item, *gap)
+    return [rows[name] for name in names]
 
 
 def _read_back(written: Adapter, layout: Layout | None) -> _Found:

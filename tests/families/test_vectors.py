@@ -181,7 +181,7 @@ def test_the_bias_of_a_pair_is_scaled_like_it(dialect: str, tmp_path: Path) -> N
     two, second = with_bias(tmp_path, 2)
     out = tmp_path / ("out" if dialect == "peft" else "out.safetensors")
     if dialect == "kohya":  # no table knows the module, and diffusers names have no flat form
-        with pytest.raises(FormatError, match="it has no Kohya name"):
+        with pytest.raises(FormatError, match="it has no flattened name"):
             merge([one, two], "linear", path=out, output=Output(dialect=dialect, dtype="f32"))
         return
     merge([one, two], "linear", path=out, output=Output(dialect=dialect, dtype="f32"))
