@@ -83,6 +83,8 @@ class Drafting:
             )  # fmt: skip
             found += families.drafts(family, own)
             self._count(own, found)
+        elif "alpha" in parts:  # beside vectors only
+            self._counts["alpha ignored"] += 1
         for role, part in families.VECTORS.items():
             # What stands beside a pair of rank 0 is as absent as the pair.
             if role in parts and (role != "bias" or found):
@@ -93,8 +95,8 @@ class Drafting:
 
     def _count(self, parts: Parts, found: Sequence[Draft]) -> None:
         self._counts["rank 0"] += not found
-        for draft in found:
-            self._counts["alpha ignored"] += draft.family == "full" and "alpha" in parts
+        for _ in found:
+            self._counts["alpha ignored"] += "diff" in parts and "alpha" in parts
             full = "lokr_w1" in parts and "lokr_w2" in parts and "alpha" in parts
             self._counts["full"] += full and (parts.config is None or parts.config.kind != "LOKR")
 

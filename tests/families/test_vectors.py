@@ -63,6 +63,14 @@ def test_targets_have_the_shape_of_the_parameter(tmp_path: Path) -> None:
     assert adapter.coverage.used == len(VECTORS) + 2
 
 
+@pytest.mark.parametrize("name", ["diff", "diff_b", "w_norm"])
+def test_alpha_beside_a_vector_is_noted(name: str, tmp_path: Path) -> None:
+    tensors = {f"lora_unet_x.{name}": np.ones(5), "lora_unet_x.alpha": np.array(3.0)}
+    adapter = load(Built(tensors, {}).save(tmp_path / "a.safetensors"))
+    assert [f.scale for f in adapter.targets.values()] == [1.0]
+    assert "1 dense differences have an alpha" in adapter.coverage.notes[0]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_merges_vectors(method: str, tmp_path: Path) -> None:
     paths, truths = stack(tmp_path)
