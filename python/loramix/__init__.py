@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from loramix import kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
+    from loramix.baking import Baked, bake
+    from loramix.checkpoints import Checkpoint, open_checkpoint
     from loramix.converting import convert
     from loramix.diagnosing.examining import doctor
     from loramix.diagnosing.findings import Diagnosis, Finding
     from loramix.diffing.comparing import Difference, diff
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
     from loramix.executing import Merged
+    from loramix.extracting import extract
     from loramix.inspecting import Inspection, inspect
     from loramix.kernels import expand
     from loramix.memory import combine
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
+    "Baked": "baking",
+    "Checkpoint": "checkpoints",
     "Diagnosis": "diagnosing.findings",
     "Difference": "diffing.comparing",
     "Factors": "types",
@@ -63,17 +68,20 @@ _HOMES = {
     "ShapeError": "errors",
     "Target": "types",
     "analyze": "analyzing",
+    "bake": "baking",
     "combine": "memory",
     "convert": "converting",
     "diff": "diffing.comparing",
     "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",
+    "extract": "extracting",
     "follow": "merging",
     "inspect": "inspecting",
     "load": "adapters",
     "load_plan": "plans.reading",
     "merge": "merging",
+    "open_checkpoint": "checkpoints",
     "plan": "merging",
     "read_recipe": "recipes.reading",
     "reproduce": "reproducing",
@@ -88,6 +96,8 @@ __all__ = [
     "POLICIES",
     "Adapter",
     "Analyzed",
+    "Baked",
+    "Checkpoint",
     "Diagnosis",
     "Difference",
     "Factors",
@@ -109,18 +119,21 @@ __all__ = [
     "Target",
     "__version__",
     "analyze",
+    "bake",
     "combine",
     "convert",
     "diff",
     "doctor",
     "execute",
     "expand",
+    "extract",
     "follow",
     "inspect",
     "kernels",
     "load",
     "load_plan",
     "merge",
+    "open_checkpoint",
     "plan",
     "read_recipe",
     "reproduce",

@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from loramix.backends.base import Job
 from loramix.methods.base import Program
-from loramix.types import RawFactored, RawGroup, RawStep, Site
+from loramix.types import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 
 __all__ = [
-    "VERSION", "CoreError", "approximate", "condense", "cores", "dense_combine", "dense_gram",
-    "difference", "disagreement", "expand", "give_back", "gram", "kept", "owners", "program_gram",
-    "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
-    "statistics", "store", "whole",
+    "VERSION", "CoreError", "approximate", "bake", "checksums", "condense", "cores",
+    "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract", "give_back",
+    "gram", "kept", "owners", "program_gram", "project", "read_header", "recompress",
+    "recompress_mixed", "run_program", "sketch", "statistics", "store", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -25,6 +25,18 @@ def read_header(
     file: Any,
 ) -> tuple[list[tuple[str, str, list[int], int, int]], list[tuple[str, str]]]:
     """Tensors (name, dtype, shape, start, end) and metadata of a safetensors file."""
+
+def bake(
+    strips: Sequence[RawStrip],
+    arena: NDArray[Any],
+    offsets: Sequence[int],
+    *,
+    threads: int | None = None,
+) -> list[RawBaked]:
+    """Base plus delta of every strip, into its range of the arena, in the type of the base."""
+
+def checksums(runs: Sequence[Any], *, threads: int | None = None) -> list[int]:
+    """A checksum of every run of bytes, as `bake` gives it."""
 
 def gram(groups: Sequence[RawGroup], *, threads: int | None = None) -> list[list[float]]:
     """Inner products of every group's deltas, row-major lists of N * N."""
@@ -185,6 +197,18 @@ def approximate(
     """Factors of the dense result of every step, into its range of the job's arena.
 
     `results` are float32, C-contiguous, `rows x cols`.  Returns as `recompress`.
+    """
+
+def extract(
+    results: Sequence[NDArray[Any]],
+    shapes: Sequence[tuple[int, int]],
+    keys: Sequence[int],
+    job: Job,
+) -> list[RawFactored]:
+    """Factors of dense matrices of which nothing is known, into their ranges of the job's arena.
+
+    `results` are float32, C-contiguous; `shapes` their rows and columns; `keys` those of the
+    sketches.  Returns as `recompress`, without inner products.
     """
 
 def store(steps: Sequence[RawStep], results: Sequence[NDArray[Any]], job: Job) -> list[RawFactored]:

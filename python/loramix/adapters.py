@@ -6,11 +6,12 @@ from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 
+from loramix.deltas import Delta
 from loramix.drafting import Drafting
 from loramix.errors import FormatError, ParamError
 from loramix.finding import find, text_of
 from loramix.formats import scales
-from loramix.formats.detect import Match, detect
+from loramix.formats.detect import ACCEPT, Match, detect
 from loramix.formats.dialects import convention
 from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
@@ -108,7 +109,7 @@ def read(
         raise FormatError(message)
     # Norms and modulations are in no table: they say nothing of the model.
     known = [one for one in deltas if one.draft.part == "weight"] or deltas
-    match = detect([(one.stem, one.size) for one in known], architecture, metadata)
+    match = _detected(known, architecture, metadata)
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(known)} modules fits {architecture}"
         raise FormatError(message)
@@ -129,6 +130,17 @@ def read(
         runner_up=match.runner_up,
         reading=reading,
     )
+
+
+def _detected(
+    deltas: Sequence[Delta], architecture: str | None, metadata: Mapping[str, str]
+) -> Match:
+    """The base model of deltas, of which some can be read in two ways."""
+    found = detect([(one.stem, one.size) for one in deltas], architecture, metadata)
+    if found.share >= ACCEPT or not any(one.draft.other for one in deltas):
+        return found
+    other = detect([(one.stem, one.turned.size) for one in deltas], architecture, metadata)
+    return other if other.share > found.share else found
 
 
 def _match_notes(match: Match, pairs: int) -> list[str]:

@@ -106,11 +106,11 @@ def arrange(
         that cannot be carried out in one weight.
     """
     table = fusions(layout, partial=dialect.partial) if dialect.fused else {}
-    swapped = _swapped(layout) if dialect.fused else frozenset()
+    swapped = swapped_keys(layout) if dialect.fused else frozenset()
     parts: dict[str, list[tuple[Item, int]]] = {}
     targets: dict[str, Target] = {}
     for item in items:
-        target, row = _written_as(item.group.target, table)
+        target, row = written_as(item.group.target, table)
         targets[target.key] = target
         parts.setdefault(target.key, []).append((item, row))
     steps: list[Step] = []
@@ -245,7 +245,8 @@ def _kind(parts: Sequence[Part], output: Output, key: str, *, full: bool) -> Kin
     raise FormatError(message)
 
 
-def _written_as(target: Target, table: Mapping[str, Fusion]) -> tuple[Target, int]:
+def written_as(target: Target, table: Mapping[str, Fusion]) -> tuple[Target, int]:
+    """The weight that a target is a part of where weights are fused, and its first row there."""
     fusion = table.get(target.key)
     if fusion is None or fusion.target.key == target.key:
         return target, 0
@@ -276,6 +277,7 @@ def _pieces(
     return tuple(sorted(joined(pieces), key=lambda p: (p.owner, p.row_start)))
 
 
-def _swapped(layout: Layout | None) -> frozenset[str]:
+def swapped_keys(layout: Layout | None) -> frozenset[str]:
+    """Targets the halves of whose rows are exchanged in original names."""
     modules = layout.modules if layout else ()
     return frozenset(f"{m.component}.{m.name}" for m in modules if m.swap)

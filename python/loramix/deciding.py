@@ -155,8 +155,14 @@ class Opened:
         *,
         architecture: str | None = None,
         skip: Sequence[str] = (),
+        dialect: Dialect | None = None,
     ) -> "Opened":
         """Open and align what a user named.
+
+        Parameters
+        ----------
+        dialect : how to spell the result; default: what the wish says.  Fused weights stay joined
+            only where it says so.
 
         Raises
         ------
@@ -168,7 +174,7 @@ class Opened:
         each = opening.weights_of(sources, weights)
         opening.refuse_twice(sources)
         adapters = opening.open_all(sources, architecture=architecture, skip=skip)
-        dialect = planning.dialect_of(adapters, wish.output)
+        dialect = dialect or planning.dialect_of(adapters, wish.output)
         # What is no sum must not depend on how the output spells its names.
         whole = wish.rules == () and wish.analysis is None and _is_sum(wish.policy)
         joined = dialect.fused and not dialect.partial and whole
@@ -199,6 +205,7 @@ class Opened:
             seed=wish.seed,
             split=self.split,
             backend=device.name,
+            dialect=self.dialect,
         )
         rows = tuple(resolved.rows) if wish.rules else ()
         named, placed = self._recipes(wish, analysis, device)

@@ -30,13 +30,17 @@ class Delta:
         """What the key of its target has behind that of the module."""
         return _SUFFIXES[self.draft.part]
 
+    @property
+    def turned(self) -> "Delta":
+        """The other reading of its tensors, if there is one."""
+        return Delta(self.stem, self.draft.other or self.draft)
+
     def find(self, layout: Layout | None) -> tuple["Delta", Hit | None]:
         """Where it belongs in a module table, and the reading of its tensors that fits there."""
         hit = lookup(self.stem, layout, self.size) if layout else None
         if layout and hit is None and self.draft.other is not None:
-            other = Delta(self.stem, self.draft.other)
-            hit = lookup(other.stem, layout, other.size)
-            return (other, hit) if hit is not None else (self, None)
+            hit = lookup(self.stem, layout, self.turned.size)
+            return (self.turned, hit) if hit is not None else (self, None)
         return self, hit
 
     def at(

@@ -55,7 +55,18 @@ def find(path: StrPath) -> Found:
     given = Path(path)
     if given.exists():
         return _there(given, _plain_name(given))
-    parts = _repository(given)
+    return _there(cached(path), given.name.removesuffix(".safetensors"))
+
+
+def cached(path: StrPath) -> Path:
+    """What ``ORG/NAME`` or ``ORG/NAME/FILE`` stands for in one of `caches`.
+
+    Raises
+    ------
+    FormatError : a broken cache.
+    FileNotFoundError : no cache has it.
+    """
+    parts = _repository(Path(path))
     if parts is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     organisation, name, *rest = parts
@@ -63,11 +74,11 @@ def find(path: StrPath) -> Found:
     for cache in looked:
         folder = cache / f"{_CACHED}{organisation}--{name}"
         if folder.is_dir():
-            found = _snapshot(folder).joinpath(*rest)
+            found = snapshot(folder).joinpath(*rest)
             if not found.exists():
                 reason = f"the cached snapshot of {organisation}/{name} has no {'/'.join(rest)}"
                 raise FileNotFoundError(errno.ENOENT, reason, str(path))
-            return _there(found, (rest or [name])[-1].removesuffix(".safetensors"))
+            return found
     reason = (
         f"no such file or folder, and no {_CACHED}{organisation}--{name} in "
         f"{' or '.join(map(str, looked))}; loramix downloads nothing"
@@ -104,8 +115,7 @@ def _there(path: Path, name: str) -> Found:
     if path.name.endswith(_INDEX):
         _refuse_shards(path)
     if path.is_dir():
-        if (path / "snapshots").is_dir() and path.name.startswith(_CACHED):
-            path = _snapshot(path)
+        path = snapshot(path)
         file = _of_folder(path)
         belongs = True
     else:
@@ -161,8 +171,17 @@ def _refuse_shards(index: Path) -> None:
     raise FormatError(message)
 
 
-def _snapshot(folder: Path) -> Path:
-    """The revision that ``main`` was when it was downloaded; or the only one there is."""
+def snapshot(folder: Path) -> Path:
+    """The snapshot that a folder ``models--ORG--NAME`` of a cache stands for; others themselves.
+
+    It is the revision that ``main`` was when it was downloaded; or the only one there is.
+
+    Raises
+    ------
+    FormatError : the cache is broken.
+    """
+    if not (folder.name.startswith(_CACHED) and (folder / "snapshots").is_dir()):
+        return folder
     reference = folder / "refs" / "main"
     if reference.is_file():
         revision = reference.read_text(encoding="utf-8", errors="replace").strip()

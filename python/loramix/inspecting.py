@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from loramix.adapters import load
 from loramix.formats.dialects import COMPONENTS
 from loramix.recipes.records import told
-from loramix.types import Adapter, Factors, StrPath
+from loramix.types import Adapter, Factors, StrPath, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,10 @@ class Inspection:
     match : share of its modules that are in the table of the architecture, 0 to 1.
     runner_up : the architecture that comes next and its match; of an unknown one, the nearest.
     modules : number of modules by component.
-    kinds : number of modules by kind (linear, conv 1x1, conv 3x3; dense in front of a dense
-        difference).
-    ranks : rank to number of modules; a dense difference has that of its smaller side.
+    families : number of modules by family (lora, loha, full, dora, bias, ...).
+    kinds : number of modules by kind (linear, conv 1x1, conv 3x3; dense in front of a difference of
+        full rank; bias, norm, modulation).
+    ranks : rank to number of matrices; a dense difference has that of its smaller side.
     dtypes : element type to number of tensors.
     scales : smallest and largest scale (alpha / rank).
     parameters : numbers in all tensors.
@@ -40,6 +41,7 @@ class Inspection:
     match: float
     runner_up: tuple[str, float] | None
     modules: Mapping[str, int]
+    families: Mapping[str, int]
     kinds: Mapping[str, int]
     ranks: Mapping[int, int]
     dtypes: Mapping[str, int]
@@ -69,7 +71,8 @@ def inspect(
         adapter = load(adapter, architecture=architecture, skip=skip)
     pairs = adapter.targets
     tensors = [tensor for pair in pairs.values() for tensor in pair.stored]
-    scales = [pair.scale for pair in pairs.values()]
+    matrices = [pair for target, pair in pairs.items() if not target.is_vector]
+    scales = [pair.scale for pair in matrices or pairs.values()]
     path = adapter.source.path
     return Inspection(
         name=adapter.name,
@@ -81,8 +84,9 @@ def inspect(
         match=adapter.match,
         runner_up=adapter.runner_up,
         modules=_count(_component(t.key) for t in pairs),
-        kinds=_count(_kind(target.shape, pair) for target, pair in pairs.items()),
-        ranks=dict(sorted(Counter(pair.rank for pair in pairs.values()).items())),
+        families=dict(adapter.families),
+        kinds=_count(_kind(target, pair) for target, pair in pairs.items()),
+        ranks=dict(sorted(Counter(pair.rank for pair in matrices).items())),
         dtypes=_count(tensor.dtype for tensor in tensors),
         scales=(min(scales), max(scales)),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
@@ -102,6 +106,9 @@ def _component(key: str) -> str:
     return first if first in COMPONENTS else "model"
 
 
-def _kind(shape: tuple[int, ...], factors: Factors) -> str:
+def _kind(target: Target, factors: Factors) -> str:
+    if target.is_vector:
+        return factors.family
+    shape = target.shape
     kind = "linear" if len(shape) == 2 else "conv " + "x".join(map(str, shape[2:]))
     return f"dense {kind}" if factors.identity else kind

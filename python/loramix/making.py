@@ -7,14 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from loramix import multiplying
+from loramix import _core, multiplying
 from loramix.arrays import block_diagonal
 from loramix.backends.base import Backend, Cores, Factored, Job, Mixed
+from loramix.batching import DENSE_BYTES, batches
 from loramix.methods import Coefficients, Composite, Elementwise, Subspace, published
 from loramix.methods.composite import mixer_of, space_of
 from loramix.refusals import with_names
 from loramix.steps import Part, Step
-from loramix.types import F64, RawGroup
+from loramix.types import F64, RawGroup, Tensor
 
 
 def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
@@ -32,6 +33,8 @@ def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     kind, method = batch[0].kind, batch[0].method
     if kind == "sum":
         return backend.recompress([one.raw() for one in batch], job)
+    if kind == "difference":
+        return _of_differences(batch, job)
     if isinstance(method, Elementwise | Composite):
         if any(map(multiplying.is_whole, batch)):
             return _one_by_one(method, batch, backend, job)
@@ -39,6 +42,37 @@ def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     if kind == "joint":
         return _in_joint_bases(batch, backend, job)
     return _one_by_one(None, batch, backend, job)
+
+
+def _of_differences(batch: Sequence[Step], job: Job) -> list[Factored]:
+    """Factors of dense differences, of which a few are in memory at a time."""
+    found: list[Factored] = []
+    for own in batches(batch, lambda one: 4 * one.target.rows * one.target.cols, DENSE_BYTES):
+        at = len(found)
+        offsets = job.offsets[at : at + len(own) + 1]
+        room = replace(
+            job,
+            arena=job.arena[offsets[0] : offsets[-1]],
+            offsets=[offset - offsets[0] for offset in offsets],
+        )
+        sizes = [(one.target.rows, one.target.cols) for one in own]
+        values = [np.frombuffer(_difference(one).data, dtype="<f4") for one in own]
+        keys = [one.target.key_hash for one in own]
+        made = with_names(
+            [one.group() for one in own], partial(_core.extract, values, sizes, keys, room)
+        )
+        for rank, norm, rounding, cut, _, _, sketch in made:
+            energy = norm * norm
+            gram, along = np.array([[energy]]), np.array([energy * (1 - cut * cut)])
+            found.append(Factored(rank, norm, rounding, cut, gram, along, tuple(sketch)))
+    return found
+
+
+def _difference(step: Step) -> Tensor:
+    """The entries of the one piece, which are beside an identity."""
+    (piece,) = step.pieces
+    (entries,) = piece.factors.stored
+    return entries
 
 
 def _by_entries(

@@ -15,7 +15,7 @@ from loramix.formats.dialects import (
     refuse_unread,
     writable,
 )
-from loramix.formats.layout import load_layout
+from loramix.formats.layout import Layout, load_layout
 from loramix.groups import common_architecture
 from loramix.methods import describe
 from loramix.output import Output
@@ -39,6 +39,21 @@ def dialect_of(adapters: Sequence[Adapter], output: Output) -> Dialect:
     """
     architecture = common_architecture(adapters)
     layout = load_layout(architecture) if architecture else None
+    return chosen(output, default_dialect(adapters[0].dialect, layout), layout)
+
+
+def chosen(output: Output, usual: str, layout: Layout | None) -> Dialect:
+    """The dialect that an output asks for.
+
+    Parameters
+    ----------
+    usual : name of the dialect where it asks for none.
+    layout : module table of the base model.
+
+    Raises
+    ------
+    ParamError : see `dialect_of`.
+    """
     name = output.dialect
     if output.client is not None:
         best = client_for(output.client, layout).dialect
@@ -49,7 +64,7 @@ def dialect_of(adapters: Sequence[Adapter], output: Output) -> Dialect:
             )
             raise ParamError(message)
         name = best
-    dialect = dialect_for(name or default_dialect(adapters[0].dialect, layout), layout)
+    dialect = dialect_for(name or usual, layout)
     if output.dense and dialect.diff is None:
         possible = (dialect_for(other, layout) for other in writable(layout))
         names = " or ".join(d.name for d in possible if d.diff is not None)
@@ -89,6 +104,7 @@ def plan(
     seed: int = 0,
     split: bool = True,
     backend: str = "rust",
+    dialect: Dialect | None = None,
 ) -> Plan:
     """Decide coefficients, names, type and alpha of every target.
 
@@ -99,8 +115,9 @@ def plan(
     verdict : likewise, what the policy says of the whole stack.
     split : whether fused weights are groups of their parts.
     backend : name of what is meant to carry it out.
+    dialect : to write; default: see `dialect_of`.
     """
-    dialect = dialect_of(adapters, output)
+    dialect = dialect or dialect_of(adapters, output)
     architecture = common_architecture(adapters)
     layout = load_layout(architecture) if architecture else None
     rows = zip(groups, analysis.grams, chosen, strict=True)

@@ -30,7 +30,7 @@ from loramix.types import (
     Weight,
 )
 
-Kind: TypeAlias = Literal["sum", "entries", "dense", "joint"]
+Kind: TypeAlias = Literal["sum", "entries", "dense", "joint", "difference"]
 
 FULL = 512
 """Smaller side of a weight from which on what has full rank is merged entry by entry."""
@@ -125,7 +125,8 @@ class Step:
     rank : at most this rank; None: that of the whole output.
     kind : ``sum`` of the pieces; ``entries`` decided one by one: the result has full rank;
         ``dense``: the same, written as it is; ``joint``: made in joint bases of all factors: the
-        result has at most the sum of the ranks.
+        result has at most the sum of the ranks; ``difference``: the one piece is a dense
+        difference, of which factors are sought.
     keys : of the groups that are in it.
     suffix : what its one tensor has behind the stem; empty: that of the dialect.
     embedding : whether it is the table of an embedding, whose sides are written transposed.
@@ -202,7 +203,7 @@ class Step:
         """What it takes in memory beside the inputs: the result, and the entries on the way."""
         size = self.numbers(self.largest_rank(output)) * ITEM_BYTES[CODES[dtype]]
         entries = self.target.rows * self.target.cols * ITEM_BYTES["F32"]
-        return size + (entries if self.kind in ("entries", "dense") else 0)
+        return size + (entries if self.kind in ("entries", "dense", "difference") else 0)
 
     @property
     def is_full(self) -> bool:

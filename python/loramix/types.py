@@ -32,6 +32,12 @@ RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, 
 RawPart: TypeAlias = tuple["RawGroup", list[float], "Site", int, bool]
 RawStep: TypeAlias = tuple[int, int, int, list[RawPart]]
 RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
+RawWhole: TypeAlias = tuple[str, memoryview, float, int, int]
+"""A member given entry by entry: type, bytes, factor, first row, rows."""
+RawStrip: TypeAlias = tuple[str, memoryview, int, "RawGroup", list[RawWhole], int]
+"""Rows of a base weight (type, bytes, rows), its delta in both forms, first row of that."""
+RawBaked: TypeAlias = tuple[float, float, float, float, int]
+"""``|delta|^2``, ``|moved|^2``, ``<moved, delta>``, ``|moved - delta|^2``, checksum."""
 RawFactored: TypeAlias = tuple[int, float, float, float, list[float], list[float], list[float]]
 
 _T = TypeVar("_T")

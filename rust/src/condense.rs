@@ -145,27 +145,41 @@ pub fn approximate(
     check_rule(rule)?;
     check(parts, rows, cols, (rows + cols) * rank * dtype.size(), out.len())?;
     check_result(values, rows, cols)?;
-    let dense = Dense { values, rows, cols };
     let small = rows * cols <= SMALL;
     let most = if small { usize::MAX } else { rank + WIDE };
     let basis = start(parts, cols, (rank + SPARE).min(cols), most)?;
-    let (found, square) = dense.times(&basis);
+    let steps = if small { MORE } else { 0 };
+    decompose(&Dense { values, rows, cols }, &basis, (rank, steps), rule, dtype, out)
+}
+
+/// Writes the factors of a matrix, by subspace iteration from a basis of `cols` rows.
+///
+/// `rank` is the largest that may be kept, `steps` how many are made beside the first.
+pub(crate) fn decompose(
+    dense: &Dense<'_>,
+    basis: &Panels,
+    (rank, steps): (usize, usize),
+    rule: &Rule,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<Recompressed> {
+    let (found, square) = dense.times(basis);
     if !square.is_finite() {
         return Err(Error::Overflow { value: f32::INFINITY, dtype: "F32" });
     }
     if square == 0.0 {
-        out[..(rows + cols) * dtype.size()].fill(0);
+        out[..(dense.rows + dense.cols) * dtype.size()].fill(0);
         return Ok(Recompressed { rank: 1, norm: 0.0, rounding: 0.0, relative_error: 0.0 });
     }
-    let quick = !small && SAFE.contains(&square);
+    let quick = dense.rows * dense.cols > SMALL && SAFE.contains(&square);
     let mut left = range_of(&found, rank + SPARE, quick)?;
     let mut right = dense.projected(&left);
-    for _ in 0..if small { MORE } else { 0 } {
+    for _ in 0..steps {
         left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
         right = dense.projected(&left);
     }
     let mut core = right.gram::<f64>();
-    if quick && outside(&core, square) < NEAR * square {
+    if quick && steps == 0 && outside(&core, square) < NEAR * square {
         left = orthonormal(&found, false)?; // f32 Gram matrices leave angles of up to 0.1 degrees
         right = dense.projected(&left);
         core = right.gram::<f64>();

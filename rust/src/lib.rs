@@ -6,6 +6,7 @@
 //! not depend on the number of threads: sums run over fixed blocks in a fixed order.
 
 pub mod account;
+pub mod bake;
 mod cholesky;
 pub mod condense;
 pub mod dense;
@@ -14,6 +15,7 @@ pub mod dtype;
 pub mod elementwise;
 pub mod error;
 pub mod expand;
+pub mod extract;
 pub mod gram;
 pub mod group;
 pub mod header;

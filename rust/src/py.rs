@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::needless_pass_by_value)] // functions called from Python own what they extract
 
+mod baking;
 mod job;
 mod programs;
 mod results;
@@ -325,12 +326,15 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(programs::py_whole, module)?)?;
     module.add_function(wrap_pyfunction!(results::approximate, module)?)?;
     module.add_function(wrap_pyfunction!(results::store, module)?)?;
+    module.add_function(wrap_pyfunction!(results::extract, module)?)?;
     module.add_function(wrap_pyfunction!(programs::kept, module)?)?;
     module.add_function(wrap_pyfunction!(programs::sketch, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::recompress_mixed, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::cores, module)?)?;
     module.add_function(wrap_pyfunction!(spaces::project, module)?)?;
     module.add_function(wrap_pyfunction!(statistics::statistics, module)?)?;
+    module.add_function(wrap_pyfunction!(baking::bake, module)?)?;
+    module.add_function(wrap_pyfunction!(baking::checksums, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::owners, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::give_back, module)?)

@@ -52,6 +52,20 @@ pub(crate) fn start(
     }
 }
 
+/// A start for a matrix of which nothing is known: `count` random directions of `cols`, or all.
+pub(crate) fn random(cols: usize, count: usize) -> Result<Panels> {
+    let mut made = Panels::new(cols, count.min(cols), Order::Rows);
+    if count >= cols {
+        (0..cols).for_each(|i| made.values[i * cols + i] = 1.0);
+        return Ok(made);
+    }
+    let signs = Random::new(cols, count)?;
+    made.tiles_mut().for_each(|(rows, out)| {
+        signs.fill(&rows, |i, j, value| out[i * count + j] = value);
+    });
+    orthonormal(&made, true)
+}
+
 /// With random signs where columns are missing.
 fn filled(known: Panels, least: usize) -> Result<Panels> {
     let missing = least.saturating_sub(known.width).min(known.len.saturating_sub(known.width));

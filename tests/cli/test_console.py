@@ -39,9 +39,10 @@ def test_foreign_metadata_is_no_reason_to_fail() -> None:
         assert isinstance(inspection.json_object(text), dict)
         facts = {
             "size": 1, "parameters": 1, "tensors": 2, "name": "a", "path": None, "dialect": "peft",
-            "architecture": None, "candidates": (), "runner_up": None, "modules": {"model": 1},
-            "kinds": {"linear": 1}, "ranks": {1: 1}, "dtypes": {"F32": 2}, "scales": (1.0, 1.0),
-            "notes": (), "provenance": told({"loramix": text}),
+            "architecture": None, "candidates": (), "runner_up": None,
+            "families": {"lora": 1}, "modules": {"model": 1}, "kinds": {"linear": 1},
+            "ranks": {1: 1}, "dtypes": {"F32": 2}, "scales": (1.0, 1.0), "notes": (),
+            "provenance": told({"loramix": text}),
             "metadata": {"loramix": text, "adapter_config.json": text},
         }  # fmt: skip
         assert inspection.render(facts).startswith("adapter")

@@ -304,7 +304,7 @@ def test_what_needs_the_base_model_names_the_option(tmp_path: Path) -> None:
     magnitudes(tensors)
     mend = found(patients.write(tmp_path, tensors))["refused"].mend
     assert "--base MODEL.safetensors" in mend
-    assert "--skip '*.dora_scale'" in mend
+    assert f"--skip '{K}.*'" in mend  # without its magnitude the rest would be something else
 
 
 def test_two_spellings_of_one_factor(tmp_path: Path) -> None:

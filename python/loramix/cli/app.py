@@ -15,6 +15,7 @@ import typer
 
 from loramix import __version__
 from loramix.cli import (
+    baking,
     console,
     converting,
     looking,
@@ -40,6 +41,8 @@ for command in (
     merging.merge,
     merging.plan,
     merging.resize,
+    baking.bake,
+    baking.extract,
     converting.convert,
     looking.inspect,
     reproducing.reproduce,

@@ -47,6 +47,39 @@ PlanOutput = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Base = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BASE",
+        help="The base model: a .safetensors file, a sharded model, the folder of a pipeline, or "
+        "a model in a local cache of the hub.",
+        show_default=False,
+    ),
+]
+Tuned = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TUNED", help="The model after training, of any such form.", show_default=False
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", metavar="GLOB",
+        help="Only weights whose canonical key matches, such as '*.attn*'; may be repeated.",
+        show_default=False,
+    ),
+]  # fmt: skip
+ModelOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="PATH",
+        help="Where the model goes: a file for a file, else a new folder.", show_default=False,
+    ),
+]  # fmt: skip
+Force = Annotated[
+    bool, typer.Option("--force", help="Bake into fp8 weights, too, where most is lost.")
+]
 AnalysisFile = Annotated[
     Path | None,
     typer.Option(

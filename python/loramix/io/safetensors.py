@@ -148,7 +148,16 @@ class SafetensorsWriter:
     def add(self, name: str, dtype: str, shape: tuple[int, ...], data: Buffer) -> None:
         """Append one tensor."""
         view = memoryview(data).cast("B")
-        self._entries[name] = _entry(dtype, shape, self._offset, self._offset + len(view))
+        self.begin(name, dtype, shape, len(view))
+        self.append(view)
+
+    def begin(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
+        """Announce one tensor of so many bytes; `append` brings them, in pieces."""
+        self._entries[name] = _entry(dtype, shape, self._offset, self._offset + size)
+
+    def append(self, data: Buffer) -> None:
+        """Append bytes of the tensor that was announced last."""
+        view = memoryview(data).cast("B")
         self._write(view)
         self._offset += len(view)
         self._flusher.wrote(len(view))

@@ -138,6 +138,7 @@ class _Adapter:
     weight: Weight
     architecture: str | None = None
     skip: tuple[str, ...] = ()
+    rslora: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ _TOP = {
 }  # fmt: skip
 _ADAPTER = {
     "name": Table.text, "path": Table.path, "sha256": Table.text, "weight": Table.numbers,
-    "architecture": Table.text, "skip": Table.texts,
+    "architecture": Table.text, "skip": Table.texts, "rslora": Table.truth,
 }  # fmt: skip
 _GROUP = {
     "target": Table.text, "members": Table.texts, "method": choosing.method,
@@ -194,8 +195,9 @@ _GROUP = {
 def _opened(entry: Table) -> Adapter:
     found = entry.make(_Adapter, _ADAPTER, ("name", "path", "sha256", "weight"))
     adapter = adapters.load(
-        found.path, name=found.name, architecture=found.architecture, skip=found.skip
-    )
+        found.path, name=found.name, architecture=found.architecture, skip=found.skip,
+        rslora=found.rslora,
+    )  # fmt: skip
     if adapter.source.sha256() != found.sha256:
         message = (
             f"{entry.where}: {found.path} is not the file that the plan was made for (its sha256 "

@@ -115,6 +115,12 @@ def _adapter(adapter: Adapter, name: str, weight: Weight, folder: Path) -> dict[
     if path is None:
         message = f"{adapter.name} is in memory: save it first, a plan names files"
         raise ParamError(message)
+    if adapter.reading.base is not None:
+        message = (
+            f"{adapter.name} was read with a base model, which a plan does not name: convert it to "
+            "factors or a dense difference first"
+        )
+        raise ParamError(message)
     found: dict[str, object] = {
         "name": name,
         "path": _from(path, folder),
@@ -125,6 +131,8 @@ def _adapter(adapter: Adapter, name: str, weight: Weight, folder: Path) -> dict[
         found["architecture"] = adapter.architecture
     if adapter.coverage.skipped:
         found["skip"] = list(adapter.coverage.skipped)
+    if adapter.reading.rslora:
+        found["rslora"] = True
     return found
 
 

@@ -153,6 +153,7 @@ def read_record(metadata: Mapping[str, str], where: str) -> Record:
     if not isinstance(values, dict):
         message = f"{place}: a JSON {type(values).__name__}, but it must be an object"
         raise FormatError(message)
+    _refuse_models(values, where)
     values = {"strengths" if k == "auto_strength" else k: v for k, v in values.items()}
     table = Table(values, place)
     try:
@@ -161,6 +162,20 @@ def read_record(metadata: Mapping[str, str], where: str) -> Record:
         raise FormatError(str(error)) from None
     _check(found, place)
     return found
+
+
+def _refuse_models(values: Mapping[str, Any], where: str) -> None:
+    """What was made with a base model; only merges of adapters can be made again from a record."""
+    method = values.get("method")
+    verb = "bake" if "base" in values else None
+    if isinstance(method, dict) and method.get("name") == "extract":
+        verb = "extract"
+    if verb is not None:
+        message = (
+            f"{where}: made by loramix {verb}, from a base model; its header names what went in: "
+            f"run loramix {verb} on that again"
+        )
+        raise FormatError(message)
 
 
 def _check(found: Record, place: str) -> None:

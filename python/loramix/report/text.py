@@ -1,6 +1,6 @@
 """Reports as text, readable in 80 columns and without colour."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from loramix.policies import POLICIES, policy_from
 from loramix.report import cells, naming
@@ -24,7 +24,7 @@ def render(report: Report, width: int = 80) -> str:
         ("wrote", _wrote(report)),
     ]
     parts = (
-        _inputs(report, width),
+        inputs(report["inputs"], width),
         *_became(report, width),
         *_notes(report, width),
         "",
@@ -33,7 +33,8 @@ def render(report: Report, width: int = 80) -> str:
     return "\n".join(parts)
 
 
-def _inputs(report: Report, width: int) -> str:
+def inputs(each: Sequence[Input], width: int) -> str:
+    """What went in, one line for each."""
     header = ("adapter", "weight", "architecture", "dialect", "targets", "rank", "dtype")
     rows = [
         (
@@ -45,7 +46,7 @@ def _inputs(report: Report, width: int) -> str:
             cells.span(*one["ranks"]),
             "+".join(one["dtypes"]),
         )
-        for one in report["inputs"]
+        for one in each
     ]
     return cells.table(header, rows, "lrllrrl", width)
 

@@ -48,14 +48,16 @@ CLIENTS: Mapping[str, Client] = {
         Client(
             "diffusers",
             "diffusers",
-            # Its pipelines load the first two text encoders, that of FLUX.1 only CLIP.
+            # Its pipelines load the first two text encoders, that of FLUX.1 only CLIP.  PEFT has
+            # no layer for a transposed convolution, and then loads nothing of the file.
             unread={
                 "*": (_PROJECTION, "text_encoder_3.*"),
                 "flux1": ("text_encoder_2.*",),
+                "ace_step_1_5": ("transformer.proj_out_conv",),
             },
         ),
         Client("a1111", "kohya", _SD, {"*": (_PROJECTION,)}),
-        Client("peft", "peft"),
+        Client("peft", "peft", unread={"ace_step_1_5": ("transformer.proj_out_conv",)}),
         Client("musubi", "musubi"),
     )
 }

@@ -27,12 +27,15 @@ def _pair(parts: Parts) -> tuple[Draft, ...]:
     inner = math.prod(up.shape[1:])
     regular = inner == down.shape[0]
     flat = len(up.shape) == len(down.shape) == 2
+    turned = None
     if flat and up.shape[0] == down.shape[1]:
         turned = _draft(parts, *_turned(parts, up, down))
-        # Both read well where up is as wide as down is: the weight decides, if a table knows it.
-        return (replace(_draft(parts, up, down), other=turned),) if regular else (turned,)
     if regular:
-        return (_draft(parts, up, down),)
+        # Where both read well the weight decides, if a table knows it.
+        return (replace(_draft(parts, up, down), other=turned),)
+    # A rank above both sides is no rank: these are sizes that do not fit.
+    if turned is not None and up.shape[0] <= max(up.shape[1], down.shape[0]):
+        return (turned,)
     if len(down.shape) > 2 and down.shape[0] % inner == 0:
         message = (
             f"{parts.where('up')} is {list(up.shape)} and {parts.names['down']} is "

@@ -1,0 +1,5 @@
+"""Base models: where their files are, what their tensors are called, views of their weights."""
+
+from loramix.checkpoints.checkpoint import Checkpoint, Place, open_checkpoint
+
+__all__ = ["Checkpoint", "Place", "open_checkpoint"]

@@ -1,0 +1,105 @@
+"""The commands that read base models; what they need is imported inside: help stays fast."""
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from loramix.cli import console, options, planning
+
+if TYPE_CHECKING:
+    from loramix.types import Dtype
+
+
+def bake(  # noqa: PLR0913 - one parameter per option
+    *,
+    base: options.Base,
+    adapters: options.MaybeAdapters = None,
+    output: options.ModelOutput,
+    recipe: options.RecipeFile = None,
+    method: options.MethodName = None,
+    sparsify: options.Sparsify = None,
+    refine: options.Refine = "none",
+    space: options.SpaceName = "weight",
+    auto_strength: options.AutoStrength = False,
+    floor: options.Floor = None,
+    analysis: options.AnalysisFile = None,
+    samples: options.Samples = None,
+    exact: options.Exact = False,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    backend: options.BackendName = None,
+    strict: options.Strict = False,
+    skip: options.Skip = None,
+    architecture: options.Architecture = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Merge adapters into the weights of a base model.
+
+    The merged change is added at full rank and rounded once to the type of every weight;
+    everything else is copied as it is. The report says how much survived the rounding.
+    """
+    import loramix
+    from loramix.report import baked as report
+
+    said = planning.Said(
+        adapters=adapters, method=method, sparsify=sparsify, refine=refine, space=space,
+        auto_strength=auto_strength, floor=floor, analysis=analysis, samples=samples, exact=exact,
+        seed=seed, strict=strict, skip=skip, architecture=architecture,
+    )  # fmt: skip
+    start = time.perf_counter()
+    with console.progress(quiet=as_json) as bar:
+        if recipe is not None:
+            said.refuse_all(str(recipe))
+            made = loramix.bake(
+                base, path=output, recipe=recipe, threads=threads, backend=backend, progress=bar,
+                force=force,
+            )  # fmt: skip
+        else:
+            stack, policy, rest = planning.arguments_of(said)
+            del rest["output"]  # of an adapter
+            made = loramix.bake(
+                base, stack, policy, path=output, threads=threads, backend=backend, progress=bar,
+                architecture=architecture, force=force, **rest,
+            )  # fmt: skip
+    found = report.report_of(made, seconds=time.perf_counter() - start)
+    if as_json:
+        console.show_json(found)
+    else:
+        console.show(report.render(found, console.width()))
+
+
+def extract(
+    *,
+    tuned: options.Tuned,
+    base: options.Base,
+    output: options.OutputPath,
+    rank: options.Rank = None,
+    energy: options.Energy = None,
+    max_error: options.MaxError = None,
+    dtype: options.DtypeName = None,
+    dialect: options.DialectName = None,
+    targets: options.Targets = None,
+    threads: options.Threads = None,
+    architecture: options.Architecture = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make an adapter of the difference of two models: TUNED minus BASE.
+
+    The rank is 32 unless --rank, --energy or --max-error says otherwise; what it leaves out is
+    measured on the written file.
+    """
+    import loramix
+    from loramix.report import extracted as report
+
+    start = time.perf_counter()
+    with console.progress(quiet=as_json) as bar:
+        made = loramix.extract(
+            tuned, base, path=output, rank=rank, energy=energy, max_error=max_error,
+            dialect=dialect, dtype=cast("Dtype | None", dtype), targets=targets or ("*",),
+            architecture=architecture, threads=threads, progress=bar,
+        )  # fmt: skip
+    found = report.report_of(made, seconds=time.perf_counter() - start)
+    if as_json:
+        console.show_json(found)
+    else:
+        console.show(report.render(found, console.width()))
