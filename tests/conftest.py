@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - that it is shared does not matter
+_MEMORY = Path("/dev/shm")
 _ROOM = 4 << 30
 
 
