@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from loramix._core import VERSION as __version__
 
 if TYPE_CHECKING:
-    from loramix import kernels
+    from loramix import compose, kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
     from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
@@ -68,7 +68,7 @@ _HOMES = {
     "save": "merging",
     "save_plan": "plans.writing",
 }
-_ROOMS = frozenset({"kernels"})  # public as a whole
+_ROOMS = frozenset({"compose", "kernels"})  # public as a whole
 
 __all__ = [
     "METHODS",
@@ -93,6 +93,7 @@ __all__ = [
     "__version__",
     "analyze",
     "combine",
+    "compose",
     "execute",
     "expand",
     "follow",

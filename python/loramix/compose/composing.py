@@ -1,0 +1,343 @@
+"""The context in which a pipeline composes."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from loramix.compose.accounts import Run
+from loramix.compose.attaching import Attached, held, put_back, tuner_layers
+from loramix.compose.families import Family, family_of
+from loramix.compose.functional.arrays import Array
+from loramix.compose.functional.checks import check_count, check_number, check_word
+from loramix.compose.guidance import GUIDANCE, Guidance
+from loramix.compose.modes import MODES, Mode, named
+from loramix.compose.session import Session, Settings
+from loramix.errors import ParamError
+from loramix.types import StrPath
+
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_NOTHING = object()
+
+
+class Composition:
+    """A pipeline that composes adapters as long as the context lasts.
+
+    Made by `compose`, which has the parameters.  The context gives the pipeline itself; when it
+    ends, by an exception too, the pipeline's modules, adapters, scales and hooks are what they
+    were.  It can be entered again, but not within itself.
+
+    Attributes
+    ----------
+    runs : the account of every call of the pipeline so far.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,  # noqa: ANN401 - diffusers'
+        adapters: Sequence[StrPath],
+        *,
+        mode: str | Mode,
+        weights: Sequence[float] | None,
+        priors: Sequence[float] | None,
+        masks: Sequence[Array | None] | None,
+        guidance: str | Guidance | None,
+        max_batch: int,
+        text: Literal["all", "none"],
+    ) -> None:
+        self._pipe = pipe
+        self._family = family_of(pipe)
+        self._adapters = tuple(adapters)
+        self._mode: Mode = named("mode", mode, MODES) if isinstance(mode, str) else mode
+        chosen = self._mode.guidance if guidance is None else guidance
+        if isinstance(chosen, str):
+            chosen = named("guidance", chosen, GUIDANCE)
+        self._guidance: Guidance = chosen
+        count = len(self._adapters)
+        self._weights = _numbers("weights", weights, count, low=-math.inf)
+        self._priors = _numbers("priors", priors, count)
+        if count and not any(self._priors):
+            message = f"priors = {self._priors}: at least one must be above 0"
+            raise ParamError(message)
+        self._masks = self._checked_masks(masks)
+        check_count("compose", "max_batch", max_batch)
+        check_word("compose", "text", text, ("all", "none"))
+        self._max_batch = max_batch
+        self._text = text
+        self._session: Session | None = None
+        self._runs: tuple[Run, ...] = ()
+        self._open: ExitStack | None = None
+
+    def _checked_masks(self, masks: Sequence[Array | None] | None) -> tuple[Array | None, ...] | None:
+        if masks is None or all(one is None for one in masks):
+            return None
+        if len(masks) != len(self._adapters):
+            message = f"{len(masks)} masks for {len(self._adapters)} adapters: give one each, or None"
+            raise ParamError(message)
+        if not self._mode.per_pixel:
+            able = ", ".join(name for name, kind in MODES.items() if kind.per_pixel)
+            message = f"mode {self._mode.name} has no weights for pixels; masks go with {able}"
+            raise ParamError(message)
+        return tuple(masks)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The account of every call of the pipeline so far, in their order."""
+        now = self._session.runs if self._session else ()
+        return (*self._runs, *now)
+
+    def __enter__(self) -> Any:  # noqa: ANN401 - the pipeline
+        if self._open is not None:
+            message = "this composition is already entered"
+            raise ParamError(message)
+        with ExitStack() as stack:
+            stack.enter_context(put_back(self._pipe))
+            denoisers = self._denoisers()
+            names = self._load()
+            encoders = [m for n in _ENCODERS if (m := getattr(self._pipe, n, None)) is not None]
+            attached = Attached(denoisers, encoders, names)
+            attached.set_weights(self._weights)
+            if self._max_batch > 1:
+                attached.check_rows()
+            attached.encode_with(names if self._text == "all" else ())
+            self._session = self._new_session(attached)
+            for one in denoisers:
+                stack.enter_context(_intercepted(one, self._session))
+            stack.enter_context(_progressing(self._pipe, self._session))
+            self._open = stack.pop_all()
+        return self._pipe
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        opened, self._open = self._open, None
+        self._runs, self._session = self.runs, None
+        if opened is not None:
+            opened.__exit__(kind, error, trace)
+
+    def _new_session(self, attached: Attached) -> Session:
+        shown = tuple(Path(one).stem if _is_file(one) else str(one) for one in self._adapters)
+        settings = Settings(
+            self._mode, self._guidance, self._priors, self._masks, self._max_batch, shown
+        )
+        return Session(self._pipe, self._family, attached, settings)
+
+    def _denoisers(self) -> list[Any]:
+        found = [
+            module
+            for name in self._family.denoisers
+            if (module := getattr(self._pipe, name, None)) is not None
+        ]
+        for module in found:
+            if getattr(module, "is_cache_enabled", False):
+                message = (
+                    f"{type(module).__name__} has a cache between steps, which would mix adapters: "
+                    "call disable_cache() on it first"
+                )
+                raise ParamError(message)
+        return found
+
+    def _load(self) -> list[str]:
+        """Load the files; the names of all adapters as PEFT knows them."""
+        known = _loaded(self._pipe)
+        names: list[str] = []
+        for number, one in enumerate(self._adapters):
+            if not _is_file(one):
+                if str(one) not in known:
+                    have = ", ".join(sorted(known)) or "none"
+                    message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
+                    raise ParamError(message)
+                names.append(str(one))
+                continue
+            stem = "".join(c if c.isalnum() else "_" for c in Path(one).stem)
+            name = f"{stem}_{number}"
+            while name in known or name in names:
+                name += "_"
+            self._pipe.load_lora_weights(str(one), adapter_name=name)
+            names.append(name)
+        for name in names:
+            if names.count(name) > 1:
+                message = f"adapter {name} is given twice: give it once, with a prior"
+                raise ParamError(message)
+        return names
+
+
+def compose(
+    pipe: Any,  # noqa: ANN401 - diffusers'
+    adapters: Sequence[StrPath],
+    *,
+    mode: str | Mode = "loratorio",
+    weights: Sequence[float] | None = None,
+    priors: Sequence[float] | None = None,
+    masks: Sequence[Array | None] | None = None,
+    guidance: str | Guidance | None = None,
+    max_batch: int = 1,
+    text: Literal["all", "none"] = "all",
+) -> Composition:
+    """Compose adapters while a diffusers pipeline runs, without merging them.
+
+    Calls of the pipeline's denoiser are answered by several forwards, of the base and of single
+    adapters, whose predictions the mode puts together.  Nothing of the pipeline is copied.
+
+    Parameters
+    ----------
+    pipe : a pipeline of `families.FAMILIES`.
+    adapters : files, or names of adapters that the pipeline has loaded.  Others that it has loaded
+        rest.  None: the base as it is.
+    mode : an object of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
+    weights : of the deltas, one per adapter, any finite number; 1 each unless given.
+    priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
+        0 leaves an adapter out.  1 each unless given.
+    masks : for each adapter where it acts, (rows, columns) in [0, 1] in any size, or None for
+        everywhere.  Where no adapter acts, the base does.  For modes with weights per pixel.
+    guidance : an object of `guidance`, or a text such as ``recentred:lambda=0.3``; None: what goes
+        with the mode.
+    max_batch : how many adapters (the base counts as one) are run in one forward, each with all
+        rows of the pipeline; 1: in turn, which gives the same bits as the pipeline with that
+        adapter.  Where the memory of a GPU is not enough, fewer.
+    text : ``all``: text encoders have all adapters at once, at their weights, so prompts are
+        encoded once; ``none``: they have none.
+
+    Returns
+    -------
+    A context that gives the pipeline.  Its ``runs`` say who was active where and when.
+
+    Raises
+    ------
+    ParamError : a pipeline that is not known, or a value out of range; when entered, an adapter that
+        is not there.
+    FormatError : when entered, an adapter without a layer of this pipeline.
+    FileNotFoundError : when entered, by diffusers.
+
+    Examples
+    --------
+    >>> composition = loramix.compose(pipe, ["a.safetensors", "b.safetensors"])  # doctest: +SKIP
+    >>> with composition as pipe:  # doctest: +SKIP
+    ...     image = pipe("a cat in a hat").images[0]
+    >>> composition.runs[0].forwards  # doctest: +SKIP
+    300
+    """
+    return Composition(
+        pipe, adapters, mode=mode, weights=weights, priors=priors, masks=masks, guidance=guidance,
+        max_batch=max_batch, text=text,
+    )  # fmt: skip
+
+
+def _numbers(
+    name: str, values: Sequence[float] | None, count: int, *, low: float = 0.0
+) -> tuple[float, ...]:
+    if values is None:
+        return (1.0,) * count
+    if len(values) != count:
+        message = f"{len(values)} {name} for {count} adapters: give one each"
+        raise ParamError(message)
+    for value in values:
+        check_number("compose", name, value, low=low)
+    return tuple(values)
+
+
+def _is_file(adapter: StrPath) -> bool:
+    return not isinstance(adapter, str) or Path(adapter).exists()
+
+
+def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
+    """Names of the adapters in any component."""
+    parts = [getattr(pipe, n, None) for n in ("unet", "transformer", "transformer_2", *_ENCODERS)]
+    return {
+        name
+        for part in parts
+        if part is not None
+        for layer in tuner_layers(part).values()
+        for name in held(layer)
+    }
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
+    """An attribute of an object, and what it was before."""
+    before = owner.__dict__.get(name, _NOTHING)
+    owner.__dict__[name] = value
+    try:
+        yield
+    finally:
+        if before is _NOTHING:
+            owner.__dict__.pop(name, None)
+        else:
+            owner.__dict__[name] = before
+
+
+@contextmanager
+def _intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
+    """Every call of a denoiser goes through the session."""
+    forward: Callable[..., Any] = denoiser.forward
+    names = tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
+
+    @functools.wraps(forward)
+    def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's
+        return session.call(forward, names, args, kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(denoiser, "forward", through))
+        if hasattr(denoiser, "cache_context"):
+            context = _contexts(denoiser.cache_context, session)
+            stack.enter_context(_replaced(denoiser, "cache_context", context))
+        yield
+
+
+def _contexts(original: Callable[..., Any], session: Session) -> Callable[..., Any]:
+    """The names that a pipeline gives to its calls reach the session."""
+
+    @contextmanager
+    def context(name: str, **kwargs: Any) -> Iterator[None]:  # noqa: ANN401 - the denoiser's
+        with original(name, **kwargs):
+            session.enter(name)
+            try:
+                yield
+            finally:
+                session.enter(None)
+
+    return context
+
+
+class _Bar:
+    """A progress bar that also says how many forwards there were."""
+
+    def __init__(self, bar: Any, session: Session) -> None:  # noqa: ANN401 - tqdm's
+        self._bar = bar
+        self._session = session
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - tqdm's
+        return getattr(self._bar, name)
+
+    def update(self, n: float = 1) -> None:
+        """A step is done."""
+        self._bar.set_postfix(forwards=self._session.forwards, refresh=False)
+        self._bar.update(n)
+
+
+@contextmanager
+def _progressing(pipe: Any, session: Session) -> Iterator[None]:  # noqa: ANN401 - diffusers'
+    """The start of denoising, and every step of it, are seen where progress is shown."""
+    original = pipe.progress_bar
+
+    def bar(iterable: Any = None, total: Any = None) -> Any:  # noqa: ANN401 - diffusers'
+        session.begin()
+        made = original(iterable, total)
+        return made if iterable is not None else _Bar(made, session)
+
+    with _replaced(pipe, "progress_bar", bar):
+        yield
