@@ -122,7 +122,9 @@ def restrict(weights: Array, masks: Array) -> Array:
     return found
 
 
-def chosen(scores: Sequence[float], k: int, before: Sequence[bool], hysteresis: float) -> list[bool]:
+def chosen(
+    scores: Sequence[float], k: int, before: Sequence[bool], hysteresis: float
+) -> list[bool]:
     values = [s * (1 + hysteresis) if b else s for s, b in zip(scores, before, strict=True)]
     order = sorted(range(len(values)), key=lambda i: (-values[i], i))
     return [i in order[:k] and scores[i] >= 0 for i in range(len(values))]
@@ -134,7 +136,9 @@ def flux_tokens(latents: Array) -> Array:
     tokens = []
     for y in range(0, height, 2):
         for x in range(0, width, 2):
-            cell = [latents[:, c, y + i, x + j] for c in range(channels) for i in (0, 1) for j in (0, 1)]
+            cell = [
+                latents[:, c, y + i, x + j] for c in range(channels) for i in (0, 1) for j in (0, 1)
+            ]
             tokens.append(np.stack(cell, axis=-1))
     return np.stack(tokens, axis=1).reshape(batch, -1, 4 * channels)
 

@@ -35,8 +35,9 @@ from diffusers import (
 from safetensors.numpy import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+torch.set_num_threads(1)  # matrices of this size only wait for each other
 STEPS = 3
-GUIDANCE = 3.0
+GUIDANCE = 1.5  # tiny random models amplify rounding from step to step, and guidance more so
 
 
 def unet(seed: int = 1, **more: Any) -> UNet2DConditionModel:
@@ -171,7 +172,12 @@ def wan_model(seed: int) -> WanTransformer3DModel:
 def wan(**more: Any) -> Any:
     flow = FlowMatchEulerDiscreteScheduler(num_train_timesteps=100)
     return WanPipeline(
-        tokenizer=None, text_encoder=None, vae=None, scheduler=flow, transformer=wan_model(9), **more
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        scheduler=flow,
+        transformer=wan_model(9),
+        **more,
     )
 
 
@@ -246,6 +252,9 @@ class Kind:
             "num_inference_steps": STEPS, "generator": generator(), "output_type": "latent",
             "return_dict": False, **self.arguments(), **more,
         }  # fmt: skip
+        for name, value in given.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                given[name] = value.to(pipe.dtype)
         with torch.inference_mode():
             return pipe(**given)[0]
 

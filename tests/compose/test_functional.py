@@ -289,9 +289,7 @@ def test_masks_are_those_of_the_oracle(kind: str) -> None:
     masks[:, 1, 1] = 0  # nobody
     got = plain(f.restrict(kinded(weights, kind), masks))
     assert np.abs(got - oracles.restrict(weights, masks)).max() < tolerance(kind)
-    assert got.sum(axis=0) == pytest.approx(
-        np.broadcast_to(masks.max(axis=0), (2, 4, 5)), abs=1e-6
-    )
+    assert got.sum(axis=0) == pytest.approx(np.broadcast_to(masks.max(axis=0), (2, 4, 5)), abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [(3, 5), (6, 10), (4, 4), (1, 1), (7, 13)])

@@ -161,18 +161,19 @@ class Attached:
                     raise ParamError(message)
 
     @contextmanager
-    def each_row(self, rows: Sequence[str]) -> Iterator[None]:
+    def each_row(self, rows: Sequence[str | None]) -> Iterator[None]:
         """Give every row of a batch an adapter of its own.
 
         Parameters
         ----------
-        rows : adapter of each row, ``__base__`` for none.
+        rows : adapter of each row, or None.
         """
+        given = [name or "__base__" for name in rows]  # PEFT's word
 
         def give(_: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's hook
             # Some layers see several vectors of a row one after the other, as rows of their own.
-            times = len(args[0]) // len(rows)
-            return args, {**kwargs, "adapter_names": [name for name in rows for _ in range(times)]}
+            times = len(args[0]) // len(given)
+            return args, {**kwargs, "adapter_names": [n for n in given for _ in range(times)]}
 
         hooks = []
         try:

@@ -1,27 +1,28 @@
 """The context in which a pipeline composes."""
 
-import functools
-import inspect
+import errno
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from loramix.compose.accounts import Run
 from loramix.compose.attaching import Attached, held, put_back, tuner_layers
-from loramix.compose.families import Family, family_of
+from loramix.compose.families import family_of
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
+from loramix.compose.intercepting import intercepted, progressing
 from loramix.compose.modes import MODES, Mode, named
 from loramix.compose.session import Session, Settings
-from loramix.errors import ParamError
+from loramix.errors import FormatError, ParamError
 from loramix.types import StrPath
 
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_NOTHING = object()
 
 
 class Composition:
@@ -72,11 +73,15 @@ class Composition:
         self._runs: tuple[Run, ...] = ()
         self._open: ExitStack | None = None
 
-    def _checked_masks(self, masks: Sequence[Array | None] | None) -> tuple[Array | None, ...] | None:
+    def _checked_masks(
+        self, masks: Sequence[Array | None] | None
+    ) -> tuple[Array | None, ...] | None:
         if masks is None or all(one is None for one in masks):
             return None
         if len(masks) != len(self._adapters):
-            message = f"{len(masks)} masks for {len(self._adapters)} adapters: give one each, or None"
+            message = (
+                f"{len(masks)} masks for {len(self._adapters)} adapters: give one each, or None"
+            )
             raise ParamError(message)
         if not self._mode.per_pixel:
             able = ", ".join(name for name, kind in MODES.items() if kind.per_pixel)
@@ -106,8 +111,8 @@ class Composition:
             attached.encode_with(names if self._text == "all" else ())
             self._session = self._new_session(attached)
             for one in denoisers:
-                stack.enter_context(_intercepted(one, self._session))
-            stack.enter_context(_progressing(self._pipe, self._session))
+                stack.enter_context(intercepted(one, self._session))
+            stack.enter_context(progressing(self._pipe, self._session))
             self._open = stack.pop_all()
         return self._pipe
 
@@ -152,7 +157,9 @@ class Composition:
             if not _is_file(one):
                 if str(one) not in known:
                     have = ", ".join(sorted(known)) or "none"
-                    message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
+                    message = (
+                        f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
+                    )
                     raise ParamError(message)
                 names.append(str(one))
                 continue
@@ -160,7 +167,7 @@ class Composition:
             name = f"{stem}_{number}"
             while name in known or name in names:
                 name += "_"
-            self._pipe.load_lora_weights(str(one), adapter_name=name)
+            _load_file(self._pipe, one, name)
             names.append(name)
         for name in names:
             if names.count(name) > 1:
@@ -211,10 +218,11 @@ def compose(
 
     Raises
     ------
-    ParamError : a pipeline that is not known, or a value out of range; when entered, an adapter that
-        is not there.
-    FormatError : when entered, an adapter without a layer of this pipeline.
-    FileNotFoundError : when entered, by diffusers.
+    ParamError : a pipeline that is not known, or a value out of range; when entered, an adapter
+        that is not there.
+    FormatError : when entered, a file that diffusers does not understand, or one without a layer
+        of this pipeline.
+    FileNotFoundError : when entered, a path that is not there.
 
     Examples
     --------
@@ -247,6 +255,28 @@ def _is_file(adapter: StrPath) -> bool:
     return not isinstance(adapter, str) or Path(adapter).exists()
 
 
+def _load_file(pipe: Any, path: StrPath, name: str) -> None:  # noqa: ANN401 - diffusers'
+    """Have diffusers load a file.
+
+    Raises
+    ------
+    FormatError : it does not understand it.
+    FileNotFoundError : it is not there.
+    """
+    from safetensors import SafetensorError
+
+    if not Path(path).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    try:
+        with warnings.catch_warnings():
+            # PEFT warns of a second adapter in a model: that is what is wanted here.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+            pipe.load_lora_weights(str(path), adapter_name=name)
+    except (ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
+        message = f"{path}: diffusers cannot load it into {type(pipe).__name__}: {error}"
+        raise FormatError(message) from error
+
+
 def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
     """Names of the adapters in any component."""
     parts = [getattr(pipe, n, None) for n in ("unet", "transformer", "transformer_2", *_ENCODERS)]
@@ -257,87 +287,3 @@ def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
         for layer in tuner_layers(part).values()
         for name in held(layer)
     }
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
-    """An attribute of an object, and what it was before."""
-    before = owner.__dict__.get(name, _NOTHING)
-    owner.__dict__[name] = value
-    try:
-        yield
-    finally:
-        if before is _NOTHING:
-            owner.__dict__.pop(name, None)
-        else:
-            owner.__dict__[name] = before
-
-
-@contextmanager
-def _intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
-    """Every call of a denoiser goes through the session."""
-    forward: Callable[..., Any] = denoiser.forward
-    names = tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
-
-    @functools.wraps(forward)
-    def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's
-        return session.call(forward, names, args, kwargs)
-
-    with ExitStack() as stack:
-        stack.enter_context(_replaced(denoiser, "forward", through))
-        if hasattr(denoiser, "cache_context"):
-            context = _contexts(denoiser.cache_context, session)
-            stack.enter_context(_replaced(denoiser, "cache_context", context))
-        yield
-
-
-def _contexts(original: Callable[..., Any], session: Session) -> Callable[..., Any]:
-    """The names that a pipeline gives to its calls reach the session."""
-
-    @contextmanager
-    def context(name: str, **kwargs: Any) -> Iterator[None]:  # noqa: ANN401 - the denoiser's
-        with original(name, **kwargs):
-            session.enter(name)
-            try:
-                yield
-            finally:
-                session.enter(None)
-
-    return context
-
-
-class _Bar:
-    """A progress bar that also says how many forwards there were."""
-
-    def __init__(self, bar: Any, session: Session) -> None:  # noqa: ANN401 - tqdm's
-        self._bar = bar
-        self._session = session
-
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(*error)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - tqdm's
-        return getattr(self._bar, name)
-
-    def update(self, n: float = 1) -> None:
-        """A step is done."""
-        self._bar.set_postfix(forwards=self._session.forwards, refresh=False)
-        self._bar.update(n)
-
-
-@contextmanager
-def _progressing(pipe: Any, session: Session) -> Iterator[None]:  # noqa: ANN401 - diffusers'
-    """The start of denoising, and every step of it, are seen where progress is shown."""
-    original = pipe.progress_bar
-
-    def bar(iterable: Any = None, total: Any = None) -> Any:  # noqa: ANN401 - diffusers'
-        session.begin()
-        made = original(iterable, total)
-        return made if iterable is not None else _Bar(made, session)
-
-    with _replaced(pipe, "progress_bar", bar):
-        yield

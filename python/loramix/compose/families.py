@@ -76,7 +76,11 @@ _FLUX = Family(
 )
 _WAN = Family(("transformer", "transformer_2"), "calls", "hidden_states")
 _QWEN = Family(
-    ("transformer",), "calls", "hidden_states", _qwen, listed=frozenset({"img_shapes", "txt_seq_lens"})
+    ("transformer",),
+    "calls",
+    "hidden_states",
+    _qwen,
+    listed=frozenset({"img_shapes", "txt_seq_lens"}),
 )
 _LTX = Family(("transformer",), "batch", "hidden_states", _ltx)
 

@@ -1,8 +1,8 @@
 """The denoiser's calls of a pipeline, each made of several forwards."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -10,16 +10,17 @@ import numpy as np
 from loramix.arrays import to_numpy
 from loramix.compose.accounts import Run, Step
 from loramix.compose.attaching import Attached
-from loramix.compose.families import Arguments, Family
+from loramix.compose.calls import Arguments, Forward, Forwards, holding, prediction_of
+from loramix.compose.families import Family
 from loramix.compose.functional.arrays import Array, library_of
 from loramix.compose.functional.masking import fit
 from loramix.compose.guidance import Guidance, Recentred, Side
 from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
-from loramix.compose.rows import repeated
 from loramix.errors import ParamError
 
 Role: TypeAlias = Literal["batch", "conditional", "unconditional", "again"]
-Forward: TypeAlias = Callable[..., Any]
+"""Which rows a call has: unconditional, then conditional ones; one kind; conditional ones again."""
+_SIDES: tuple[Side, Side] = ("unconditional", "conditional")
 
 _log = logging.getLogger(__name__)
 
@@ -67,14 +68,18 @@ class Session:
     """
 
     def __init__(
-        self, pipe: Any, family: Family, attached: Attached, settings: Settings  # noqa: ANN401
+        self,
+        pipe: Any,  # noqa: ANN401 - diffusers'
+        family: Family,
+        attached: Attached,
+        settings: Settings,
     ) -> None:
         self._pipe = pipe
         self._family = family
         self._attached = attached
         self._settings = settings
         self._prepared = settings.mode.prepare(attached) if settings.prior else None
-        self._batch = settings.max_batch
+        self._forwards = Forwards(family, attached, settings.max_batch, self.note)
         self._context: str | None = None
         self._masks: tuple[tuple[int, ...], Array] | None = None
         self._state: _State | None = None
@@ -83,12 +88,13 @@ class Session:
     @property
     def runs(self) -> tuple[Run, ...]:
         """Those that are over, and the one that is not."""
-        self._end()
-        return tuple(self._runs)
+        state = self._state
+        now = [self._account(state)] if state is not None and state.found else []
+        return (*self._runs, *now)
 
     def begin(self) -> None:
         """Note that the pipeline starts to denoise."""
-        self._end()
+        self._runs = list(self.runs)
         self._state = _State(self._prepared, steps=getattr(self._pipe, "_num_timesteps", None))
 
     def enter(self, context: str | None) -> None:
@@ -110,15 +116,27 @@ class Session:
             state.step += 1
             state.timestep = _number(arguments["timestep"])
         state.role = role
-        call = _Call(self, forward, arguments, role)
+        sides = 2 if role == "batch" else 1
         if not self._settings.prior:
             self._attached.switch(BASE)
-            self._count(state, role, 1, call.sides, None)
+            self._count(state, role, sides, None)
             return forward(**arguments)
-        predictions = call.run(self._wanted(state, role))
-        composed, template = self._composed(state, call, predictions)
-        self._count(state, role, len(predictions), call.sides, state.blend)
-        return _returned(template, composed)
+        returned = self._forwards.run(forward, arguments, self._wanted(state, role))
+        template = next(iter(returned.values()))
+        if len(prediction_of(template)) % sides:
+            message = (
+                f"the pipeline guides in one batch, but gives the denoiser "
+                f"{len(prediction_of(template))} rows: unconditional and conditional ones must be "
+                "as many"
+            )
+            raise ParamError(message)
+        latents = {
+            one: self._family.unpacked(prediction_of(value), arguments)
+            for one, value in returned.items()
+        }
+        composed = self._composed(state, role, latents)
+        self._count(state, role, len(latents) * sides, state.blend)
+        return holding(template, self._family.packed(composed, arguments))
 
     def _role(self, state: _State, arguments: Arguments) -> Role:
         """Which side this call is, or both."""
@@ -140,48 +158,46 @@ class Session:
         settings = self._settings
         if role in ("unconditional", "again"):
             blend = _known(state.blend)
-            side: Side = "unconditional" if role == "unconditional" else "conditional"
-            reads = blend.reads_base or settings.guidance.reads(side)
+            own: Side = "unconditional" if role == "unconditional" else "conditional"
+            reads = blend.reads_base or settings.guidance.reads(own)
             passes = blend.used
         else:
             passes = settings.mode.passes(self._moment(state), state.memory)
-            sides: tuple[Side, ...] = ("conditional", "unconditional")
-            reads = any(settings.guidance.reads(s) for s in sides[: 1 + (role == "batch")])
+            sides = _SIDES if role == "batch" else _SIDES[1:]
+            reads = any(settings.guidance.reads(side) for side in sides)
         return (BASE, *passes) if reads and BASE not in passes else passes
 
     def _moment(self, state: _State) -> Moment:
         masked = self._settings.masks is not None
         return Moment(state.step, state.steps, self._settings.prior, masked)
 
-    def _composed(
-        self, state: _State, call: "_Call", predictions: dict[Pass, Any]
-    ) -> tuple[Array, Any]:
-        """Weigh, if this call has conditional rows that were not weighed yet, and combine."""
-        template = next(iter(predictions.values()))
-        arguments, family = call.arguments, self._family
-        latents = {p: family.unpacked(_tensor(v), arguments) for p, v in predictions.items()}
-        if call.role in ("batch", "conditional"):
-            cut = len(_tensor(template)) // call.sides * (call.sides - 1)
-            seen = {p: one[cut:] for p, one in latents.items()}
-            members = {p: one for p, one in seen.items() if p != BASE}
-            first = next(iter(members.values()))
-            given = Seen(tuple(members), tuple(members.values()), seen.get(BASE), self._fit(first))
-            state.blend, state.memory = self._settings.mode.weigh(
-                self._moment(state), given, state.memory
-            )
-        sides: tuple[Side, ...] = {
-            "batch": ("unconditional", "conditional"),
-            "unconditional": ("unconditional",),
-        }.get(call.role, ("conditional",))  # type: ignore[assignment]
-        size = len(_tensor(template)) // call.sides
-        made = [
-            self._side(_known(state.blend), side, {p: v[n * size : (n + 1) * size] for p, v in latents.items()})
-            for n, side in enumerate(sides)
-        ]
-        whole = made[0] if len(made) == 1 else library_of(made[0]).concatenate(made, axis=0)
-        return family.packed(whole, arguments), template
+    def _composed(self, state: _State, role: Role, latents: Mapping[Pass, Array]) -> Array:
+        """Weigh, if there are conditional rows that were not weighed yet, and combine."""
+        rows = len(next(iter(latents.values())))
+        if role == "batch":
+            parts = [
+                {one: value[half] for one, value in latents.items()}
+                for half in (slice(rows // 2), slice(rows // 2, None))
+            ]
+            blend = self._weighed(state, parts[1])
+            both = [self._side(blend, side, part) for side, part in zip(_SIDES, parts, strict=True)]
+            return library_of(both[0]).concatenate(both, axis=0)
+        if role == "conditional":
+            return self._side(self._weighed(state, latents), "conditional", latents)
+        side: Side = "unconditional" if role == "unconditional" else "conditional"
+        return self._side(_known(state.blend), side, latents)
 
-    def _side(self, blend: Blend, side: Side, latents: dict[Pass, Array]) -> Array:
+    def _weighed(self, state: _State, latents: Mapping[Pass, Array]) -> Blend:
+        """The blend of this step, from conditional predictions."""
+        members = {one: value for one, value in latents.items() if one != BASE}
+        first = next(iter(members.values()))
+        seen = Seen(tuple(members), tuple(members.values()), latents.get(BASE), self._fit(first))
+        moment = self._moment(state)
+        state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
+        return state.blend
+
+    def _side(self, blend: Blend, side: Side, latents: Mapping[Pass, Array]) -> Array:
+        """One side of the call, as the pipeline gets it."""
         base = latents.get(BASE)
         composed = blend.combine([latents[one] for one in blend.used], base)
         guidance = self._settings.guidance
@@ -201,20 +217,15 @@ class Session:
             self._masks = (space, library_of(prediction).as_tensor(whole).to(prediction.device))
         return self._masks[1]
 
-    def _count(
-        self, state: _State, role: Role, passes: int, sides: int, blend: Blend | None
-    ) -> None:
+    def _count(self, state: _State, role: Role, forwards: int, blend: Blend | None) -> None:
         """Add to the account of the step."""
-        forwards = passes * sides
         if role in ("batch", "conditional"):
             weights = np.zeros((0, 1)) if blend is None else to_numpy(blend.table)
             table = np.ascontiguousarray(weights, dtype=np.float32)
             state.found.append(Step(state.step, state.timestep, forwards, table))
         else:
             last = state.found[-1]
-            state.found[-1] = Step(
-                last.number, last.timestep, last.forwards + forwards, last.weights
-            )
+            state.found[-1] = replace(last, forwards=last.forwards + forwards)
 
     @property
     def forwards(self) -> int:
@@ -227,120 +238,16 @@ class Session:
             self._state.notes.append(text)
             _log.info("%s", text)
 
-    def _end(self) -> None:
-        """Close the account of the run."""
-        state = self._state
-        if state is None or not state.found:
-            return
-        settings = self._settings
-        recentres = isinstance(settings.guidance, Recentred) and settings.guidance.lambda_ > 0
-        if settings.prior and recentres and not state.guided:
-            self.note(
+    def _account(self, state: _State) -> Run:
+        """What is known of a run."""
+        guidance, notes = self._settings.guidance, list(state.notes)
+        recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
+        if self._settings.prior and recentres and not state.guided:
+            notes.append(
                 "the pipeline asked for no unconditional prediction (a guidance-distilled model, "
                 "or guidance is off): nothing was re-centred"
             )
-        self._runs.append(Run(settings.shown, tuple(state.found), tuple(state.notes)))
-        self._state = None
-
-    def in_turn(self, size: int) -> None:
-        """Have at most so many passes in a forward from now on."""
-        self._batch = size
-        self.note(f"memory ran out: {size} passes in one forward from here on")
-
-    @property
-    def batch(self) -> int:
-        """Passes in one forward."""
-        return self._batch
-
-    @property
-    def attached(self) -> Attached:
-        """The adapters."""
-        return self._attached
-
-    @property
-    def family(self) -> Family:
-        """The kind of pipeline."""
-        return self._family
-
-
-class _Call:
-    """One call of the denoiser."""
-
-    def __init__(self, session: Session, forward: Forward, arguments: Arguments, role: Role) -> None:
-        self.arguments = arguments
-        self.role = role
-        self.sides = 2 if role == "batch" else 1
-        self._session = session
-        self._forward = forward
-        self._rows = len(arguments[session.family.latents])
-        if self._rows % self.sides:
-            message = (
-                f"the pipeline guides in one batch, but gives the denoiser {self._rows} rows: "
-                "unconditional and conditional ones must be as many"
-            )
-            raise ParamError(message)
-
-    def run(self, passes: Sequence[Pass]) -> dict[Pass, Any]:
-        """What the denoiser returns for every pass."""
-        found: dict[Pass, Any] = {}
-        left = list(passes)
-        while left:
-            size = min(self._session.batch, len(left))
-            several = [one for one in left[:size] if len(one.active) < 2 and one.layers is None]
-            chunk = left[:size] if len(several) == size else left[:1]
-            found |= self._chunk(chunk)
-            left = left[len(chunk) :]
-        return found
-
-    def _chunk(self, passes: list[Pass]) -> dict[Pass, Any]:
-        if len(passes) == 1:
-            self._session.attached.switch(passes[0])
-            return {passes[0]: self._forward(**self.arguments)}
-        import torch
-
-        try:
-            return self._together(passes)
-        except torch.cuda.OutOfMemoryError:
-            half = (len(passes) + 1) // 2
-            self._session.in_turn(half)
-        torch.cuda.empty_cache()
-        return {**self._chunk(passes[:half]), **self._chunk(passes[half:])}
-
-    def _together(self, passes: list[Pass]) -> dict[Pass, Any]:
-        session, times = self._session, len(passes)
-        arguments = {
-            name: repeated(session.family, name, value, self._rows, times)
-            for name, value in self.arguments.items()
-        }
-        names = session.attached.names
-        adapters = [names[p.active[0]] if p.active else "__base__" for p in passes]
-        with session.attached.each_row([a for a in adapters for _ in range(self._rows)]):
-            whole = _tensor(self._forward(**arguments))
-        # A copy of each: a view would keep all of them as long as one is used.
-        parts = [part.clone() for part in whole.chunk(times)]
-        returns_dict = self.arguments.get("return_dict", True)
-        if returns_dict:
-            return {p: _Sample(part) for p, part in zip(passes, parts, strict=True)}
-        return {p: (part,) for p, part in zip(passes, parts, strict=True)}
-
-
-@dataclass(slots=True)
-class _Sample:
-    """What a denoiser returns that is not asked for a tuple."""
-
-    sample: Any
-
-
-def _tensor(returned: Any) -> Any:  # noqa: ANN401 - diffusers'
-    return returned[0] if isinstance(returned, tuple) else returned.sample
-
-
-def _returned(template: Any, prediction: Array) -> Any:  # noqa: ANN401 - diffusers'
-    """The prediction in what the denoiser returns."""
-    if isinstance(template, tuple):
-        return (prediction, *template[1:])
-    template.sample = prediction
-    return template
+        return Run(self._settings.shown, tuple(state.found), tuple(notes))
 
 
 def _known(blend: Blend | None) -> Blend:

@@ -58,5 +58,7 @@ def check_stack(predictions: Sequence[Array], base: Array | None = None) -> None
     for number, one in enumerate(predictions):
         if tuple(one.shape) != first:
             than = "the first one" if base is None else "the base's"
-            message = f"prediction {number} is {tuple(one.shape)}, {than} is {first}: all must agree"
+            message = (
+                f"prediction {number} is {tuple(one.shape)}, {than} is {first}: all must agree"
+            )
             raise ShapeError(message)

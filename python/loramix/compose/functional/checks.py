@@ -5,7 +5,7 @@ import math
 from loramix.errors import ParamError
 
 
-def check_number(  # noqa: PLR0913 - a range has two ends, each in or out
+def check_number(
     owner: str,
     name: str,
     value: object,
@@ -26,18 +26,14 @@ def check_number(  # noqa: PLR0913 - a range has two ends, each in or out
     ------
     ParamError : it is not; the message names the range.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and _inside(float(value), low, high, above=above):  # type: ignore[arg-type]
-        if infinite or math.isfinite(float(value)):  # type: ignore[arg-type]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        inside = (value > low if above else value >= low) and value <= high
+        if inside and (infinite or math.isfinite(value)):
             return
     left = f"({low:g}" if above else f"[{low:g}"
     right = "inf]" if infinite else "inf)" if high == math.inf else f"{high:g}]"
     message = f"{owner}: {name} = {value}: allowed is a number in {left}, {right}"
     raise ParamError(message)
-
-
-def _inside(value: float, low: float, high: float, *, above: bool) -> bool:
-    return (value > low if above else value >= low) and value <= high
 
 
 def check_count(owner: str, name: str, value: object, *, low: int = 1) -> None:

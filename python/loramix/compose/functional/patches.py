@@ -109,9 +109,7 @@ def similarity(base: Array, predictions: Sequence[Array], *, patch: Patch) -> Ar
     return 1 - divergence(base, predictions, patch=patch)
 
 
-def upsample(
-    weights: Array, space: Sequence[int], *, patch: Patch, how: How = "nearest"
-) -> Array:
+def upsample(weights: Array, space: Sequence[int], *, patch: Patch, how: How = "nearest") -> Array:
     """Weights of patches as weights of latent pixels: equation 5 of the publication.
 
     Parameters
@@ -189,4 +187,6 @@ def _stretch(weights: Array, axis: int, edge: int, size: int, how: How) -> Array
     shape[axis] = size
     part = indices(place - left, weights).reshape(shape)
     # In this form equal neighbours give exactly themselves.
-    return low + (high - low) * (part.to(low.dtype) if hasattr(part, "to") else part.astype(low.dtype))
+    return low + (high - low) * (
+        part.to(low.dtype) if hasattr(part, "to") else part.astype(low.dtype)
+    )

@@ -89,11 +89,19 @@ class Blend(Protocol):
     """
 
     @property
-    def used(self) -> tuple[Pass, ...]: ...
+    def used(self) -> tuple[Pass, ...]:
+        """See above."""
+        ...
+
     @property
-    def table(self) -> Array: ...
+    def table(self) -> Array:
+        """See above."""
+        ...
+
     @property
-    def reads_base(self) -> bool: ...
+    def reads_base(self) -> bool:
+        """See above."""
+        ...
 
     def combine(self, members: Sequence[Array], base: Array | None) -> Array:
         """One prediction from those of ``used``, in their order."""

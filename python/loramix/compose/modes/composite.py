@@ -6,7 +6,17 @@ from typing import ClassVar
 from loramix.compose.functional.arrays import library_of
 from loramix.compose.functional.weighting import restrict
 from loramix.compose.guidance import Cfg, Guidance
-from loramix.compose.modes.base import BASE, Blend, Model, Moment, Pass, Seen, Weighted, alone, shares
+from loramix.compose.modes.base import (
+    BASE,
+    Blend,
+    Model,
+    Moment,
+    Pass,
+    Seen,
+    Weighted,
+    alone,
+    shares,
+)
 
 
 @dataclass(frozen=True, slots=True)

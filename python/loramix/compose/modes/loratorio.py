@@ -15,7 +15,7 @@ from loramix.compose.functional import (
 )
 from loramix.compose.functional.arrays import Array, library_of
 from loramix.compose.functional.checks import check_count, check_number, check_word
-from loramix.compose.functional.patches import How, Patch, edges_of
+from loramix.compose.functional.patches import How, Patch
 from loramix.compose.functional.weighting import Scope
 from loramix.compose.guidance import Guidance, Recentred
 from loramix.compose.modes.base import (

@@ -113,7 +113,9 @@ class MultLfg:
             return Weighted(seen.passes, table[rows], table), now
         prior = [moment.prior[i] for i in rows]
         weights = tuple(
-            self._weights([_distance(one, other, b) for one, other in zip(stack, others, strict=True)], prior)
+            self._weights(
+                [_distance(one, other, b) for one, other in zip(stack, others, strict=True)], prior
+            )
             for b in range(len(stack[0].parts))
         )
         sizes = [part[0].shape[-1] * part[0].shape[-2] for part in stack[0].parts]
