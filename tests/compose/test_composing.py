@@ -58,9 +58,17 @@ def test_the_room_is_the_function_and_needs_no_heavy_package() -> None:
 def test_the_account_of_a_run(pipe: Any, files: list[Path]) -> None:
     composition = loramix.compose(pipe, files, mode=FULL)
     assert composition.runs == ()
+    seen: list[int] = []
+
+    def look(_p: Any, _i: int, _t: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        seen.append(len(composition.runs[-1].steps))
+        return kept
+
     with composition:
-        SD.run(pipe)
+        SD.run(pipe, callback_on_step_end=look)
         SD.run(pipe, num_inference_steps=2)
+    assert seen == [1, 2, 3]
+    with composition:
         assert len(composition.runs) == 2
     first, second = composition.runs
     assert first.adapters == ("style", "face.v2")

@@ -14,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 import loramix
 from loramix.compose import Cfg, Composite, Loratorio, Recentred
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
+)
 
 SOME = ("sd", "flux-guided", "wan", "ltx")
 FULL = Loratorio(tau=0.05, patch=2)
@@ -42,6 +44,14 @@ class Case:
             for i in range(count)
         ]
         self.last: Any = None
+
+    def load(self) -> list[str]:
+        """Load all adapters for good, which takes longer than to run the pipeline."""
+        names = [f"a{i}" for i in range(len(self.files))]
+        for name, file in zip(names, self.files, strict=True):
+            self.pipe.load_lora_weights(str(file), adapter_name=name)
+        self.pipe.disable_lora()
+        return names
 
     def composed(
         self, files: Any, *, call: dict[str, Any] | None = None, **how: Any
@@ -93,10 +103,11 @@ def test_one_adapter_is_the_plain_pipeline_in_half_precision(
 @pytest.mark.parametrize("name", KINDS)
 def test_forwards_are_counted_exactly(name: str, tmp_path: Path) -> None:
     case = Case(name, tmp_path)
+    names = case.load()
     seen = rows_seen(case)
     for count in (1, 3):
         seen.clear()
-        case.composed(case.files[:count], mode=FULL)
+        case.composed(names[:count], mode=FULL)
         (run,) = case.last.runs
         steps, sides = case.kind.steps, case.kind.sides
         assert sum(seen) == 2 * steps * sides * (count + 1)  # two pictures
@@ -119,10 +130,11 @@ def rows_seen(case: Case) -> list[int]:
 @pytest.mark.parametrize("name", SOME)
 def test_infinite_temperature_is_composite(name: str, tmp_path: Path) -> None:
     case = Case(name, tmp_path)
-    meant = case.composed(case.files, mode="composite")
-    got = case.composed(case.files, mode=Loratorio(tau=math.inf, patch=2), guidance="cfg")
+    names = case.load()
+    meant = case.composed(names, mode="composite")
+    got = case.composed(names, mode=Loratorio(tau=math.inf, patch=2), guidance="cfg")
     assert near(got, meant, 1e-6)
-    assert differ(case.composed(case.files, mode=FULL, guidance="cfg"), meant)
+    assert differ(case.composed(names, mode=FULL, guidance="cfg"), meant)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -139,21 +151,23 @@ def test_identical_adapters_are_the_single_one(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", SOME)
 def test_the_order_of_adapters_does_not_matter(name: str, tmp_path: Path) -> None:
     case = Case(name, tmp_path)
+    names = case.load()
     how = {"weights": [1.0, 0.5, -0.7], "priors": [1.0, 2.0, 0.5]}
     turned = {key: values[::-1] for key, values in how.items()}
     for mode in (FULL, Loratorio(patch=2, k=2, level="adapter", scale="image"), Composite()):
-        meant = case.composed(case.files, mode=mode, **how)
-        assert near(case.composed(case.files[::-1], mode=mode, **turned), meant)
+        meant = case.composed(names, mode=mode, **how)
+        assert near(case.composed(names[::-1], mode=mode, **turned), meant)
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_choosing_all_is_choosing_none(name: str, tmp_path: Path) -> None:
     case = Case(name, tmp_path)
-    meant = case.composed(case.files, mode=FULL)
+    names = case.load()
+    meant = case.composed(names, mode=FULL)
     for scope in ("image", "patch"):
         mode = Loratorio(tau=0.05, patch=2, k=3, scope=scope, hysteresis=0.1)
-        assert torch.equal(case.composed(case.files, mode=mode), meant)
-    one = case.composed(case.files, mode=Loratorio(patch=2, k=1), guidance="cfg")
+        assert torch.equal(case.composed(names, mode=mode), meant)
+    one = case.composed(names, mode=Loratorio(patch=2, k=1), guidance="cfg")
     assert differ(one, meant)
     assert all((step.chosen.sum(axis=0) == 1).all() for step in case.last.runs[0].steps)
 
@@ -179,6 +193,7 @@ def test_recentring_at_one_is_the_unconditional_prediction_of_the_base(
     name: str, tmp_path: Path
 ) -> None:
     case = Case(name, tmp_path)
+    names = case.load()
     denoiser = getattr(case.pipe, case.kind.component)
     found: list[torch.Tensor] = []
     denoiser.register_forward_hook(lambda _m, _a, returned: found.append(returned[0]))
@@ -187,7 +202,7 @@ def test_recentring_at_one_is_the_unconditional_prediction_of_the_base(
         """Unconditional and conditional prediction of the first step."""
         found.clear()
         if how:
-            case.composed(case.files, **how)
+            case.composed(names, **how)
         else:
             case.plain()
         return (found[1], found[0]) if case.kind.calls == 2 else found[0].chunk(2)
@@ -205,29 +220,32 @@ def test_recentring_at_one_is_the_unconditional_prediction_of_the_base(
 @pytest.mark.parametrize("name", SOME)
 def test_outside_masks_is_the_base(name: str, tmp_path: Path) -> None:
     case = Case(name, tmp_path, 2)
+    names = case.load()
     base = case.plain()
     for mode in (FULL, Composite()):
-        nowhere = case.composed(case.files, mode=mode, masks=[torch.zeros(2, 2)] * 2)
+        nowhere = case.composed(names, mode=mode, masks=[torch.zeros(2, 2)] * 2)
         assert near(nowhere, base, 1e-5)
-        meant = case.composed(case.files, mode=mode)
-        everywhere = case.composed(case.files, mode=mode, masks=[torch.ones(4, 4), None])
+        meant = case.composed(names, mode=mode)
+        everywhere = case.composed(names, mode=mode, masks=[torch.ones(4, 4), None])
         assert near(everywhere, meant, 1e-5)
         # One adapter everywhere, the other nowhere: only the first is left.
-        meant = case.composed(case.files[:1], mode=mode)
-        alone = case.composed(case.files, mode=mode, masks=[None, torch.zeros(1, 1)])
+        meant = case.composed(names[:1], mode=mode)
+        alone = case.composed(names, mode=mode, masks=[None, torch.zeros(1, 1)])
         assert near(alone, meant, 1e-5)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_adapters_in_one_batch_are_those_in_turn(name: str, tmp_path: Path) -> None:
     case = Case(name, tmp_path)
+    names = case.load()
     how = {"weights": [1.0, 0.5, -0.7], "mode": FULL}
-    meant = case.composed(case.files, **how)
+    meant = case.composed(names, **how)
     turn = case.last.runs[0]
     seen = rows_seen(case)
-    for size, forwards in ((4, 1), (3, 2)):
+    sizes = ((4, 1), (3, 2)) if name in SOME else ((3, 2),)
+    for size, forwards in sizes:
         seen.clear()
-        got = case.composed(case.files, max_batch=size, **how)
+        got = case.composed(names, max_batch=size, **how)
         assert near(got, meant, 1e-3)
         assert len(seen) == forwards * case.kind.calls * case.kind.steps
         assert case.last.runs[0].forwards == turn.forwards

@@ -12,7 +12,7 @@ from loramix.compose.accounts import Run, Step
 from loramix.compose.attaching import Attached
 from loramix.compose.calls import Arguments, Forward, Forwards, holding, prediction_of
 from loramix.compose.families import Family
-from loramix.compose.functional.arrays import Array, library_of
+from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.masking import fit
 from loramix.compose.guidance import Guidance, Recentred, Side
 from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
@@ -116,20 +116,19 @@ class Session:
             state.step += 1
             state.timestep = _number(arguments["timestep"])
         state.role = role
-        sides = 2 if role == "batch" else 1
+        sides, rows = (2 if role == "batch" else 1), len(arguments[self._family.latents])
+        if rows % sides:
+            message = (
+                f"the pipeline guides in one batch, but gives the denoiser {rows} rows: "
+                "unconditional and conditional ones must be as many"
+            )
+            raise ParamError(message)
         if not self._settings.prior:
             self._attached.switch(BASE)
             self._count(state, role, sides, None)
             return forward(**arguments)
         returned = self._forwards.run(forward, arguments, self._wanted(state, role))
         template = next(iter(returned.values()))
-        if len(prediction_of(template)) % sides:
-            message = (
-                f"the pipeline guides in one batch, but gives the denoiser "
-                f"{len(prediction_of(template))} rows: unconditional and conditional ones must be "
-                "as many"
-            )
-            raise ParamError(message)
         latents = {
             one: self._family.unpacked(prediction_of(value), arguments)
             for one, value in returned.items()
@@ -214,7 +213,7 @@ class Session:
                 for one in self._settings.masks
             ]
             whole = np.stack([np.broadcast_to(one, space) for one in plain])
-            self._masks = (space, library_of(prediction).as_tensor(whole).to(prediction.device))
+            self._masks = (space, like(whole, prediction))
         return self._masks[1]
 
     def _count(self, state: _State, role: Role, forwards: int, blend: Blend | None) -> None:

@@ -9,7 +9,14 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from loramix.compose.functional.arrays import Array, check_stack, indices, library_of, wide
+from loramix.compose.functional.arrays import (
+    Array,
+    check_stack,
+    indices,
+    library_of,
+    like,
+    wide,
+)
 from loramix.compose.functional.checks import check_count, check_word
 from loramix.errors import ParamError, ShapeError
 
@@ -185,8 +192,5 @@ def _stretch(weights: Array, axis: int, edge: int, size: int, how: How) -> Array
     high = weights[(*before, indices(right, weights))]
     shape = [1] * weights.ndim
     shape[axis] = size
-    part = indices(place - left, weights).reshape(shape)
-    # In this form equal neighbours give exactly themselves.
-    return low + (high - low) * (
-        part.to(low.dtype) if hasattr(part, "to") else part.astype(low.dtype)
-    )
+    part = like(place - left, weights).reshape(shape)
+    return low + (high - low) * part  # equal neighbours give exactly themselves
