@@ -127,6 +127,24 @@ def test_names_of_loaded_adapters_are_adapters_too(pipe: Any, files: list[Path])
     assert torch.equal(SD.run(pipe), base)
 
 
+def test_a_name_goes_before_a_file_and_is_shown_whole(
+    pipe: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files[0].parent)
+    pipe.load_lora_weights(str(files[1]), adapter_name="style")
+    Path("style").mkdir()
+    composition = loramix.compose(pipe, ["style", files[0], "face.v2.safetensors"])
+    with composition:
+        SD.run(pipe)
+    assert composition.runs[0].adapters == ("style", "style", "face.v2")
+    with loramix.compose(pipe, ["style"], mode="composite"):
+        got = SD.run(pipe)
+    with loramix.compose(pipe, [files[1]], mode="composite"):
+        assert torch.equal(SD.run(pipe), got)
+    with pytest.raises(ParamError, match="adapters = style: give a list"):
+        loramix.compose(pipe, "style")
+
+
 def test_a_global_scale_acts_on_every_adapter(pipe: Any, files: list[Path]) -> None:
     call = {"cross_attention_kwargs": {"scale": 0.5}}
     with loramix.compose(pipe, files, mode=FULL):

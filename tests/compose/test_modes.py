@@ -378,11 +378,14 @@ def test_outside_the_window_all_act_at_once(bench: Bench) -> None:
     assert [step.forwards for step in bench.last.runs[0].steps] == [2, 8, 8, 2]
 
 
-def test_a_frozen_choice_is_all_that_is_run(bench: Bench) -> None:
-    bench.composed(mode=Loratorio(patch=4, k=1, freeze=2), guidance="cfg")
+@pytest.mark.parametrize("level", ["none", "adapter"])
+@pytest.mark.parametrize("scope", ["image", "patch"])
+def test_a_frozen_choice_is_all_that_is_run(level: Any, scope: Any, bench: Bench) -> None:
+    mode = Loratorio(patch=4, k=1, freeze=2, level=level, scope=scope)
+    bench.composed(mode=mode, guidance="cfg")
     steps = bench.last.runs[0].steps
     chosen = [step.chosen for step in steps]
-    assert all((one.sum(axis=0) == 1).all() for one in chosen)
+    assert all(((step.weights > 0).sum(axis=0) == 1).all() for step in steps)
     assert np.array_equal(chosen[2], chosen[1])
     assert np.array_equal(chosen[3], chosen[1])
     run = 1 + int(chosen[1].any(axis=1).sum())

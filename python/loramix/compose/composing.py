@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -52,6 +53,9 @@ class Composition:
     ) -> None:
         self._pipe = pipe
         self._family = family_of(pipe)
+        if isinstance(adapters, str | PathLike):
+            message = f"adapters = {adapters}: give a list of files or names"
+            raise ParamError(message)
         self._adapters = tuple(adapters)
         self._mode: Mode = named("mode", mode, MODES) if isinstance(mode, str) else mode
         chosen = self._mode.guidance if guidance is None else guidance
@@ -104,12 +108,12 @@ class Composition:
             denoisers = self._denoisers()
             names = self._load()
             encoders = [m for n in _ENCODERS if (m := getattr(self._pipe, n, None)) is not None]
-            attached = Attached(denoisers, encoders, names)
+            attached = Attached(denoisers, encoders, tuple(names))
             attached.set_weights(self._weights)
             if self._max_batch > 1:
                 attached.check_rows()
-            attached.encode_with(names if self._text == "all" else ())
-            self._session = self._new_session(attached)
+            attached.encode_with(tuple(names) if self._text == "all" else ())
+            self._session = self._new_session(attached, tuple(names.values()))
             for one in denoisers:
                 stack.enter_context(intercepted(one, self._session))
             stack.enter_context(progressing(self._pipe, self._session))
@@ -127,8 +131,7 @@ class Composition:
         if opened is not None:
             opened.__exit__(kind, error, trace)
 
-    def _new_session(self, attached: Attached) -> Session:
-        shown = tuple(Path(one).stem if _is_file(one) else str(one) for one in self._adapters)
+    def _new_session(self, attached: Attached, shown: tuple[str, ...]) -> Session:
         settings = Settings(
             self._mode, self._guidance, self._priors, self._masks, self._max_batch, shown
         )
@@ -149,30 +152,29 @@ class Composition:
                 raise ParamError(message)
         return found
 
-    def _load(self) -> list[str]:
-        """Load the files; the names of all adapters as PEFT knows them."""
+    def _load(self) -> dict[str, str]:
+        """Load the files; names of all adapters as PEFT knows them, and as they are shown."""
         known = _loaded(self._pipe)
-        names: list[str] = []
-        for number, one in enumerate(self._adapters):
-            if not _is_file(one):
-                if str(one) not in known:
-                    have = ", ".join(sorted(known)) or "none"
-                    message = (
-                        f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
-                    )
-                    raise ParamError(message)
-                names.append(str(one))
-                continue
-            stem = "".join(c if c.isalnum() else "_" for c in Path(one).stem)
-            name = f"{stem}_{number}"
-            while name in known or name in names:
-                name += "_"
-            _load_file(self._pipe, one, name)
-            names.append(name)
-        for name in names:
-            if names.count(name) > 1:
+        names: dict[str, str] = {}
+        for one in self._adapters:
+            if isinstance(one, str) and one in known:
+                name = shown = one
+            elif isinstance(one, str) and not Path(one).exists():
+                have = ", ".join(sorted(known)) or "none"
+                message = (
+                    f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
+                )
+                raise ParamError(message)
+            else:
+                shown = Path(one).stem
+                name = "".join(c if c.isalnum() else "_" for c in shown)
+                while name in known or name in names:
+                    name += "_"
+                _load_file(self._pipe, one, name)
+            if name in names:
                 message = f"adapter {name} is given twice: give it once, with a prior"
                 raise ParamError(message)
+            names[name] = shown
         return names
 
 
@@ -249,10 +251,6 @@ def _numbers(
     for value in values:
         check_number("compose", name, value, low=low)
     return tuple(values)
-
-
-def _is_file(adapter: StrPath) -> bool:
-    return not isinstance(adapter, str) or Path(adapter).exists()
 
 
 def _load_file(pipe: Any, path: StrPath, name: str) -> None:  # noqa: ANN401 - diffusers'
