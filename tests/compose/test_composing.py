@@ -12,7 +12,7 @@ import pytest
 import torch
 from compose.pipelines import KINDS, STEPS, adapter, flux, sd
 from diffusers import FirstBlockCacheConfig, StableDiffusionInpaintPipeline
-from peft import LoraConfig
+from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
 
 import loramix
 from loramix import FormatError, ParamError
@@ -257,6 +257,12 @@ def test_what_would_mix_adapters_is_refused(pipe: Any, files: list[Path]) -> Non
         pytest.fail("entered")
 
 
+def test_compiled_models_are_refused(pipe: Any) -> None:
+    pipe.unet = torch.compile(pipe.unet)
+    with pytest.raises(ParamError, match="OptimizedModule hides"), loramix.compose(pipe, []):
+        pytest.fail("entered")
+
+
 def test_adapters_that_cannot_share_a_batch_are_refused_by_name(pipe: Any) -> None:
     config = LoraConfig(r=2, target_modules=["to_q"], use_dora=True)
     pipe.unet.add_adapter(config, adapter_name="dora")
@@ -267,6 +273,16 @@ def test_adapters_that_cannot_share_a_batch_are_refused_by_name(pipe: Any) -> No
         loramix.compose(pipe, ["dora"], max_batch=2),
     ):
         pytest.fail("entered")
+
+
+def test_adapters_of_another_kind_rest_in_a_batch(pipe: Any, files: list[Path]) -> None:
+    """Those of layers where nothing is composed are not asked for rows."""
+    config = LoKrConfig(r=2, target_modules=["conv1"], init_weights=False)
+    inject_adapter_in_model(config, pipe.unet, "resting")
+    with loramix.compose(pipe, files, mode=FULL):
+        meant = SD.run(pipe)
+    with loramix.compose(pipe, files, mode=FULL, max_batch=3):
+        assert float((SD.run(pipe) - meant).abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,22 @@ def test_light_adapters_rest_until_the_next_evaluation(bench: Bench) -> None:
         assert step.weights.sum(axis=0) == pytest.approx(1, abs=1e-6)
 
 
+def test_masks_reach_adapters_without_weight_in_every_step(bench: Bench) -> None:
+    """At this temperature one adapter has all the weight of a patch, the others exactly none."""
+    left = np.zeros((8, 8))
+    left[:, :3] = 1  # not at the rim of a patch
+    mode = Loratorio(tau=1e-9, patch=8, every=2)
+    bench.composed(2, mode=mode, guidance="cfg")
+    winner = [int(i) for i in bench.last.runs[0].steps[0].weights.argmax(axis=0).ravel()]
+    assert len(set(winner)) == 1
+    masks: list[Any] = [1 - left, 1 - left]
+    masks[1 - winner[0]] = left
+    got = bench.composed(2, mode=mode, masks=masks, guidance="cfg")
+    meant = bench.composed(2, mode=Composite(), masks=masks)
+    assert close(got, meant)
+    assert [step.forwards for step in bench.last.runs[0].steps] == [6, 6, 6, 6]
+
+
 def test_outside_the_window_all_act_at_once(bench: Bench) -> None:
     bench.composed(mode=Loratorio(patch=4, window=(0.25, 0.75)), guidance="cfg")
     assert [step.forwards for step in bench.last.runs[0].steps] == [2, 8, 8, 2]

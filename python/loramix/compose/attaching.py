@@ -95,6 +95,9 @@ class Attached:
     ) -> None:
         self.names = tuple(names)
         self._denoisers = [tuner_layers(one) for one in denoisers]
+        self._own = {
+            layer: held(layer) & set(names) for one in self._denoisers for layer in one.values()
+        }
         self._encoders = [tuner_layers(one) for one in encoders]
 
     def set_weights(self, weights: Sequence[float]) -> None:
@@ -150,7 +153,7 @@ class Attached:
 
         for layers in self._denoisers:
             for where, layer in layers.items():
-                names = held(layer) & set(self.names)
+                names = self._own[layer]
                 variants = names & set(getattr(layer, "lora_variant", {}))
                 if names and (variants or not isinstance(layer, LoraLayer)):
                     message = (
@@ -177,9 +180,9 @@ class Attached:
 
         hooks = []
         try:
-            for layers in self._denoisers:
-                for layer in layers.values():
-                    layer._active_adapter = list(self.names)  # what a global scale acts on
+            for layer, names in self._own.items():
+                layer._active_adapter = [n for n in self.names if n in names]  # for global scales
+                if names:
                     hooks.append(layer.register_forward_pre_hook(give, with_kwargs=True))
             yield
         finally:
@@ -194,7 +197,7 @@ class Attached:
                 name
                 for layers in self._denoisers
                 for name, layer in layers.items()
-                if held(layer) & set(self.names)
+                if self._own[layer]
             )
         )
 

@@ -17,7 +17,7 @@ from loramix.compose.families import family_of
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
-from loramix.compose.intercepting import intercepted, progressing
+from loramix.compose.intercepting import argument_names, intercepted, progressing
 from loramix.compose.modes import MODES, Mode, named
 from loramix.compose.session import Session, Settings
 from loramix.errors import FormatError, ParamError
@@ -144,6 +144,12 @@ class Composition:
             if (module := getattr(self._pipe, name, None)) is not None
         ]
         for module in found:
+            if self._family.latents not in argument_names(module):
+                message = (
+                    f"{type(module).__name__} hides the arguments of the model, as compiled ones "
+                    "do: compose with the model itself"
+                )
+                raise ParamError(message)
             if getattr(module, "is_cache_enabled", False):
                 message = (
                     f"{type(module).__name__} has a cache between steps, which would mix adapters: "

@@ -25,11 +25,16 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: 
             owner.__dict__[name] = before
 
 
+def argument_names(denoiser: Any) -> tuple[str, ...]:  # noqa: ANN401 - torch's
+    """Names of the arguments of a model, in their order."""
+    return tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
+
+
 @contextmanager
 def intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
     """Every call of a denoiser goes through the session."""
     forward: Callable[..., Any] = denoiser.forward
-    names = tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
+    names = argument_names(denoiser)
 
     @functools.wraps(forward)
     def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's

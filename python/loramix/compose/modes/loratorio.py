@@ -79,7 +79,7 @@ class Loratorio:
         and only what they need is run.
     window : part of the run in which this is done, [start, end) with 0 <= start < end <= 1; outside
         all adapters act at once, in one forward.
-    skip : adapters whose mean weight is below it are not run until the next evaluation, [0, 1).
+    skip : adapters whose mean weight is below it are not run until the next evaluation, [0, 1].
 
     Notes
     -----
@@ -121,9 +121,9 @@ class Loratorio:
         check_word(self.name, "scale", self.scale, ("none", "image", "patch"))
         check_word(self.name, "level", self.level, ("none", "adapter"))
         check_word(self.name, "scope", self.scope, ("image", "patch"))
-        for name, least in (("k", 1), ("freeze", 1)):
-            if getattr(self, name) is not None:
-                check_count(self.name, name, getattr(self, name), low=least)
+        for name, count in (("k", self.k), ("freeze", self.freeze)):
+            if count is not None:
+                check_count(self.name, name, count)
         check_number(self.name, "hysteresis", self.hysteresis)
         check_count(self.name, "every", self.every)
         check_number(self.name, "skip", self.skip, high=1)
@@ -146,7 +146,7 @@ class Loratorio:
         if known is None or moment.step % self.every == 0:
             return (BASE, *alone(self._candidates(moment, known)))
         rest = [BASE] if moment.masked else []
-        return (*rest, *alone(self._heavy(known.weights)))
+        return (*rest, *alone(self._heavy(moment, known.weights)))
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """Weights of this step, or those of the last evaluation."""
@@ -213,12 +213,12 @@ class Loratorio:
         picked = select(scores, self.k, previous=previous, hysteresis=self.hysteresis)
         return _spread(picked, rows, len(moment.prior))
 
-    def _heavy(self, weights: Array) -> list[int]:
-        """Adapters whose weights are not to be skipped; the heaviest is always among them."""
-        means = [float(one.mean()) for one in weights]
-        return [i for i, mean in enumerate(means) if 0 < mean >= self.skip] or [
-            max(range(len(means)), key=means.__getitem__)
-        ]
+    def _heavy(self, moment: Moment, weights: Array) -> list[int]:
+        """Adapters that are not to be skipped; the heaviest is always among them."""
+        means = {i: float(weights[i].mean()) for i in moment.taking}
+        # Under masks one without weight may be the only one that its pixels allow.
+        heavy = [i for i, m in means.items() if m >= self.skip and (m > 0 or moment.masked)]
+        return heavy or [max(means, key=means.__getitem__)]
 
     def _blend(self, seen: Seen, weights: Array) -> Weighted:
         """The weights of those that were run, in pixels."""
@@ -230,7 +230,7 @@ class Loratorio:
         even = xp.full_like(run, 1 / len(rows))
         run = xp.where(total == 0, even, run / xp.where(total == 0, xp.ones_like(total), total))
         table = _spread(run, rows, len(weights))
-        # Under masks one without weight may be the only one that its pixels allow.
+        # See `_heavy` for those without weight.
         heavy = [n for n in range(len(rows)) if bool((run[n] != 0).any())]
         kept = heavy if seen.masks is None else list(range(len(rows)))
         space = tuple(seen.members[0].shape[2:])
