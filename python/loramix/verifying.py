@@ -1,7 +1,6 @@
 """The check of a written file: what is in it against what was meant, target by target."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -98,7 +97,10 @@ def verify(
 def _compare(plan: Plan, found: _Found, batch: Sequence[Done], threads: int | None) -> list[Row]:
     """Rows of a batch, in order; copies that arrived need no arithmetic."""
     read = [(item, _members(plan, found, item)) for item in batch]
-    there = _arrived(plan, read, threads)
+    there = [
+        item.copied and len(members) == 1 and arrived(plan, item.step, members[0][0])
+        for item, members in read
+    ]
     rest = [pair for pair, same in zip(read, there, strict=True) if not same]
     rounded = [item.step for item, _ in rest if item.copied]
     made = iter(measured(rounded, threads) if rounded else ())
@@ -119,21 +121,6 @@ def _members(plan: Plan, found: _Found, item: Done) -> list[tuple[Factors, int]]
         message = f"{item.step.stem} is missing from the file just written"
         raise OutputError(message)
     return members
-
-
-def _arrived(
-    plan: Plan, read: Sequence[tuple[Done, list[tuple[Factors, int]]]], threads: int | None
-) -> list[bool]:
-    """Which of them are copies that are in the file as they were."""
-
-    def same(pair: tuple[Done, list[tuple[Factors, int]]]) -> bool:
-        item, members = pair
-        return len(members) == 1 and arrived(plan, item.step, members[0][0])
-
-    if not any(item.copied for item, _ in read):
-        return [False] * len(read)
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda pair: pair[0].copied and same(pair), read))
 
 
 def _copied(item: Done) -> Row:
