@@ -1,6 +1,5 @@
 """Two models of one architecture, weight by weight."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -59,11 +58,8 @@ class _Origin:
         self._model.release()
 
     def sha256(self) -> str:
-        """Digest of the file; of several, digest of their digests, one a line."""
-        found = [shard.file.sha256() for shard in self._model.shards]
-        return (
-            found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
-        )
+        """Digest of the model."""
+        return self._model.sha256()
 
 
 @dataclass(frozen=True, slots=True)
