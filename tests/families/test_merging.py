@@ -181,7 +181,7 @@ def test_methods_agree_with_those_on_factors(method: str, tmp_path: Path) -> Non
 def test_sums_of_full_rank_are_written_dense_where_that_is_wanted(tmp_path: Path) -> None:
     (one, first), (two, second) = (full_rank(tmp_path, s, 5, str(s)) for s in (1, 2))
     output = Output(dense=True, dtype="f32", dialect="kohya")
-    with pytest.raises(Exception, match="it has no Kohya name"):
+    with pytest.raises(Exception, match="it has no flattened name"):
         merge([one, two], "linear", output=output)
     flat = []
     for index, delta in enumerate((first, second)):

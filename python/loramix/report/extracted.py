@@ -45,6 +45,7 @@ def report_of(merged: Merged, *, seconds: float) -> ExtractedReport:
     plan, log = merged.plan, merged.log
     norm = math.fsum(row.norm**2 for row in log)
     lost = math.fsum((row.cut * row.norm) ** 2 for row in log)
+    ranks = [row.rank for row in log if not row.dense] or [0]
     names = [one.name for one in fields(log[0]) if one.name not in ("shares", "members", "dense")]
     return ExtractedReport(
         version=__version__,
@@ -54,7 +55,7 @@ def report_of(merged: Merged, *, seconds: float) -> ExtractedReport:
         path=str(merged.path) if merged.path else None,
         dialect=plan.dialect.name,
         dtype=plan.dtype,
-        ranks=(min(row.rank for row in log), max(row.rank for row in log)),
+        ranks=(min(ranks), max(ranks)),
         kept=1 - lost / norm if norm > 0 else 1.0,
         error=merged.error,
         seconds=seconds,
