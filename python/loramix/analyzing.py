@@ -107,7 +107,8 @@ def analyze(
 def _check(path: Path, stack: Sequence[Adapter]) -> None:
     refuse_place(path)
     for adapter in stack:
-        source = adapter.source.path
-        if source is not None and path.exists() and path.samefile(source):
+        base = adapter.reading.base
+        inputs = (adapter.source.path, base.path if base is not None else None)
+        if path.exists() and any(one is not None and path.samefile(one) for one in inputs):
             message = f"{path} is also an input; write to another place"
             raise OutputError(message)

@@ -13,7 +13,19 @@ from families.files import CASES, RELATIVE, Case, Model, deltas, file_of
 from helpers import Raw, decode, encode, read_safetensors, relative, write_safetensors
 from oracles_families import F64
 
-from loramix import FormatError, LoramixError, bake, doctor, load, merge, reproduce, resize
+from loramix import (
+    FormatError,
+    LoramixError,
+    Output,
+    OutputError,
+    analyze,
+    bake,
+    doctor,
+    load,
+    merge,
+    reproduce,
+    resize,
+)
 from loramix.checkpoints import lending
 from loramix.cli.app import main
 
@@ -158,6 +170,38 @@ def test_whatever_opens_adapters_takes_a_base(
     command = found.mend.split(" folds")[0].replace("MODEL.safetensors", str(base))
     command = command.replace("OUT.safetensors", str(tmp_path / "mended.safetensors"))
     assert run(*command.split()[1:])[0] == 0
+
+
+def test_stored_statistics_are_of_a_base(dora: tuple[Path, F64, Path], tmp_path: Path) -> None:
+    """Vectors among them, too."""
+    path, truth, base = dora
+    other = write_safetensors(
+        tmp_path / "v.safetensors",
+        {
+            "lora_unet_x.lora_up.weight": ("F32", (24, 1), encode("F32", np.ones(24))),
+            "lora_unet_x.lora_down.weight": ("F32", (1, 30), encode("F32", np.ones(30))),
+            "lora_unet_x.diff_b": ("F32", (24,), encode("F32", np.ones(24))),
+        },
+    )
+    stored = tmp_path / "s.json"
+    analyze([other], path=stored)
+    merge([other], "auto", analysis=stored)
+    analyze([path], path=stored, base=base)
+    merged = merge([path], "auto", analysis=stored, base=base, output=Output(dtype="f32"))
+    assert relative(deltas(merged.adapter)[STEM], truth) < 3e-6
+    tensors, _ = read_safetensors(base)
+    twice = {**tensors, f"{STEM}.weight": ("F32", SHAPE, encode("F32", np.ones(SHAPE)))}
+    another = write_safetensors(tmp_path / "another.safetensors", twice)
+    with pytest.raises(FormatError, match="relative to another base model now"):
+        merge([path], "auto", analysis=stored, base=another)
+
+
+def test_the_base_is_no_place_for_an_output(dora: tuple[Path, F64, Path], tmp_path: Path) -> None:
+    path, _, base = dora
+    plain, _, _ = write(tmp_path, "lora")
+    for source in (path, plain):
+        with pytest.raises(OutputError, match="also an input"):
+            merge([source], "linear", base=base, path=base)
 
 
 def test_recipes_plans_and_what_is_made_again(
