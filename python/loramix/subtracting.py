@@ -189,7 +189,7 @@ class Pair:
     ) -> Plan:
         """One step for every weight of the adapter."""
         written = self._written(changed, dialect)
-        joined = list(dict.fromkeys(self._joined(one, dialect) for one in vectors))
+        joined = self._joined(vectors, dialect)
         beside = [(one, self._of(one.target, one.new, one.old)) for one in joined]
         held, lost = steps_of(beside, written, self.layout, dialect)
         if not written and not held:
@@ -250,16 +250,27 @@ class Pair:
         table = fusions(self.layout) if dialect.fused else {}
         return list(dict.fromkeys(written_as(target, table)[0] for target in changed))
 
-    def _joined(self, vector: Vector, dialect: Dialect) -> Vector:
-        """The bias of the fused weight that a bias is a part of, where the dialect fuses."""
+    def _joined(self, vectors: Sequence[Vector], dialect: Dialect) -> list[Vector]:
+        """With the biases of fused weights instead of those of their parts, if they are fused.
+
+        Raises
+        ------
+        FormatError : some parts of a fused bias are not in both models.
+        """
         table = fusions(self.layout) if dialect.fused else {}
-        target, _ = written_as(vector.target, table)
-        new, old = self.tuned.weight(target.key), self.base.weight(target.key)
-        if target == vector.target or new is None or old is None:
-            return vector
-        return Vector(target, vector.stored, new, old)
+        found: dict[str, Vector] = {}
+        for vector in vectors:
+            target, _ = written_as(vector.target, table)
+            if target != vector.target:
+                new, old = self._both(target)
+                vector = Vector(target, vector.stored, new, old)
+            found.setdefault(target.key, vector)
+        return list(found.values())
 
     def _difference(self, target: Target) -> Factors:
+        return self._of(target, *self._both(target))
+
+    def _both(self, target: Target) -> tuple[Tensor, Tensor]:
         new, old = self.tuned.weight(target.key), self.base.weight(target.key)
         if new is None or old is None or new.shape != old.shape:
             message = (
@@ -267,7 +278,7 @@ class Pair:
                 "write --dialect diffusers"
             )
             raise FormatError(message)
-        return self._of(target, new, old)
+        return new, old
 
     def _of(self, target: Target, new: Tensor, old: Tensor) -> Factors:
         """The difference of two tensors as a delta."""

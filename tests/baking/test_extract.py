@@ -244,6 +244,29 @@ def test_only_a_bias_differs(dialect: Any, models: Models, tmp_path: Path) -> No
     assert list(read_safetensors(path)[0]) == [f"{STILL.kohya}.diff_b"]
 
 
+def test_biases_of_parts_become_one_of_the_whole(tmp_path: Path) -> None:
+    parts = [f"transformer_blocks.0.attn.to_{x}" for x in "qkv"]
+    wide, zeros = 1536, bytes(2 * 1536 * 1536)
+    old, new = {}, {}
+    for seed, name in enumerate(parts):
+        weight: Raw = ("BF16", (wide, wide), zeros)
+        was, now = raw((wide,), seed, "F32"), raw((wide,), seed + (seed != 1) * 9, "F32")
+        old |= {f"transformer.{name}.weight": weight, f"transformer.{name}.bias": was}
+        new |= {f"transformer.{name}.weight": weight, f"transformer.{name}.bias": now}
+    base = write_safetensors(tmp_path / "base.safetensors", old)
+    tuned = write_safetensors(tmp_path / "tuned.safetensors", new)
+    path = tmp_path / "lora.safetensors"
+    extract(tuned, base, path=path, architecture="sd3_medium", dialect="kohya", dtype="f32")
+    ((name, one),) = read_safetensors(path)[0].items()
+    assert name == "lora_unet_joint_blocks_0_x_block_attn_qkv.diff_b"
+    moved = [
+        decode("F32", new[f"transformer.{p}.bias"][2])
+        - decode("F32", old[f"transformer.{p}.bias"][2])
+        for p in parts
+    ]
+    assert np.abs(decode("F32", one[2]) - np.concatenate(moved)).max() < 1e-7
+
+
 def test_unknown_models_go_by_their_names(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     names = {"model.embed_tokens": (9, 8), "model.layers.0.q_proj": (8, 8), "lm_head": (9, 8)}
