@@ -124,7 +124,7 @@ def arrange(
         fusion = None if decided else table.get(key)
         pieces = _pieces(adapters, parts[key], target, fusion)
         try:
-            stem, suffix = _names(target, targets, dialect, layout)
+            stem, suffix = spelled(target, targets, dialect, layout)
             embedding = _is_embedding(pieces, dialect, target)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
@@ -140,7 +140,7 @@ def arrange(
     return steps
 
 
-def _names(
+def spelled(
     target: Target, targets: Mapping[str, Target], dialect: Dialect, layout: Layout | None
 ) -> tuple[str, str]:
     """Stem of a target, and what follows it if it is a vector.

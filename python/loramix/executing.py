@@ -27,7 +27,7 @@ from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.making import make
 from loramix.output import CODES, Output
-from loramix.recipes.provenance import provenance
+from loramix.recipes.provenance import Digest, digests_of, placeholders, provenance
 from loramix.refusals import with_names
 from loramix.steps import Plan, Step
 from loramix.types import ITEM_BYTES, Adapter
@@ -104,7 +104,7 @@ def execute(
     """
     with ExitStack() as stack:
         hashing = stack.enter_context(ThreadPoolExecutor(1))
-        digests = [hashing.submit(adapter.source.sha256) for adapter in plan.adapters]
+        digests = hashing.submit(digests_of, plan.adapters)
         place = None
         if path is not None:
             room = _room(plan, backend.name)
@@ -113,8 +113,7 @@ def execute(
         done = _write(plan, writer, backend, threads, step)
         ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
-        found = [digest.result() for digest in digests]
-        hidden = writer.finish(_strings(plan, ranks, found, backend.name))
+        hidden = writer.finish(_strings(plan, ranks, digests.result(), backend.name))
         if place is not None:
             hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
@@ -125,7 +124,7 @@ def execute(
 
 
 def _strings(
-    plan: Plan, ranks: metadata.Ranks, digests: Sequence[str], backend: str
+    plan: Plan, ranks: metadata.Ranks, digests: Sequence[Digest], backend: str
 ) -> dict[str, str]:
     """Header metadata of the output; `ranks` are those of the factors."""
     return metadata.header(
@@ -167,8 +166,7 @@ def _room(plan: Plan, backend: str) -> int:
         *((s.stem + ".alpha", 0) for s in pairs),
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
-    digests = ["0" * 64] * len(plan.adapters)
-    return header_room(names, _strings(plan, ranks, digests, backend))
+    return header_room(names, _strings(plan, ranks, placeholders(plan.adapters), backend))
 
 
 def bytes_around(plan: Plan, backend: str) -> int:

@@ -89,7 +89,7 @@ def verify(
         for batch in batches(items, partial(_read, plan), READ_BYTES):
             rows += _compare(plan, found, batch, threads)
             release(plan)
-            written.source.release()
+            written.release()
             step(len(batch))
     return tuple(rows)
 
@@ -194,4 +194,4 @@ def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
 def release(plan: Plan) -> None:
     """Give the pages of the inputs back."""
     for adapter in plan.adapters:
-        adapter.source.release()
+        adapter.release()
