@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from loramix.cli import options, shared
-from loramix.errors import ParamError
 
 if TYPE_CHECKING:
     from loramix import Merged
@@ -28,14 +27,12 @@ def convert(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Write an adapter in another dialect, or for another program.
 
-    The result is exact unless --rank, --energy or --max-error asks for less, and it gets its name
-    only when it was read back and found right.
+    Without --for and --dialect it is written anew as it was: what 'loramix doctor' finds in names,
+    alphas and empty pairs is mended.  The result is exact unless --rank, --energy or --max-error
+    asks for less, and it gets its name only when it was read back and found right.
     """
     import loramix
 
-    if (dialect, client, dtype, rank, energy, max_error) == (None,) * 6:
-        message = "convert needs --for, --dialect, --dtype, --rank, --energy or --max-error"
-        raise ParamError(message)
     rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, client=client)
 
     def run(progress: "Progress | None") -> "Merged":

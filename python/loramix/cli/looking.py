@@ -28,6 +28,8 @@ def inspect(
     for file in files:
         try:
             facts = loramix.inspect(file, architecture=architecture, skip=skip or ())
+        except ParamError:  # of an option: the same for all files
+            raise
         except (LoramixError, OSError) as error:
             console.complain(f"error: {shared.explain(error)}")
             failed = True

@@ -15,7 +15,7 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
     total = facts["total"]
     numbers = (
         f"relative difference {cells.error(total['difference'])}",
-        *([f"cosine {total['cosine']:.4g}"] if total["cosine"] is not None else []),
+        *([f"cosine {_cosine(total['cosine'])}"] if total["cosine"] is not None else []),
         *([f"ratio {total['ratio']:.4g}"] if total["ratio"] is not None else []),
     )
     lines = [
@@ -61,7 +61,7 @@ def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
         (
             one["target"],
             cells.error(one["pair"]["difference"]),
-            _number(one["pair"]["cosine"]),
+            _cosine(one["pair"]["cosine"]),
             _number(one["pair"]["ratio"]),
             "/".join(map(str, one["ranks"])),
         )
@@ -71,6 +71,11 @@ def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
     if len(far) > _WORST:
         found.append(f"  and {len(far) - _WORST} more targets")
     return found
+
+
+def _cosine(value: float | None) -> str:
+    """Four places: what is smaller is chance."""
+    return "-" if value is None else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _number(value: float | None) -> str:
