@@ -165,9 +165,7 @@ def refuse_one_name(adapters: Sequence[Adapter], steps: Sequence[Step], dialect:
 
 def _told(adapters: Sequence[Adapter], step: Step) -> str:
     """A weight with its shape, and one of those that change it."""
-    piece = step.pieces[0]
-    where = f"{adapters[piece.owner].name} ({piece.factors.keys[0]})"
-    return f"one of shape {list(step.target.shape)} in {where}"
+    return f"one of shape {list(step.target.shape)} in {adapters[step.pieces[0].owner].name}"
 
 
 def _names(

@@ -551,7 +551,9 @@ def test_other_payloads_are_refused_by_name(name: str, what: str, tmp_path: Path
 @pytest.mark.parametrize("name", ["surprise", "a.weight", "a.lora_C.weight"])
 def test_unknown_tensors_are_refused(name: str, tmp_path: Path) -> None:
     good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
-    with pytest.raises(FormatError, match=rf"{re.escape(name)} is not understood\. Nothing is dropped"):
+    with pytest.raises(
+        FormatError, match=rf"{re.escape(name)} is not understood\. Nothing is dropped"
+    ):
         read(Built(good | {name: np.ones(3, dtype=np.float32)}, {}), tmp_path)
 
 
