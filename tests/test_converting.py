@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Pair, decode, encode, pairs, read_safetensors, write_adapter
+from helpers import Pair, decode, encode, pairs, read_safetensors, write_adapter, write_safetensors
 
 from loramix import Merged, Output, OutputError, convert, copying, diff, load, merge, reproduce
 from loramix.cli.app import main
@@ -52,23 +52,22 @@ def test_the_scale_goes_into_the_up_side(alpha: float, tmp_path: Path) -> None:
     assert merged.error < 2.0**-8
 
 
-def norms(members: dict[str, Pair]) -> dict[str, float]:
-    return {
-        name: float(np.linalg.norm((one.alpha[2] if one.alpha else one.rank) / one.rank
-                                   * one.up @ one.down))
-        for name, one in members.items()
-    }  # fmt: skip
-
-
 def test_the_log_says_what_was_written(tmp_path: Path) -> None:
-    members = adapter(tmp_path)
+    adapter(tmp_path)
     merged = convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    truth = sorted(norms(members).values())
-    assert sorted(row.norm for row in merged.log) == pytest.approx(truth, rel=1e-6)
     assert {(row.rank, row.cut, row.members, row.dense) for row in merged.log} == {(4, 0, 1, False)}
+    assert {(row.error, row.norm, row.shares) for row in merged.log} == {(0.0, None, ())}
+
+
+def test_what_rounding_changed_is_measured(tmp_path: Path) -> None:
+    members = pairs(1, 4, dtype="BF16", alpha=3.0)
+    merged = convert(write_adapter(tmp_path / "in.safetensors", members), None)
+    truth = [float(np.linalg.norm(0.75 * one.up @ one.down)) for one in members.values()]
+    norms = sorted(row.norm or 0.0 for row in merged.log)
+    assert norms == pytest.approx(sorted(truth), rel=1e-6)
+    assert all(0 < row.error < 2.0**-8 for row in merged.log)
     (share,) = merged.shares
-    assert share.retention == pytest.approx(1.0)
-    assert share.cosine == pytest.approx(1.0)
+    assert (share.retention, share.cosine) == pytest.approx((1.0, 1.0))
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
@@ -133,12 +132,25 @@ def test_alpha_is_that_of_most_pairs(tmp_path: Path) -> None:
     assert merged.error == 0
 
 
+def test_a_bias_beside_a_pair_stays_beside_it(tmp_path: Path) -> None:
+    members = {name: one for name, one in pairs(1, 4).items() if len(one.shape) == 2}
+    source = write_adapter(tmp_path / "in.safetensors", members)
+    found, _ = read_safetensors(source)
+    for name, one in members.items():
+        bias = encode("F32", np.arange(1.0, one.shape[0] + 1))
+        found[f"{name}.lora_B.bias"] = ("F32", (one.shape[0],), bias)
+    write_safetensors(source, found)
+    merged = convert(source, tmp_path / "out.safetensors")
+    assert tensors(tmp_path / "out.safetensors") == found
+    assert len(merged.log) == 2 * len(members)
+
+
 def test_zero_deltas_stay_zero(tmp_path: Path) -> None:
     adapter(tmp_path, alpha=0.0)
     write_adapter(tmp_path / "zero.safetensors", pairs(1, 4, alpha=0.0), "kohya")
     merged = convert(tmp_path / "zero.safetensors", tmp_path / "out.safetensors")
     assert merged.error == 0
-    assert {row.norm for row in merged.log} == {0.0}
+    assert {row.norm for row in merged.log} <= {0.0, None}
 
 
 @pytest.mark.parametrize("verbatim", [True, False])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from loramix._core import VERSION as __version__
 
 if TYPE_CHECKING:
-    from loramix import kernels
+    from loramix import compose, kernels
     from loramix.adapters import load
     from loramix.analyzing import Analyzed, analyze
     from loramix.baking import Baked, bake
@@ -89,7 +89,7 @@ _HOMES = {
     "save": "merging",
     "save_plan": "plans.writing",
 }
-_ROOMS = frozenset({"kernels"})  # public as a whole
+_ROOMS = frozenset({"compose", "kernels"})  # public as a whole
 
 __all__ = [
     "METHODS",
@@ -121,6 +121,7 @@ __all__ = [
     "analyze",
     "bake",
     "combine",
+    "compose",
     "convert",
     "diff",
     "doctor",

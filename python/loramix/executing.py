@@ -54,8 +54,9 @@ class Merged:
     @property
     def error(self) -> float:
         """Relative error of the whole file against what was meant."""
-        norm = math.fsum(row.norm**2 for row in self.log)
-        gap = math.fsum((row.error * row.norm) ** 2 for row in self.log)
+        sizes = [(row.norm, row.error) for row in self.log if row.norm is not None]
+        norm = math.fsum(size**2 for size, _ in sizes)
+        gap = math.fsum((error * size) ** 2 for size, error in sizes)
         return math.sqrt(gap / norm) if norm > 0 else 0.0
 
     @property
@@ -207,9 +208,9 @@ def _write(
         for one in plan.steps:
             if one.kind != "dense":
                 writer.add(one.stem + ".alpha", "F32", (), alpha)
-    done = _copy(plan, writer, backend, threads, step)
-    copied = {item.step.stem for item in done}
-    rest = [one for one in plan.steps if one.stem not in copied]
+    done = _copy(plan, writer, step)
+    copied = {item.step.target for item in done}
+    rest = [one for one in plan.steps if one.target not in copied]
     arenas = [np.empty(0, dtype=np.uint8)] * 2
     with ThreadPoolExecutor(1) as background:
         pending: Future[None] | None = None
@@ -232,25 +233,14 @@ def _write(
     return done
 
 
-def _copy(
-    plan: Plan,
-    writer: Writer,
-    backend: Backend,
-    threads: int | None,
-    step: Callable[[int], None],
-) -> list[Done]:
-    """Write the pairs that nothing changes; their norms are found meanwhile."""
+def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]:
+    """Write the pairs that nothing changes."""
     copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
-    done: list[Done] = []
-    with ThreadPoolExecutor(1) as background:
-        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
-            pending = background.submit(_append_copies, plan, writer, batch)
-            found = copying.norms(batch, backend, threads)
-            pending.result()
-            done += [Done(one, made, copied=True) for one, made in zip(batch, found, strict=True)]
-            release(plan)
-            step(len(batch))
-    return done
+    for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
+        _append_copies(plan, writer, batch)
+        release(plan)
+        step(len(batch))
+    return [Done(one, copying.unmeasured(one), copied=True) for one in copies]
 
 
 def _append_copies(plan: Plan, writer: Writer, batch: Sequence[Step]) -> None:

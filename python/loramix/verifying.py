@@ -1,7 +1,8 @@
 """The check of a written file: what is in it against what was meant, target by target."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TypeAlias
@@ -12,7 +13,7 @@ from loramix import _core
 from loramix.accounting import Share, shares
 from loramix.backends.base import Factored
 from loramix.batching import READ_BYTES, batches, bytes_of
-from loramix.copying import arrived
+from loramix.copying import arrived, measured
 from loramix.errors import OutputError
 from loramix.formats.layout import Layout, flatten
 from loramix.output import CODES
@@ -39,17 +40,18 @@ class Row:
     members : how many adapters change it.
     rank : of what was written; the smaller side of a dense difference.
     dense : whether it was written as a dense difference.
-    norm : Frobenius norm of the merged delta.
+    norm : Frobenius norm of the merged delta; None: it is a copy, to the last digit, and nobody
+        looked.
     cut : relative error of the cut to that rank.
     error : relative error of the file against what was meant, measured after re-opening it.
-    shares : what became of every adapter that changes it.
+    shares : what became of every adapter that changes it; empty for such a copy.
     """
 
     target: str
     members: int
     rank: int
     dense: bool
-    norm: float
+    norm: float | None
     cut: float
     error: float
     shares: tuple[Share, ...]
@@ -95,23 +97,47 @@ def verify(
 
 def _compare(plan: Plan, found: _Found, batch: Sequence[Done], threads: int | None) -> list[Row]:
     """Rows of a batch, in order; copies that arrived need no arithmetic."""
-    rows: dict[str, Row] = {}
+    read = [(item, _members(plan, found, item)) for item in batch]
+    there = _arrived(plan, read, threads)
+    rest = [pair for pair, same in zip(read, there, strict=True) if not same]
+    rounded = [item.step for item, _ in rest if item.copied]
+    made = iter(measured(rounded, threads) if rounded else ())
     pairs = []
-    names = [item.step.tensors(plan.dialect)[0] for item in batch]
-    for item, name in zip(batch, names, strict=True):
-        target, members = item.step.target, found.get(name)
-        if members is None:
-            message = f"{item.step.stem} is missing from the file just written"
-            raise OutputError(message)
-        if item.copied and len(members) == 1 and arrived(plan, item.step, members[0][0]):
-            rows[name] = _row(plan, item, 0.0, item.made.norm)
-            continue
+    for item, members in rest:
+        target = item.step.target
         raw = [factors.raw(1.0, row) for factors, row in members]
-        pairs.append((item, (target.rows, target.cols, raw)))
-    if pairs:
-        for (item, _), gap in zip(pairs, _gaps(pairs, threads), strict=True):
-            rows[item.step.tensors(plan.dialect)[0]] = _row(plan, item, *gap)
-    return [rows[name] for name in names]
+        known = replace(item, made=next(made)) if item.copied else item
+        pairs.append((known, (target.rows, target.cols, raw)))
+    gaps = _gaps(pairs, threads) if pairs else []
+    rows = (_row(plan, item, *gap) for (item, _), gap in zip(pairs, gaps, strict=True))
+    return [_copied(item) if same else next(rows) for item, same in zip(batch, there, strict=True)]
+
+
+def _members(plan: Plan, found: _Found, item: Done) -> list[tuple[Factors, int]]:
+    members = found.get(item.step.tensors(plan.dialect)[0])
+    if members is None:
+        message = f"{item.step.stem} is missing from the file just written"
+        raise OutputError(message)
+    return members
+
+
+def _arrived(
+    plan: Plan, read: Sequence[tuple[Done, list[tuple[Factors, int]]]], threads: int | None
+) -> list[bool]:
+    """Which of them are copies that are in the file as they were."""
+
+    def same(pair: tuple[Done, list[tuple[Factors, int]]]) -> bool:
+        item, members = pair
+        return len(members) == 1 and arrived(plan, item.step, members[0][0])
+
+    if not any(item.copied for item, _ in read):
+        return [False] * len(read)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda pair: pair[0].copied and same(pair), read))
+
+
+def _copied(item: Done) -> Row:
+    return Row(item.step.target.key, 1, item.made.rank, item.dense, None, 0.0, 0.0, ())
 
 
 def _read_back(written: Adapter, layout: Layout | None) -> _Found:

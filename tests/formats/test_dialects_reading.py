@@ -133,3 +133,32 @@ def test_the_convention_is_named(section: KeyList) -> None:
     worlds = [hit.world for hit in hits if hit is not None]
     names = [name for line in section.lines for name in line.names]
     assert convention(stems, worlds, names, section.layout, section.header) == section.dialect
+
+
+def test_text_encoders_alone_do_not_say_who_trained_them() -> None:
+    stems = [split_stem(f"lora_te{n}_text_model_encoder_layers_0_mlp_fc1") for n in (1, 2)]
+    names = [f"{stem.text}.lora_down.weight" for stem in stems]
+    assert convention(stems, ["name", "name"], names, "sdxl", {}) == "kohya"
+
+
+@pytest.mark.parametrize("model", ["flux1", "wan21_t2v_14b", "z_image"])
+@pytest.mark.parametrize(
+    ("header", "trainer"),
+    [
+        ({"software": '{"name": "ai-toolkit", "version": "0.7"}'}, "ai-toolkit"),
+        ({"format": "pt"}, "diffusion-pipe"),
+        ({}, "diffusion-pipe"),
+    ],
+)
+def test_only_the_header_tells_some_trainers_apart(
+    model: str, header: dict[str, str], trainer: str
+) -> None:
+    stems = [split_stem("diffusion_model.blocks.0.x")]
+    names = ["diffusion_model.blocks.0.x.lora_A.weight"]
+    assert convention(stems, ["original"], names, model, header) == trainer
+
+
+def test_a_header_says_nothing_about_an_unknown_model() -> None:
+    stems = [split_stem("diffusion_model.a.b")]
+    header = {"software": "ai-toolkit", "ot_branch": "master"}
+    assert convention(stems, [], ["diffusion_model.a.b.lora_A.weight"], None, header) == "comfyui"

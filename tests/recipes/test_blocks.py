@@ -91,7 +91,7 @@ def test_the_short_forms_are_the_blocks_with_attention(architecture: str, count:
 def test_fused_weights_are_in_the_block_of_their_parts(count: int) -> None:
     weight = blocks.parse(numbered(count)).weight
     table = fusions(load_layout("flux1"))
-    assert len({fusion.target.key for fusion in table.values()}) == 2 * 19 + 38
+    assert len({fusion.target.key for fusion in table.values()}) == 2 * (2 * 19 + 38)  # and biases
     for fusion in table.values():
         parts = {weight_at(weight, part.key) for part, _ in fusion.parts}
         assert parts == {weight_at(weight, fusion.target.key)}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def _without_up(tensors: Tensors) -> None:
 
 
 def _empty(tensors: Tensors) -> None:
-    for side, shape in (("up", (320, 0)), ("down", (0, 320))):
+    for side, shape in (("up", (1280, 0)), ("down", (0, 1280))):
         tensors[f"{Q}.lora_{side}.weight"] = ("F16", shape, b"")
 
 
@@ -44,7 +45,9 @@ def _alphas_differ(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize("break_it", [_without_up, _empty, _alphas_differ])
-def test_a_command_that_mends_does_so(break_it, tmp_path, monkeypatch) -> None:
+def test_a_command_that_mends_does_so(
+    break_it: Callable[[Tensors], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     tensors = sound()
     break_it(tensors)
@@ -63,9 +66,9 @@ def test_a_command_that_mends_does_so(break_it, tmp_path, monkeypatch) -> None:
 def test_one_name_for_two_shapes_is_refused(tmp_path: Path) -> None:
     first = patients.write(tmp_path, sound(), name="first.safetensors")
     tensors = sound()
-    tensors[f"{Q}.lora_up.weight"] = factor((312, patients.RANK))
+    tensors[f"{Q}.lora_up.weight"] = factor((1272, patients.RANK))
     second = patients.write(tmp_path, tensors, name="second.safetensors")
-    message = rf"{Q}.*would be two weights: .*\[312, 320\] in second.*\[320, 320\] in first"
+    message = rf"{Q}.*would be two weights: .*\[1272, 1280\] in second.*\[1280, 1280\] in first"
     with pytest.raises(FormatError, match=message):
         merge([first, second], path=tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
@@ -73,7 +76,7 @@ def test_one_name_for_two_shapes_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_is_told_from_an_adapter(tmp_path: Path) -> None:
     path = model(tmp_path, "base.safetensors", seed=1)
-    with pytest.raises(FormatError, match="no adapter, but the weights of a model.*loramix bake"):
+    with pytest.raises(FormatError, match=r"the weights of a model.*loramix bake"):
         load(path)
     (found,) = doctor(path).findings
     assert (found.severity, found.count) == ("error", 3)
@@ -90,7 +93,9 @@ def test_the_scales_of_norms_are_a_model_too(tmp_path: Path) -> None:
         load(patients.write(tmp_path, norm | weight, {}, "model.safetensors"))
 
 
-def test_a_wrong_architecture_is_a_wrong_option(tmp_path: Path, capsys) -> None:
+def test_a_wrong_architecture_is_a_wrong_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = patients.write(tmp_path, sound())
     for command in ("inspect", "doctor"):
         assert main([command, str(path), "--architecture", "sd16"]) == 2
@@ -120,8 +125,8 @@ def test_ranks_of_a_budget_are_counted(tmp_path: Path) -> None:
 
 def test_the_doctor_knows_the_alphas_of_a_resized_file(tmp_path: Path) -> None:
     tensors = sound()
-    tensors[f"{Q}.lora_down.weight"] = factor((16, 320))
-    tensors[f"{Q}.lora_up.weight"] = factor((320, 16))
+    tensors[f"{Q}.lora_down.weight"] = factor((16, 1280))
+    tensors[f"{Q}.lora_up.weight"] = factor((1280, 16))
     for name in [name for name in tensors if name.endswith(".alpha")]:
         tensors[name] = number(48.0)
     foreign = patients.write(tmp_path, tensors)
@@ -146,7 +151,7 @@ def test_what_was_extracted_is_not_said_to_be_reproducible(tmp_path: Path) -> No
 )
 def test_the_scale_says_what_it_is_made_of(rslora: bool, said: str, tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": rslora}
-    path = write_adapter(tmp_path / "llm", pairs(1, 4), "peft", config=config)
+    write_adapter(tmp_path / "llm", pairs(1, 4), "peft", config=config)
     shown = inspection.render(inspect(tmp_path / "llm").as_dict())
     assert f"scale         {4 if rslora else 2} {said}" in shown
     assert json.loads((tmp_path / "llm" / "adapter_config.json").read_text()) == config

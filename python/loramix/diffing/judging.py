@@ -70,7 +70,7 @@ def judge(
     far = sum(one.pair.difference > limit for one in targets)
     return "different", (
         f"different in {far} of {len(targets)} targets; what differs has "
-        f"{100 * total.difference:.0f} % of the larger norm"
+        f"{100 * total.difference:.3g} % of the larger norm"
     )
 
 

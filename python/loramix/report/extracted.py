@@ -43,8 +43,9 @@ class ExtractedReport(TypedDict):
 def report_of(merged: Merged, *, seconds: float) -> ExtractedReport:
     """Plain data about a finished extraction."""
     plan, log = merged.plan, merged.log
-    norm = math.fsum(row.norm**2 for row in log)
-    lost = math.fsum((row.cut * row.norm) ** 2 for row in log)
+    sizes = [(row.norm or 0.0, row.cut) for row in log]  # nothing is a copy here
+    norm = math.fsum(size**2 for size, _ in sizes)
+    lost = math.fsum((cut * size) ** 2 for size, cut in sizes)
     names = [one.name for one in fields(log[0]) if one.name not in ("shares", "members", "dense")]
     return ExtractedReport(
         version=__version__,

@@ -207,13 +207,13 @@ class Worst(TypedDict):
 
     Attributes
     ----------
-    norm : of the merged delta.
+    norm : of the merged delta; None for a copy.
     """
 
     target: str
     error: float
     rank: int
-    norm: float
+    norm: float | None
 
 
 class Certificate(TypedDict):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from loramix.diagnosing.findings import Finding, convert, without
 from loramix.diagnosing.subject import Module, Subject
+from loramix.formats.dialects import is_flat
 from loramix.recipes.records import KEY
 
 _FAR = 4.0
@@ -38,7 +39,7 @@ def alpha_missing(subject: Subject) -> Iterator[Finding]:
         )
         mend = "compare the strengths that the modules were trained with"
         yield Finding("alpha-missing", "warning", first, what, mend, len(without))
-    elif subject.dialect == "kohya":
+    elif subject.dialect is not None and is_flat(subject.dialect):
         what = "no alpha at all, as Kohya files have it: every client takes scale 1"
         mend = f"{convert(subject.path)} writes alphas that say the same"
         yield Finding("alpha-missing", "note", first, what, mend, len(without))

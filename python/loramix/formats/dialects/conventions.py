@@ -73,7 +73,8 @@ def convention(
     evidence = Evidence(
         prefix=_most([s.dialect for s in network or stems]),
         # A name that several worlds share is given to the first of them: the last one tells.
-        world=max(worlds, key=_WORLDS.index, default=""),
+        # Those of text encoders are alike in all.
+        world=max(worlds, key=_WORLDS.index, default="") if network else "",
         architecture=architecture,
         trainer=_trainer(metadata),
         endings=frozenset(part[-1] for part in parts),

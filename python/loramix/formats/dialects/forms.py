@@ -100,6 +100,7 @@ _ANY = ("*",)
 _OWN = ("own",)
 _UNKNOWN = ("-",)
 
+# Whose names, and what stands around them; where a trainer has several forms the model decides.
 _KOHYA = Form("kohya", "lora_unet_", flat=True, roles="kohya", encoders="kohya")
 _NETWORK = Form("kohya", "lora_unet_", flat=True, roles="kohya")
 _SPLIT = Form("name", "lora_unet_", flat=True, roles="kohya", encoders="kohya")

@@ -1,0 +1,233 @@
+"""Adapters in the components of a pipeline: loaded, switched, and all put back.
+
+Adapters are switched by what PEFT keeps in its layers, not through its calls: these go over all
+parameters to change what needs a gradient, which in a large model takes as long as a small step.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from loramix.compose.functional.arrays import Array
+from loramix.compose.modes.base import Pass
+from loramix.errors import FormatError, ParamError
+
+_COMPONENTS = (
+    "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3",
+)  # fmt: skip
+
+
+def tuner_layers(module: Any) -> dict[str, Any]:  # noqa: ANN401 - torch's
+    """The layers of a module that hold adapters, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: one for name, one in module.named_modules() if isinstance(one, BaseTunerLayer)}
+
+
+def held(layer: Any) -> set[str]:  # noqa: ANN401 - PEFT's
+    """Names of the adapters of a layer."""
+    return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """What a component was before."""
+
+    module: Any
+    children: tuple[tuple[Any, str, Any], ...]
+    layers: tuple[tuple[Any, Any, bool, dict[str, float], set[str]], ...]
+    gradients: tuple[tuple[Any, bool], ...]
+    attributes: Mapping[str, Any]
+
+    def restore(self) -> None:
+        """Put every module, adapter, scale and flag back where it was."""
+        for parent, name, child in self.children:
+            if parent._modules.get(name) is not child:
+                parent._modules[name] = child
+        for layer, active, disabled, scaling, names in self.layers:
+            # Deleting an adapter that is active makes PEFT choose another one, aloud.
+            layer._active_adapter = active
+            for name in held(layer) - names:
+                layer.delete_adapter(name)
+            layer._active_adapter = active
+            layer._disable_adapters = disabled
+            layer.scaling.clear()
+            layer.scaling.update(scaling)
+        for parameter, wanted in self.gradients:
+            parameter.requires_grad_(wanted)
+        for name in ("peft_config", "_hf_peft_config_loaded"):
+            if name in self.attributes:
+                setattr(self.module, name, self.attributes[name])
+            elif name in self.module.__dict__:
+                delattr(self.module, name)
+
+
+def _snapshot(module: Any) -> _Component:  # noqa: ANN401 - torch's
+    layers = tuner_layers(module).values()
+    kept = {n: module.__dict__[n] for n in ("_hf_peft_config_loaded",) if n in module.__dict__}
+    if "peft_config" in module.__dict__:
+        kept["peft_config"] = dict(module.__dict__["peft_config"])
+    return _Component(
+        module,
+        tuple((m, name, child) for m in module.modules() for name, child in m._modules.items()),
+        tuple(
+            (one, one._active_adapter, one._disable_adapters, dict(one.scaling), held(one))
+            for one in layers
+        ),
+        tuple((p, p.requires_grad) for p in module.parameters()),
+        kept,
+    )
+
+
+class Attached:
+    """The adapters of a composition in the components of a pipeline.
+
+    Parameters
+    ----------
+    denoisers : components that predict.
+    encoders : components that encode text.
+    names : adapters as PEFT knows them.
+    """
+
+    def __init__(
+        self, denoisers: Sequence[Any], encoders: Sequence[Any], names: Sequence[str]
+    ) -> None:
+        self.names = tuple(names)
+        self._denoisers = [tuner_layers(one) for one in denoisers]
+        self._own = {
+            layer: held(layer) & set(names) for one in self._denoisers for layer in one.values()
+        }
+        self._encoders = [tuner_layers(one) for one in encoders]
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Scale every adapter, everywhere; refuse those that are nowhere or part of the base.
+
+        Raises
+        ------
+        FormatError : an adapter without a layer in any component.
+        ParamError : adapters that are fused into the weights.
+        """
+        found = set()
+        for layer in self._all():
+            if layer.merged_adapters:
+                message = (
+                    f"adapters {', '.join(layer.merged_adapters)} are fused into the model: call "
+                    "pipe.unfuse_lora() first"
+                )
+                raise ParamError(message)
+            layer._disable_adapters = False
+            for name, weight in zip(self.names, weights, strict=True):
+                if name in held(layer):
+                    layer.set_scale(name, weight)
+                    found.add(name)
+        for name in self.names:
+            if name not in found:
+                message = f"adapter {name}: diffusers found no layer of this pipeline in it"
+                raise FormatError(message)
+
+    def encode_with(self, names: Sequence[str]) -> None:
+        """Make adapters active in the text encoders, all at once."""
+        for layers in self._encoders:
+            for layer in layers.values():
+                layer._active_adapter = list(names)
+
+    def switch(self, wanted: Pass) -> None:
+        """Make the adapters of a pass active in the denoisers."""
+        active = [self.names[i] for i in wanted.active]
+        special = {
+            name: [self.names[i] for i in which] for name, which in (wanted.layers or {}).items()
+        }
+        for layers in self._denoisers:
+            for name, layer in layers.items():
+                layer._active_adapter = special.get(name, active)
+
+    def check_rows(self) -> None:
+        """Refuse layers in which rows of a batch cannot have adapters of their own.
+
+        Raises
+        ------
+        ParamError : another kind of adapter than LoRA, or DoRA and its like.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        for layers in self._denoisers:
+            for where, layer in layers.items():
+                names = self._own[layer]
+                variants = names & set(getattr(layer, "lora_variant", {}))
+                if names and (variants or not isinstance(layer, LoraLayer)):
+                    message = (
+                        f"{where}: rows of a batch cannot have adapters of their own in "
+                        f"{type(layer).__name__} with {', '.join(sorted(variants or names))}; use "
+                        "max_batch=1"
+                    )
+                    raise ParamError(message)
+
+    @contextmanager
+    def each_row(self, rows: Sequence[str | None]) -> Iterator[None]:
+        """Give every row of a batch an adapter of its own.
+
+        Parameters
+        ----------
+        rows : adapter of each row, or None.
+        """
+        given = [name or "__base__" for name in rows]  # PEFT's word
+
+        def give(_: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's hook
+            # Some layers see several vectors of a row one after the other, as rows of their own.
+            times = len(args[0]) // len(given)
+            return args, {**kwargs, "adapter_names": [n for n in given for _ in range(times)]}
+
+        hooks = []
+        try:
+            for layer, names in self._own.items():
+                layer._active_adapter = [n for n in self.names if n in names]  # for global scales
+                if names:
+                    hooks.append(layer.register_forward_pre_hook(give, with_kwargs=True))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of the denoisers with one of the adapters, by name."""
+        return tuple(
+            dict.fromkeys(
+                name
+                for layers in self._denoisers
+                for name, layer in layers.items()
+                if self._own[layer]
+            )
+        )
+
+    def delta(self, layer: str, adapter: int) -> Array | None:
+        """See `modes.base.Model`; of the first denoiser that has the layer."""
+        name = self.names[adapter]
+        one = self._layer(layer)
+        return one.get_delta_weight(name).detach() if name in held(one) else None
+
+    def rank(self, layer: str, adapter: int) -> int:
+        """See `modes.base.Model`."""
+        return int(self._layer(layer).r.get(self.names[adapter], 0))
+
+    def _layer(self, name: str) -> Any:  # noqa: ANN401 - PEFT's
+        return next(layers[name] for layers in self._denoisers if name in layers)
+
+    def _all(self) -> Iterator[Any]:
+        for layers in (*self._denoisers, *self._encoders):
+            yield from layers.values()
+
+
+@contextmanager
+def put_back(pipe: Any) -> Iterator[None]:  # noqa: ANN401 - diffusers'
+    """Whatever happens inside, the components of a pipeline are afterwards what they were."""
+    import torch
+
+    parts = [getattr(pipe, name, None) for name in _COMPONENTS]
+    before = [_snapshot(part) for part in parts if isinstance(part, torch.nn.Module)]
+    try:
+        yield
+    finally:
+        for one in before:
+            one.restore()

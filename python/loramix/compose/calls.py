@@ -1,0 +1,90 @@
+"""One call of a denoiser as several forwards, in turn or in one batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from loramix.compose.attaching import Attached
+from loramix.compose.families import Family
+from loramix.compose.functional.arrays import Array
+from loramix.compose.modes.base import Pass
+from loramix.compose.rows import repeated
+
+Forward: TypeAlias = Callable[..., Any]
+Arguments: TypeAlias = Mapping[str, Any]
+
+
+class Forwards:
+    """Runs passes of a denoiser.
+
+    Parameters
+    ----------
+    family : which arguments have rows.
+    attached : the adapters.
+    size : passes in one forward, at least 1; halved where the memory of a GPU runs out.
+    note : told when that happens.
+    """
+
+    def __init__(
+        self, family: Family, attached: Attached, size: int, note: Callable[[str], None]
+    ) -> None:
+        self._family = family
+        self._attached = attached
+        self._size = size
+        self._note = note
+
+    def run(
+        self, forward: Forward, arguments: Arguments, passes: Sequence[Pass]
+    ) -> dict[Pass, Any]:
+        """What the denoiser returns for every pass, in their order."""
+        found: dict[Pass, Any] = {}
+        left = list(passes)
+        while left:
+            chunk = left[: self._size]
+            # A row has one adapter: what has several, or others by layer, is alone.
+            if any(len(one.active) > 1 or one.layers is not None for one in chunk):
+                chunk = left[:1]
+            found |= self._chunk(forward, arguments, chunk)
+            left = left[len(chunk) :]
+        return found
+
+    def _chunk(self, forward: Forward, arguments: Arguments, passes: list[Pass]) -> dict[Pass, Any]:
+        if len(passes) == 1:
+            self._attached.switch(passes[0])
+            return {passes[0]: forward(**arguments)}
+        import torch
+
+        try:
+            return self._together(forward, arguments, passes)
+        except torch.cuda.OutOfMemoryError:
+            self._size = (len(passes) + 1) // 2
+        torch.cuda.empty_cache()
+        self._note(f"memory ran out: {self._size} passes in one forward from here on")
+        return self.run(forward, arguments, passes)
+
+    def _together(
+        self, forward: Forward, arguments: Arguments, passes: list[Pass]
+    ) -> dict[Pass, Any]:
+        """All passes in one batch, one block of rows after the other."""
+        rows = len(arguments[self._family.latents])
+        larger = {
+            name: repeated(self._family, name, value, rows, len(passes))
+            for name, value in arguments.items()
+        }
+        names = [self._attached.names[p.active[0]] if p.active else None for p in passes]
+        with self._attached.each_row([name for name in names for _ in range(rows)]):
+            returned = forward(**larger)
+        parts = prediction_of(returned).chunk(len(passes))
+        # A copy of each: a view would keep all of them as long as one is used.
+        return {p: holding(returned, one.clone()) for p, one in zip(passes, parts, strict=True)}
+
+
+def prediction_of(returned: Any) -> Any:  # noqa: ANN401 - diffusers'
+    """The tensor in what a denoiser returns."""
+    return returned[0] if isinstance(returned, tuple) else returned.sample
+
+
+def holding(returned: Any, prediction: Array) -> Any:  # noqa: ANN401 - diffusers'
+    """The same with another tensor."""
+    if isinstance(returned, tuple):
+        return (prediction, *returned[1:])
+    return type(returned)(sample=prediction)

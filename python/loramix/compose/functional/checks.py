@@ -1,0 +1,60 @@
+"""Ranges of numbers, refused in the words of the house."""
+
+import math
+
+from loramix.errors import ParamError
+
+
+def check_number(
+    owner: str,
+    name: str,
+    value: object,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    above: bool = False,
+    infinite: bool = False,
+) -> None:
+    """Refuse what is no number in [low, high].
+
+    Parameters
+    ----------
+    above : whether ``low`` itself is refused.
+    infinite : whether infinity is a value.
+
+    Raises
+    ------
+    ParamError : it is not; the message names the range.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        inside = (value > low if above else value >= low) and value <= high
+        if inside and (infinite or math.isfinite(value)):
+            return
+    left = f"({low:g}" if above else f"[{low:g}"
+    right = "inf]" if infinite else "inf)" if high == math.inf else f"{high:g}]"
+    message = f"{owner}: {name} = {value}: allowed is a number in {left}, {right}"
+    raise ParamError(message)
+
+
+def check_count(owner: str, name: str, value: object, *, low: int = 1) -> None:
+    """Refuse what is no whole number of at least ``low``.
+
+    Raises
+    ------
+    ParamError : it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        message = f"{owner}: {name} = {value}: allowed is a whole number of at least {low}"
+        raise ParamError(message)
+
+
+def check_word(owner: str, name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not among those allowed.
+
+    Raises
+    ------
+    ParamError : it is not.
+    """
+    if value not in allowed:
+        message = f"{owner}: {name} = {value!r}: allowed is {', '.join(allowed)}"
+        raise ParamError(message)

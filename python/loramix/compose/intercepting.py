@@ -1,0 +1,100 @@
+"""How a session gets between a pipeline and its denoisers, and out again."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
+
+from loramix.compose.session import Session
+
+_NOTHING = object()
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
+    """An attribute of an object, and what it was before."""
+    before = owner.__dict__.get(name, _NOTHING)
+    owner.__dict__[name] = value
+    try:
+        yield
+    finally:
+        if before is _NOTHING:
+            owner.__dict__.pop(name, None)
+        else:
+            owner.__dict__[name] = before
+
+
+def argument_names(denoiser: Any) -> tuple[str, ...]:  # noqa: ANN401 - torch's
+    """Names of the arguments of a model, in their order."""
+    return tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
+
+
+@contextmanager
+def intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
+    """Every call of a denoiser goes through the session."""
+    forward: Callable[..., Any] = denoiser.forward
+    names = argument_names(denoiser)
+
+    @functools.wraps(forward)
+    def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's
+        return session.call(forward, names, args, kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(denoiser, "forward", through))
+        if hasattr(denoiser, "cache_context"):
+            context = _contexts(denoiser.cache_context, session)
+            stack.enter_context(_replaced(denoiser, "cache_context", context))
+        yield
+
+
+def _contexts(original: Callable[..., Any], session: Session) -> Callable[..., Any]:
+    """The names that a pipeline gives to its calls reach the session."""
+
+    @contextmanager
+    def context(name: str, **kwargs: Any) -> Iterator[None]:  # noqa: ANN401 - the denoiser's
+        with original(name, **kwargs):
+            session.enter(name)
+            try:
+                yield
+            finally:
+                session.enter(None)
+
+    return context
+
+
+class _Bar:
+    """A progress bar that also says how many forwards there were."""
+
+    def __init__(self, bar: Any, session: Session) -> None:  # noqa: ANN401 - tqdm's
+        self._bar = bar
+        self._session = session
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - tqdm's
+        return getattr(self._bar, name)
+
+    def update(self, n: float = 1) -> None:
+        """A step is done."""
+        self._bar.set_postfix(forwards=self._session.forwards, refresh=False)
+        self._bar.update(n)
+
+
+@contextmanager
+def progressing(pipe: Any, session: Session) -> Iterator[None]:  # noqa: ANN401 - diffusers'
+    """The start of denoising, and every step of it, are seen where progress is shown."""
+    original = pipe.progress_bar
+
+    def bar(iterable: Any = None, total: Any = None) -> Any:  # noqa: ANN401 - diffusers'
+        session.begin()
+        made = original(iterable, total)
+        return made if iterable is not None else _Bar(made, session)
+
+    with _replaced(pipe, "progress_bar", bar):
+        yield

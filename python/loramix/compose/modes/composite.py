@@ -1,0 +1,68 @@
+"""The mean of what all adapters predict, each alone."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from loramix.compose.functional.arrays import library_of
+from loramix.compose.functional.weighting import restrict
+from loramix.compose.guidance import Cfg, Guidance
+from loramix.compose.modes.base import (
+    BASE,
+    Blend,
+    Model,
+    Moment,
+    Pass,
+    Seen,
+    Weighted,
+    alone,
+    shares,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Every adapter alone, conditional and unconditional predictions averaged.
+
+    ``e = sum_i p_i e_i / sum_i p_i`` with priors p, all 1 unless given.  Inside masks, the masks
+    share (see `restrict`), so this is also composition by regions.
+
+    Notes
+    -----
+    Forwards per step: 2 n with classifier-free guidance, n without; one more each with masks, for
+    the base where no mask is.
+
+    References
+    ----------
+    Zhong et al. 2024, arXiv:2402.16843 (LoRA Composite).
+    """
+
+    name: ClassVar[str] = "composite"
+    per_pixel: ClassVar[bool] = True
+    guidance: ClassVar[Guidance] = Cfg()
+
+    def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
+        """Nothing."""
+        return None
+
+    def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:  # noqa: ARG002
+        """Each alone, and the base if there are masks."""
+        return (*([BASE] if moment.masked else []), *alone(moment.taking))
+
+    def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
+        """By the priors."""
+        return by_shares(moment, seen), memory
+
+
+def by_shares(moment: Moment, seen: Seen) -> Weighted:
+    """Each member by its prior, inside the masks if there are any."""
+    table = shares(moment, seen.members[0])
+    rows = list(moment.taking)
+    weights = table[rows]
+    if seen.masks is not None:
+        first = seen.members[0]
+        space = tuple(first.shape[2:])
+        weights = weights.reshape((*weights.shape, *(1,) * len(space)))
+        xp = library_of(weights)
+        weights = xp.broadcast_to(weights, (len(rows), first.shape[0], *space))
+        weights = restrict(weights, seen.masks[rows])
+    return Weighted(seen.passes, weights, table, reads_base=seen.masks is not None)

@@ -1,0 +1,267 @@
+"""The denoiser's calls of a pipeline, each made of several forwards."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from loramix.arrays import to_numpy
+from loramix.compose.accounts import Run, Step
+from loramix.compose.attaching import Attached
+from loramix.compose.calls import Arguments, Forward, Forwards, holding, prediction_of
+from loramix.compose.families import Family
+from loramix.compose.functional.arrays import Array, library_of, like
+from loramix.compose.functional.masking import fit
+from loramix.compose.guidance import Guidance, Recentred, Side
+from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
+from loramix.errors import ParamError
+
+Role: TypeAlias = Literal["batch", "conditional", "unconditional", "again"]
+"""Which rows a call has: unconditional, then conditional ones; one kind; conditional ones again."""
+_SIDES: tuple[Side, Side] = ("unconditional", "conditional")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known in the middle of a run."""
+
+    memory: object
+    step: int = -1
+    steps: int | None = None
+    blend: Blend | None = None
+    role: Role | None = None
+    timestep: float = float("nan")
+    found: list[Step] = field(default_factory=list)
+    guided: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user wants, checked.
+
+    Attributes
+    ----------
+    prior : (n,), at least 0.
+    masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
+    max_batch : passes in one forward, at least 1.
+    """
+
+    mode: Mode
+    guidance: Guidance
+    prior: tuple[float, ...]
+    masks: tuple[Array | None, ...] | None
+    max_batch: int
+    shown: tuple[str, ...]
+
+
+class Session:
+    """Stands between a pipeline and its denoisers.
+
+    Parameters
+    ----------
+    pipe : the pipeline, which is asked whether it guides, and for how many steps.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,  # noqa: ANN401 - diffusers'
+        family: Family,
+        attached: Attached,
+        settings: Settings,
+    ) -> None:
+        self._pipe = pipe
+        self._family = family
+        self._attached = attached
+        self._settings = settings
+        self._prepared = settings.mode.prepare(attached) if settings.prior else None
+        self._forwards = Forwards(family, attached, settings.max_batch, self.note)
+        self._context: str | None = None
+        self._masks: tuple[tuple[int, ...], Array] | None = None
+        self._state: _State | None = None
+        self._runs: list[Run] = []
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Those that are over, and the one that is not."""
+        state = self._state
+        now = [self._account(state)] if state is not None and state.found else []
+        return (*self._runs, *now)
+
+    def begin(self) -> None:
+        """Note that the pipeline starts to denoise."""
+        self._runs = list(self.runs)
+        self._state = _State(self._prepared, steps=getattr(self._pipe, "_num_timesteps", None))
+
+    def enter(self, context: str | None) -> None:
+        """Note what the pipeline says about its next call."""
+        self._context = context
+
+    def call(self, forward: Forward, names: Sequence[str], args: Any, kwargs: Any) -> Any:  # noqa: ANN401
+        """A call of the denoiser: the passes of the mode, and one prediction.
+
+        Parameters
+        ----------
+        forward : the denoiser's own.
+        names : of its positional arguments.
+        """
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        state = self._state = self._state or _State(self._prepared)
+        role = self._role(state, arguments)
+        if role in ("batch", "conditional"):
+            state.step += 1
+            state.timestep = _number(arguments["timestep"])
+        state.role = role
+        sides, rows = (2 if role == "batch" else 1), len(arguments[self._family.latents])
+        if rows % sides:
+            message = (
+                f"the pipeline guides in one batch, but gives the denoiser {rows} rows: "
+                "unconditional and conditional ones must be as many"
+            )
+            raise ParamError(message)
+        if not self._settings.prior:
+            self._attached.switch(BASE)
+            self._count(state, role, sides, None)
+            return forward(**arguments)
+        returned = self._forwards.run(forward, arguments, self._wanted(state, role))
+        template = next(iter(returned.values()))
+        latents = {
+            one: self._family.unpacked(prediction_of(value), arguments)
+            for one, value in returned.items()
+        }
+        composed = self._composed(state, role, latents)
+        self._count(state, role, len(latents) * sides, state.blend)
+        return holding(template, self._family.packed(composed, arguments))
+
+    def _role(self, state: _State, arguments: Arguments) -> Role:
+        """Which side this call is, or both."""
+        if arguments.get("skip_layers") is not None:
+            return "again"  # the conditional rows once more, with layers left out
+        if self._family.guidance == "batch":
+            state.guided = bool(getattr(self._pipe, "do_classifier_free_guidance", False))
+            return "batch" if state.guided else "conditional"
+        second = self._context == "uncond" or (
+            self._context is None
+            and state.role == "conditional"
+            and _number(arguments["timestep"]) == state.timestep
+        )
+        state.guided |= second
+        return "unconditional" if second else "conditional"
+
+    def _wanted(self, state: _State, role: Role) -> tuple[Pass, ...]:
+        """The passes of this call, the base's first."""
+        settings = self._settings
+        if role in ("unconditional", "again"):
+            blend = _known(state.blend)
+            own: Side = "unconditional" if role == "unconditional" else "conditional"
+            reads = blend.reads_base or settings.guidance.reads(own)
+            passes = blend.used
+        else:
+            passes = settings.mode.passes(self._moment(state), state.memory)
+            sides = _SIDES if role == "batch" else _SIDES[1:]
+            reads = any(settings.guidance.reads(side) for side in sides)
+        return (BASE, *passes) if reads and BASE not in passes else passes
+
+    def _moment(self, state: _State) -> Moment:
+        masked = self._settings.masks is not None
+        return Moment(state.step, state.steps, self._settings.prior, masked)
+
+    def _composed(self, state: _State, role: Role, latents: Mapping[Pass, Array]) -> Array:
+        """Weigh, if there are conditional rows that were not weighed yet, and combine."""
+        rows = len(next(iter(latents.values())))
+        if role == "batch":
+            parts = [
+                {one: value[half] for one, value in latents.items()}
+                for half in (slice(rows // 2), slice(rows // 2, None))
+            ]
+            blend = self._weighed(state, parts[1])
+            both = [self._side(blend, side, part) for side, part in zip(_SIDES, parts, strict=True)]
+            return library_of(both[0]).concatenate(both, axis=0)
+        if role == "conditional":
+            return self._side(self._weighed(state, latents), "conditional", latents)
+        side: Side = "unconditional" if role == "unconditional" else "conditional"
+        return self._side(_known(state.blend), side, latents)
+
+    def _weighed(self, state: _State, latents: Mapping[Pass, Array]) -> Blend:
+        """The blend of this step, from conditional predictions."""
+        members = {one: value for one, value in latents.items() if one != BASE}
+        first = next(iter(members.values()))
+        seen = Seen(tuple(members), tuple(members.values()), latents.get(BASE), self._fit(first))
+        moment = self._moment(state)
+        state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
+        return state.blend
+
+    def _side(self, blend: Blend, side: Side, latents: Mapping[Pass, Array]) -> Array:
+        """One side of the call, as the pipeline gets it."""
+        base = latents.get(BASE)
+        composed = blend.combine([latents[one] for one in blend.used], base)
+        guidance = self._settings.guidance
+        return guidance.apply(side, base if guidance.reads(side) else None, composed)
+
+    def _fit(self, prediction: Array) -> Array | None:
+        """The masks in the size of a prediction, (n, *space)."""
+        if self._settings.masks is None:
+            return None
+        space = tuple(prediction.shape[2:])
+        if self._masks is None or self._masks[0] != space:
+            plain = [
+                np.ones(space[-2:]) if one is None else fit(one, *space[-2:])
+                for one in self._settings.masks
+            ]
+            whole = np.stack([np.broadcast_to(one, space) for one in plain])
+            self._masks = (space, like(whole, prediction))
+        return self._masks[1]
+
+    def _count(self, state: _State, role: Role, forwards: int, blend: Blend | None) -> None:
+        """Add to the account of the step."""
+        if role in ("batch", "conditional"):
+            weights = np.zeros((0, 1)) if blend is None else to_numpy(blend.table)
+            table = np.ascontiguousarray(weights, dtype=np.float32)
+            state.found.append(Step(state.step, state.timestep, forwards, table))
+        else:
+            last = state.found[-1]
+            state.found[-1] = replace(last, forwards=last.forwards + forwards)
+
+    @property
+    def forwards(self) -> int:
+        """Of the run that is not over."""
+        return sum(step.forwards for step in self._state.found) if self._state else 0
+
+    def note(self, text: str) -> None:
+        """Tell the user something, once per run."""
+        if self._state is not None and text not in self._state.notes:
+            self._state.notes.append(text)
+            _log.info("%s", text)
+
+    def _account(self, state: _State) -> Run:
+        """What is known of a run."""
+        guidance, notes = self._settings.guidance, list(state.notes)
+        recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
+        if self._settings.prior and recentres and not state.guided:
+            notes.append(
+                "the pipeline asked for no unconditional prediction (a guidance-distilled model, "
+                "or guidance is off): nothing was re-centred"
+            )
+        return Run(self._settings.shown, tuple(state.found), tuple(notes))
+
+
+def _known(blend: Blend | None) -> Blend:
+    """The blend of the conditional call before this one.
+
+    Raises
+    ------
+    ParamError : there was none.
+    """
+    if blend is None:
+        message = "the pipeline asked for an unconditional prediction before any conditional one"
+        raise ParamError(message)
+    return blend
+
+
+def _number(timestep: Any) -> float:  # noqa: ANN401 - a number or a tensor
+    """The timestep of the first row."""
+    return float(timestep.reshape(-1)[0]) if hasattr(timestep, "reshape") else float(timestep)

@@ -1,0 +1,346 @@
+"""What the wrapper refuses, shows and keeps, around the mathematics."""
+
+import math
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compose.pipelines import KINDS, STEPS, adapter, flux, sd
+from diffusers import FirstBlockCacheConfig, StableDiffusionInpaintPipeline
+from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
+
+import loramix
+from loramix import FormatError, ParamError
+from loramix.compose import Composite, Loratorio
+from loramix.compose.families import FAMILIES
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
+)
+
+SD, FLUX = KINDS["sd"], KINDS["flux"]
+FULL = Loratorio(patch=2)
+
+
+@pytest.fixture
+def pipe() -> Any:
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    return sd(encoder=True)
+
+
+@pytest.fixture
+def files(pipe: Any, tmp_path: Path) -> list[Path]:
+    return [
+        adapter(pipe.unet, "unet", tmp_path / f"{name}.safetensors", seed=i, scale=0.4)
+        for i, name in enumerate(("style", "face.v2"))
+    ]
+
+
+def test_the_room_is_the_function_and_needs_no_heavy_package() -> None:
+    code = (
+        "import sys, loramix, loramix.compose.functional\n"
+        "assert loramix.compose.functional.softmin\n"
+        "assert callable(loramix.compose), loramix.compose\n"
+        "from loramix.compose import Loratorio, compose\n"
+        "found = {'torch', 'diffusers', 'peft', 'transformers'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_account_of_a_run(pipe: Any, files: list[Path]) -> None:
+    composition = loramix.compose(pipe, files, mode=FULL)
+    assert composition.runs == ()
+    seen: list[int] = []
+
+    def look(_p: Any, _i: int, _t: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        seen.append(len(composition.runs[-1].steps))
+        return kept
+
+    with composition:
+        SD.run(pipe, callback_on_step_end=look)
+        SD.run(pipe, num_inference_steps=2)
+    assert seen == [1, 2, 3]
+    with composition:
+        assert len(composition.runs) == 2
+    first, second = composition.runs
+    assert first.adapters == ("style", "face.v2")
+    assert [len(run.steps) for run in (first, second)] == [STEPS, 2]
+    assert [step.number for step in first.steps] == [0, 1, 2]
+    assert [step.timestep for step in first.steps] == sorted(
+        (step.timestep for step in first.steps), reverse=True
+    )
+    for step in first.steps:
+        assert step.weights.shape == (2, 2, 4, 4)
+        assert step.weights.sum(axis=0) == pytest.approx(1, abs=1e-6)
+        assert step.chosen.all()
+        flat = step.weights.astype(float).reshape(2, 2, -1)
+        meant = -(flat * np.log(flat)).sum(axis=0).mean(axis=1)
+        assert step.entropy == pytest.approx(meant)
+        assert (step.entropy < math.log(2)).all()
+    with composition:  # once more
+        SD.run(pipe)
+    assert [run.forwards for run in composition.runs] == [18, 12, 18]
+
+
+def test_progress_shows_forwards(pipe: Any, files: list[Path]) -> None:
+    shown: list[str] = []
+    with loramix.compose(pipe, files, mode=FULL):
+        bar_of = pipe.progress_bar
+
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            bar = bar_of(*args, **kwargs)
+            plain = bar._bar.update
+
+            def update(n: float = 1) -> Any:
+                shown.append(bar._bar.postfix)
+                return plain(n)
+
+            bar._bar.update = update
+            return bar
+
+        pipe.__dict__["progress_bar"] = spy
+        SD.run(pipe)
+    assert len(shown) == STEPS
+    pipe.set_progress_bar_config(disable=False)
+    assert "progress_bar" not in pipe.__dict__
+
+
+def test_names_of_loaded_adapters_are_adapters_too(pipe: Any, files: list[Path]) -> None:
+    for name, file in zip("ab", files, strict=True):
+        pipe.load_lora_weights(str(file), adapter_name=name)
+    pipe.set_adapters(["b"], [0.2])
+    with loramix.compose(pipe, ["a", "b"], mode=FULL, weights=[1.0, 0.5]):
+        got = SD.run(pipe)
+    with loramix.compose(pipe, [files[0], "b"], mode=FULL, weights=[1.0, 0.5]):
+        assert torch.equal(SD.run(pipe), got)
+    with loramix.compose(pipe, []):
+        base = SD.run(pipe)
+    pipe.unload_lora_weights()
+    assert torch.equal(SD.run(pipe), base)
+
+
+def test_a_name_goes_before_a_file_and_is_shown_whole(
+    pipe: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files[0].parent)
+    pipe.load_lora_weights(str(files[1]), adapter_name="style")
+    Path("style").mkdir()
+    composition = loramix.compose(pipe, ["style", files[0], "face.v2.safetensors"])
+    with composition:
+        SD.run(pipe)
+    assert composition.runs[0].adapters == ("style", "style", "face.v2")
+    with loramix.compose(pipe, ["style"], mode="composite"):
+        got = SD.run(pipe)
+    with loramix.compose(pipe, [files[1]], mode="composite"):
+        assert torch.equal(SD.run(pipe), got)
+    with pytest.raises(ParamError, match="adapters = style: give a list"):
+        loramix.compose(pipe, "style")
+
+
+def test_a_global_scale_acts_on_every_adapter(pipe: Any, files: list[Path]) -> None:
+    call = {"cross_attention_kwargs": {"scale": 0.5}}
+    with loramix.compose(pipe, files, mode=FULL):
+        meant = SD.run(pipe, **call)
+    for size in (1, 3):
+        with loramix.compose(pipe, files, mode=FULL, weights=[0.5, 0.5], max_batch=size):
+            halved = SD.run(pipe)
+        assert float((halved - meant).abs().max()) < 1e-3
+        with loramix.compose(pipe, files, mode=FULL, max_batch=size):
+            assert float((SD.run(pipe, **call) - meant).abs().max()) < 1e-3
+
+
+def test_the_denoiser_can_be_called_by_itself(pipe: Any, files: list[Path]) -> None:
+    SD.run(pipe)  # which leaves the pipeline guided
+    x, text = torch.randn(4, 4, 8, 8), torch.randn(4, 5, 12)
+    with torch.inference_mode(), loramix.compose(pipe, files, mode=FULL, max_batch=3) as inside:
+        one = inside.unet(x, 10, text, return_dict=False)[0]
+        for size in (1, 3):
+            with_dict = inside.unet(sample=x, timestep=10, encoder_hidden_states=text)
+            assert float((with_dict.sample - one).abs().max()) < 1e-5, size
+        with pytest.raises(ParamError, match="gives the denoiser 3 rows"):
+            inside.unet(x[:3], 10, text[:3])
+
+
+def test_where_memory_runs_out_fewer_share_a_forward(
+    pipe: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loramix.compose(pipe, files, mode=FULL):
+        meant = SD.run(pipe)
+    inner = type(pipe.unet).forward
+
+    def small(
+        self: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, **more: Any
+    ) -> Any:
+        if len(sample) > 8:
+            message = "CUDA out of memory"
+            raise torch.cuda.OutOfMemoryError(message)
+        return inner(self, sample, timestep, encoder_hidden_states, **more)
+
+    monkeypatch.setattr(type(pipe.unet), "forward", small)
+    composition = loramix.compose(pipe, files, mode=FULL, max_batch=3)
+    with composition:
+        got = SD.run(pipe)
+    assert float((got - meant).abs().max()) < 1e-3
+    (run,) = composition.runs
+    assert run.notes == ("memory ran out: 2 passes in one forward from here on",)
+    assert run.forwards == 18
+
+
+def test_no_more_predictions_are_alive_than_passes(pipe: Any, files: list[Path]) -> None:
+    alive: list[int] = []
+    known: list[Any] = []
+
+    def note(_m: Any, _a: Any, returned: torch.Tensor) -> None:
+        known.append(weakref.ref(returned))
+        alive.append(sum(one() is not None for one in known))
+
+    pipe.unet.conv_out.register_forward_hook(note)
+    with loramix.compose(pipe, files, mode=FULL):
+        SD.run(pipe)
+    assert len(alive) == STEPS * 3
+    assert max(alive) <= 3
+
+
+def test_pipelines_that_are_not_known_are_refused(pipe: Any) -> None:
+    other = StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+    with pytest.raises(
+        ParamError, match=r"StableDiffusionInpaintPipeline.*: how it calls"
+    ) as found:
+        loramix.compose(other, [])
+    assert all(name in str(found.value) for name in FAMILIES)
+
+    class Mine(type(pipe)):  # type: ignore[misc]
+        """Somebody's own."""
+
+    mine = Mine(**pipe.components, requires_safety_checker=False)
+    with loramix.compose(mine, []):
+        assert torch.equal(SD.run(mine), SD.run(pipe))
+
+
+def test_adapters_that_are_not_there_are_refused(pipe: Any, files: list[Path]) -> None:
+    message = "adapter nobody: neither a file nor loaded in the pipeline; loaded: none"
+    with pytest.raises(ParamError, match=message), loramix.compose(pipe, ["nobody"]):
+        pytest.fail("entered")
+    absent = files[0].with_name("absent.safetensors")
+    with pytest.raises(FileNotFoundError, match="absent"), loramix.compose(pipe, [absent]):
+        pytest.fail("entered")
+    pipe.load_lora_weights(str(files[0]), adapter_name="a")
+    with (
+        pytest.raises(ParamError, match="adapter a is given twice"),
+        loramix.compose(pipe, ["a", "a"]),
+    ):
+        pytest.fail("entered")
+
+
+def test_adapters_of_another_model_are_refused(pipe: Any, tmp_path: Path) -> None:
+    file = adapter(flux().transformer, "transformer", tmp_path / "f.safetensors", seed=1)
+    with pytest.raises(FormatError, match=r"f.* no layer"), loramix.compose(pipe, [file]):
+        pytest.fail("entered")
+
+
+def test_what_would_mix_adapters_is_refused(pipe: Any, files: list[Path]) -> None:
+    pipe.load_lora_weights(str(files[0]), adapter_name="a")
+    pipe.fuse_lora()
+    with pytest.raises(ParamError, match=r"a are fused.*unfuse_lora"), loramix.compose(pipe, ["a"]):
+        pytest.fail("entered")
+    other = flux()
+    other.transformer.enable_cache(FirstBlockCacheConfig())
+    with pytest.raises(ParamError, match="disable_cache"), loramix.compose(other, []):
+        pytest.fail("entered")
+
+
+def test_compiled_models_are_refused(pipe: Any) -> None:
+    pipe.unet = torch.compile(pipe.unet)
+    with pytest.raises(ParamError, match="OptimizedModule hides"), loramix.compose(pipe, []):
+        pytest.fail("entered")
+
+
+def test_adapters_that_cannot_share_a_batch_are_refused_by_name(pipe: Any) -> None:
+    config = LoraConfig(r=2, target_modules=["to_q"], use_dora=True)
+    pipe.unet.add_adapter(config, adapter_name="dora")
+    with loramix.compose(pipe, ["dora"]):
+        SD.run(pipe)
+    with (
+        pytest.raises(ParamError, match=r"to_q: .* in Linear with dora; use max_batch=1"),
+        loramix.compose(pipe, ["dora"], max_batch=2),
+    ):
+        pytest.fail("entered")
+
+
+def test_adapters_of_another_kind_rest_in_a_batch(pipe: Any, files: list[Path]) -> None:
+    """Those of layers where nothing is composed are not asked for rows."""
+    config = LoKrConfig(r=2, target_modules=["conv1"], init_weights=False)
+    inject_adapter_in_model(config, pipe.unet, "resting")
+    with loramix.compose(pipe, files, mode=FULL):
+        meant = SD.run(pipe)
+    with loramix.compose(pipe, files, mode=FULL, max_batch=3):
+        assert float((SD.run(pipe) - meant).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"weights": [1.0]}, "1 weights for 2 adapters: give one each"),
+        ({"weights": [1.0, math.nan]}, "weights = nan"),
+        ({"priors": [1.0, -1.0]}, r"priors = -1.0: allowed is a number in \[0, inf\)"),
+        ({"priors": [0, 0]}, "at least one must be above 0"),
+        ({"masks": [np.ones((2, 2))]}, "1 masks for 2 adapters"),
+        (
+            {"masks": [None, np.ones((2, 2))], "mode": "switch"},
+            "mode switch has no weights for pixels; masks go with loratorio, composite, w-comp",
+        ),
+        ({"max_batch": 0}, "max_batch = 0"),
+        ({"text": "some"}, "text = 'some': allowed is all, none"),
+        ({"mode": "swich"}, "did you mean switch"),
+        ({"guidance": "cfgg"}, "did you mean cfg"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(
+    how: dict[str, Any], message: str, pipe: Any, files: list[Path]
+) -> None:
+    with pytest.raises(ParamError, match=message):
+        loramix.compose(pipe, files, **how)
+
+
+def test_importances_must_fit_the_adapters(pipe: Any, files: list[Path]) -> None:
+    for name in ("w-switch", "w-composite"):
+        mode = loramix.compose.MODES[name](importance=(1.0, 2.0, 3.0))  # type: ignore[call-arg]
+        with (
+            pytest.raises(ParamError, match=f"{name}: importance = .* for 2 adapters"),
+            loramix.compose(pipe, files, mode=mode),
+        ):
+            pytest.fail("entered")
+
+
+def test_a_composition_is_entered_once_at_a_time(pipe: Any, files: list[Path]) -> None:
+    composition = loramix.compose(pipe, files, mode=Composite())
+    with composition, pytest.raises(ParamError, match="already entered"):
+        composition.__enter__()
+    assert "forward" not in pipe.unet.__dict__
+
+
+def test_rows_that_cannot_be_repeated_are_refused(tmp_path: Path) -> None:
+    pipe = flux()
+    file = adapter(pipe.transformer, "transformer", tmp_path / "a.safetensors", seed=1)
+    with (
+        torch.inference_mode(),
+        loramix.compose(pipe, [file], max_batch=2) as inside,
+        pytest.raises(ParamError, match=r"pooled_projections .* has 3 rows, the latents 2"),
+    ):
+        inside.transformer(
+            hidden_states=torch.randn(2, 4, 16),
+            timestep=torch.ones(2),
+            pooled_projections=torch.randn(3, 10),
+            encoder_hidden_states=torch.randn(2, 5, 12),
+            img_ids=torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]),
+            txt_ids=torch.zeros(5, 3),
+            guidance=torch.ones(2),
+        )

@@ -1,0 +1,498 @@
+"""Every mode and guidance against a loop by hand around diffusers, with the oracles.
+
+The loop runs the real UNet with adapters set by diffusers' own calls, and guides and steps by
+itself; the composed pipeline must end at the same latents.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compose import oracles
+from compose.pipelines import GUIDANCE, KINDS, adapter, random, sd
+from safetensors.numpy import load_file, save_file
+
+import loramix
+from loramix import ParamError
+from loramix.compose import (
+    GUIDANCE as GUIDANCES,
+)
+from loramix.compose import (
+    MODES,
+    AutoLora,
+    Cfg,
+    Cm,
+    Composite,
+    Guidance,
+    KLora,
+    Loratorio,
+    Merge,
+    Mode,
+    MultLfg,
+    Recentred,
+    Switch,
+    WComposite,
+    WSwitch,
+    importance_of,
+)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
+)
+
+STEPS = 4
+WEIGHTS = (1.0, 0.6, -0.8)
+PRIORS = (1.0, 2.0, 0.5)
+Array = np.ndarray
+Names = tuple[int, ...]
+Predict = Callable[[Names], tuple[Array, Array]]
+"""Unconditional and conditional prediction of the denoiser with some adapters, in float64."""
+Rule = Callable[[int, Predict], tuple[Array, Array]]
+
+
+class Bench:
+    """A pipeline with three adapters, and a loop by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pipe = sd()
+        self.files = [
+            adapter(self.pipe.unet, "unet", folder / f"{i}.safetensors", seed=i, scale=0.5)
+            for i in range(3)
+        ]
+        self.load()
+        self.latents = random(50, 2, 4, 8, 8)
+        self.arguments = KINDS["sd"].arguments()
+        self.last: Any = None
+
+    def load(self) -> None:
+        for i, file in enumerate(self.files):
+            self.pipe.load_lora_weights(str(file), adapter_name=f"a{i}")
+
+    def composed(self, count: int = 3, **how: Any) -> Array:
+        how = {"weights": WEIGHTS[:count], **how}
+        self.last = loramix.compose(self.pipe, ["a0", "a1", "a2"][:count], **how)
+        with self.last as pipe:
+            found = KINDS["sd"].run(pipe, latents=self.latents, num_inference_steps=STEPS)
+        return found.double().numpy()
+
+    def by_hand(self, rule: Rule) -> Array:
+        pipe = self.pipe
+        text = [self.arguments[f"{side}prompt_embeds"] for side in ("negative_", "")]
+        pipe.scheduler.set_timesteps(STEPS)
+        latents = self.latents.clone()
+        for step, t in enumerate(pipe.scheduler.timesteps):
+
+            def predict(names: Names, x: Any = latents, t: Any = t) -> tuple[Array, Array]:
+                pipe.enable_lora()
+                if names:
+                    pipe.set_adapters([f"a{i}" for i in names], [WEIGHTS[i] for i in names])
+                else:
+                    pipe.disable_lora()
+                with torch.inference_mode():
+                    both = [pipe.unet(x, t, one, return_dict=False)[0] for one in text]
+                return both[0].double().numpy(), both[1].double().numpy()
+
+            u, c = rule(step, predict)
+            guided = torch.from_numpy(u + GUIDANCE * (c - u)).float()
+            latents = pipe.scheduler.step(guided, t, latents, return_dict=False)[0]
+        return latents.double().numpy()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    return Bench(tmp_path)
+
+
+def close(got: Array, meant: Array) -> bool:
+    return bool(np.abs(got - meant).max() < 1e-3 * np.abs(meant).max())
+
+
+def alone(predict: Predict, names: Sequence[int] = (0, 1, 2)) -> tuple[Array, Array]:
+    """Both sides of each adapter in a pass of its own."""
+    both = [predict((i,)) for i in names]
+    return np.stack([u for u, _ in both]), np.stack([c for _, c in both])
+
+
+def loratorio(tau: float, how: str, lambda_: float, scale: str = "none", k: int = 3) -> Rule:
+    edges = (3, 3)
+
+    def rule(_: int, predict: Predict) -> tuple[Array, Array]:
+        base_u, base_c = predict(())
+        u, c = alone(predict)
+        likeness = oracles.similarity(base_c, c, edges)
+        prior = np.array(PRIORS)
+        values = likeness if scale == "none" else oracles.standardise(likeness, scale)
+        found = np.zeros_like(likeness)
+        for b in range(len(base_c)):
+            far = [1 - likeness[i, b].mean() for i in range(3)]
+            kept = oracles.chosen(far, k, [False] * 3, 0.0)
+            own = [p if keep else 0.0 for p, keep in zip(prior, kept, strict=True)]
+            found[:, b : b + 1] = oracles.softmin(values[:, b : b + 1], tau, own)
+        pixels = getattr(oracles, how)(found, (8, 8), edges)
+        centre = lambda_ * base_u + (1 - lambda_) * oracles.aggregate(u, pixels)
+        return centre, oracles.aggregate(c, pixels)
+
+    return rule
+
+
+def weighted(weights: Callable[[int], Sequence[float]]) -> Rule:
+    def rule(step: int, predict: Predict) -> tuple[Array, Array]:
+        table = np.asarray(weights(step))
+        return tuple(np.tensordot(table, side, 1) for side in alone(predict))  # type: ignore[return-value]
+
+    return rule
+
+
+def together(names: Callable[[int], Names]) -> Rule:
+    return lambda step, predict: predict(names(step))
+
+
+CASES: Mapping[str, tuple[Mode, Guidance | None, Sequence[float] | None, Rule]] = {
+    "loratorio": (
+        Loratorio(tau=0.05, patch=3), None, PRIORS, loratorio(0.05, "nearest", 0.5),
+    ),
+    "loratorio-bilinear": (
+        Loratorio(tau=0.02, patch=3, how="bilinear"), Recentred(0.2), PRIORS,
+        loratorio(0.02, "bilinear", 0.2),
+    ),
+    "loratorio-scaled": (
+        Loratorio(tau=1.0, patch=3, scale="image"), Cfg(), PRIORS,
+        loratorio(1.0, "nearest", 0.0, "image"),
+    ),
+    "loratorio-chosen": (
+        Loratorio(tau=0.05, patch=3, k=2), Cfg(), PRIORS, loratorio(0.05, "nearest", 0.0, k=2),
+    ),
+    "composite": (Composite(), None, PRIORS, weighted(lambda _: np.array(PRIORS) / 3.5)),
+    "w-composite": (
+        WComposite(importance=(2.0, 0.0, 1.0)), None, None, weighted(lambda _: (2 / 3, 0, 1 / 3)),
+    ),
+    "switch": (Switch(every=1), None, None, together(lambda step: (step % 3,))),
+    "switch-slow": (Switch(every=2), None, (1, 0, 1), together(lambda step: ((0, 2)[step // 2],))),
+    "w-switch": (
+        WSwitch(every=1, importance=(1.0, 0.0, 2.0)), None, None,
+        together(lambda step: ((2,), (0,), (2,), (2,))[step]),
+    ),
+    "merge": (Merge(), None, None, together(lambda _: (0, 1, 2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_modes_are_the_loop_by_hand(name: str, bench: Bench) -> None:
+    mode, guidance, priors, rule = CASES[name]
+    meant = bench.by_hand(rule)
+    assert close(bench.composed(mode=mode, guidance=guidance, priors=priors), meant)
+
+
+def test_autolora_is_the_difference_of_two_guided_predictions(bench: Bench) -> None:
+    def rule(_: int, predict: Predict) -> tuple[Array, Array]:
+        (base_u, base_c), (u, c) = predict(()), predict((0, 1, 2))
+        base = base_u + GUIDANCE * (base_c - base_u)
+        moved = base + 1.5 * (u + GUIDANCE * (c - u) - base)
+        return moved, moved
+
+    meant = bench.by_hand(rule)
+    assert close(bench.composed(mode="merge", guidance=AutoLora(1.5)), meant)
+    assert bench.last.runs[0].forwards == STEPS * 2 * 2
+    assert close(
+        bench.composed(mode="merge", guidance="autolora:gamma=1"), bench.composed(mode="merge")
+    )
+
+
+def test_dominance_moves_through_adapters_of_falling_frequency(bench: Bench) -> None:
+    scores = np.zeros(3)
+
+    def rule(step: int, predict: Predict) -> tuple[Array, Array]:
+        _, base = predict(())
+        u, c = alone(predict)
+        if step < 2:
+            for i in range(3):
+                shares = [oracles.high_share(c[i, b] - base[b], 0.25) for b in range(2)]
+                scores[i] += np.mean(shares)
+        # Shares of the run 0, 1/4, 1/2, 3/4: every second step, then every third.
+        turns = (0, 0, 0, 1)[step]
+        dominant = np.argsort(-scores, kind="stable")[turns]
+        weights = np.full(3, 3 / (2.5 + 2) / 3)
+        weights[dominant] *= 2.5
+        assert weights.sum() == pytest.approx(1)
+        return np.tensordot(weights, u, 1), np.tensordot(weights, c, 1)
+
+    meant = bench.by_hand(rule)
+    assert close(bench.composed(mode=Cm(measure=2)), meant)
+    per_step = [step.forwards for step in bench.last.runs[0].steps]
+    assert per_step == [8, 8, 6, 6]
+
+
+@pytest.mark.parametrize("score", ["change", "base"])
+def test_bands_are_shared_by_what_changes_in_them(score: str, bench: Bench) -> None:
+    before: list[Array] = []
+
+    def rule(_: int, predict: Predict) -> tuple[Array, Array]:
+        base = predict(())[1]
+        u, c = alone(predict)
+        others = np.stack([base] * 3) if score == "base" else (before[-1] if before else None)
+        before.append(c)
+        if others is None:
+            return u.mean(axis=0), c.mean(axis=0)
+        found = np.zeros_like(u[0]), np.zeros_like(c[0])
+        for b in range(2):
+            moved = np.stack([_bands(c[i, b] - others[i, b]) for i in range(3)])
+            norms = np.sqrt((moved**2).sum(axis=(2, 3, 4)))  # adapter, band
+            norms = norms / norms.mean(axis=0)
+            for band in range(4):
+                own = norms[:, band]
+                kept = oracles.chosen(list(own), 2, [False] * 3, 0.0)
+                raised = np.where(kept, np.exp(own / 0.3), 0)
+                for side, stack in zip(found, (u, c), strict=True):
+                    parts = np.stack([_bands(stack[i, b])[band] for i in range(3)])
+                    mixed = np.zeros((4, *parts.shape[1:]))
+                    mixed[band] = np.tensordot(raised / raised.sum(), parts, 1)
+                    side[b] += _image(mixed)
+        return found
+
+    meant = bench.by_hand(rule)
+    mode = MultLfg(levels=1, k=2, score=score, tau=0.3)  # type: ignore[arg-type]
+    assert close(bench.composed(mode=mode), meant)
+    assert bench.last.runs[0].forwards == STEPS * 2 * (4 if score == "base" else 3)
+
+
+def _bands(image: Array) -> Array:
+    """(bands, channels, height / 2, width / 2)."""
+    return np.stack([np.stack(oracles.haar(one)) for one in image], axis=1)
+
+
+def _image(bands: Array) -> Array:
+    """By the transposed matrix, which is the inverse for even sizes."""
+    size = 2 * bands.shape[-1]
+    matrix = oracles.haar_matrix(size)
+    whole = np.concatenate(
+        [np.concatenate(list(bands[:2]), axis=-1), np.concatenate(list(bands[2:]), axis=-1)],
+        axis=-2,
+    )
+    return np.stack([matrix.T @ one @ matrix for one in whole])
+
+
+def test_k_lora_is_a_file_with_the_larger_adapter_of_every_layer(
+    bench: Bench, tmp_path: Path
+) -> None:
+    tensors = [load_file(file) for file in bench.files[:2]]
+    stems = sorted({key.partition(".lora_")[0] for key in tensors[0]})
+    only = stems[3]  # one layer that the style does not have
+    for side in ("A", "B"):
+        del tensors[1][f"{only}.lora_{side}.weight"]
+    save_file(tensors[1], bench.files[1])
+    bench.pipe.unload_lora_weights()
+    deltas = {
+        stem: [
+            w * t[f"{stem}.lora_B.weight"].astype(float) @ t[f"{stem}.lora_A.weight"]
+            if f"{stem}.lora_A.weight" in t
+            else None
+            for w, t in zip(WEIGHTS, tensors, strict=False)
+        ]
+        for stem in stems
+    }
+    sums = [sum(np.abs(d[i]).sum() for s, d in deltas.items() if s != only) for i in (0, 1)]
+    meant = bench.latents
+    chosen = []
+    for step in range(STEPS):
+        own = {}
+        for stem, (subject, style) in deltas.items():
+            largest = [
+                0.0 if d is None else np.sort(np.abs(d).ravel())[-4:].sum()
+                for d in (subject, style)
+            ]
+            factor = sums[0] / sums[1] * (1.5 * step / STEPS + 0.5)
+            winner = int(style is not None and largest[1] * factor > largest[0])
+            chosen.append(winner)
+            for side, weight in (("A", 1.0), ("B", WEIGHTS[winner])):
+                key = f"{stem}.lora_{side}.weight"
+                own[key] = (tensors[winner][key] * weight).astype(np.float32)
+        save_file(own, tmp_path / f"step{step}.safetensors")
+    assert 0.1 < np.mean(chosen) < 0.9
+
+    pipe = bench.pipe
+    pipe.scheduler.set_timesteps(STEPS)
+    for step, t in enumerate(pipe.scheduler.timesteps):
+        pipe.load_lora_weights(str(tmp_path / f"step{step}.safetensors"), adapter_name="one")
+        with torch.inference_mode():
+            u, c = (
+                pipe.unet(meant, t, bench.arguments[f"{s}prompt_embeds"], return_dict=False)[0]
+                for s in ("negative_", "")
+            )
+        meant = pipe.scheduler.step(u + GUIDANCE * (c - u), t, meant, return_dict=False)[0]
+        pipe.unload_lora_weights()
+    bench.load()
+    assert close(bench.composed(2, mode=KLora()), meant.double().numpy())
+    assert bench.last.runs[0].forwards == STEPS * 2
+    share = np.mean(chosen[-len(stems) :])
+    assert bench.last.runs[0].steps[-1].weights[1, 0] == pytest.approx(share)
+    with pytest.raises(ParamError, match=r"3 adapters .*: give two, the subject first"):
+        bench.composed(3, mode="k-lora")
+
+
+FORWARDS = {
+    "loratorio": 4, "composite": 3, "switch": 1, "merge": 1, "w-switch": 1, "w-composite": 3,
+    "multlfg": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("guided", [True, False])
+def test_what_a_mode_costs(name: str, guided: bool, bench: Bench) -> None:
+    scale = GUIDANCE if guided else 1.0
+    composition = loramix.compose(bench.pipe, ["a0", "a1", "a2"], mode=name)
+    with composition as pipe:
+        KINDS["sd"].run(pipe, guidance_scale=scale)
+    (run,) = composition.runs
+    assert {step.forwards for step in run.steps} == {FORWARDS[name] * (2 if guided else 1)}
+
+
+def test_weights_are_kept_between_evaluations(bench: Bench) -> None:
+    bench.composed(mode=Loratorio(patch=4, every=2), guidance="cfg")
+    steps = bench.last.runs[0].steps
+    assert [step.forwards for step in steps] == [8, 6, 8, 6]
+    assert np.array_equal(steps[0].weights, steps[1].weights)
+    assert not np.array_equal(steps[1].weights, steps[2].weights)
+    bench.composed(mode=Loratorio(patch=4, every=2))  # the base is still re-centred to
+    assert [step.forwards for step in bench.last.runs[0].steps] == [8, 8, 8, 8]
+
+
+def test_light_adapters_rest_until_the_next_evaluation(bench: Bench) -> None:
+    how = {"guidance": "cfg", "priors": (1.0, 1.0, 1e-3)}
+    bench.composed(mode=Loratorio(patch=4, every=3, skip=0.05), **how)
+    steps = bench.last.runs[0].steps
+    assert [step.forwards for step in steps] == [8, 4, 4, 8]
+    assert steps[0].chosen.all()
+    for step in steps[1:3]:
+        assert step.chosen.tolist() == [[True] * 2, [True] * 2, [False] * 2]
+        assert step.weights.sum(axis=0) == pytest.approx(1, abs=1e-6)
+
+
+def test_masks_reach_adapters_without_weight_in_every_step(bench: Bench) -> None:
+    """At this temperature one adapter has all the weight of a patch, the others exactly none."""
+    left = np.zeros((8, 8))
+    left[:, :3] = 1  # not at the rim of a patch
+    mode = Loratorio(tau=1e-9, patch=8, every=2)
+    bench.composed(2, mode=mode, guidance="cfg")
+    winner = [int(i) for i in bench.last.runs[0].steps[0].weights.argmax(axis=0).ravel()]
+    assert len(set(winner)) == 1
+    masks: list[Any] = [1 - left, 1 - left]
+    masks[1 - winner[0]] = left
+    got = bench.composed(2, mode=mode, masks=masks, guidance="cfg")
+    meant = bench.composed(2, mode=Composite(), masks=masks)
+    assert close(got, meant)
+    assert [step.forwards for step in bench.last.runs[0].steps] == [6, 6, 6, 6]
+
+
+def test_outside_the_window_all_act_at_once(bench: Bench) -> None:
+    bench.composed(mode=Loratorio(patch=4, window=(0.25, 0.75)), guidance="cfg")
+    assert [step.forwards for step in bench.last.runs[0].steps] == [2, 8, 8, 2]
+
+
+@pytest.mark.parametrize("level", ["none", "adapter"])
+@pytest.mark.parametrize("scope", ["image", "patch"])
+def test_a_frozen_choice_is_all_that_is_run(level: Any, scope: Any, bench: Bench) -> None:
+    mode = Loratorio(patch=4, k=1, freeze=2, level=level, scope=scope)
+    bench.composed(mode=mode, guidance="cfg")
+    steps = bench.last.runs[0].steps
+    chosen = [step.chosen for step in steps]
+    assert all(((step.weights > 0).sum(axis=0) == 1).all() for step in steps)
+    assert np.array_equal(chosen[2], chosen[1])
+    assert np.array_equal(chosen[3], chosen[1])
+    run = 1 + int(chosen[1].any(axis=1).sum())
+    assert [step.forwards for step in steps] == [8, 8, 2 * run, 2 * run]
+
+
+def test_levels_keep_a_loud_adapter_from_winning_everywhere(bench: Bench) -> None:
+    shares = {}
+    for level in ("none", "adapter"):
+        mode = Loratorio(tau=0.3, patch=4, level=level)  # type: ignore[arg-type]
+        bench.composed(mode=mode, weights=(3.0, 0.3, 0.3), guidance="cfg")
+        shares[level] = np.mean([step.weights[0].mean() for step in bench.last.runs[0].steps])
+    assert shares["none"] > 0.6
+    assert shares["adapter"] < 0.5
+
+
+def test_hysteresis_keeps_a_choice(bench: Bench) -> None:
+    def choices(hysteresis: float) -> list[Any]:
+        mode = Loratorio(patch=4, k=1, scope="patch", hysteresis=hysteresis)
+        bench.composed(mode=mode, guidance="cfg")
+        return [step.weights.argmax(axis=0).tolist() for step in bench.last.runs[0].steps]
+
+    free, kept = choices(0.0), choices(1e6)
+    assert free[0] == kept[0]
+    assert any(one != free[0] for one in free)
+    assert all(one == kept[0] for one in kept)
+
+
+def test_importance_is_the_share_of_trigger_words() -> None:
+    prompt = "A Cat in a red hat, red shoes"
+    assert importance_of(prompt, ["cat", "red, hat", "dog"]) == (0.25, 0.75, 0.0)
+    assert importance_of(prompt, ["red", "red"]) == (1.0, 1.0)
+    with pytest.raises(ParamError, match="none of the trigger words"):
+        importance_of(prompt, ["dog"])
+
+
+def test_names_and_parameters_are_read_from_texts() -> None:
+    pipe = sd()
+
+    def mode(text: str) -> Any:
+        return loramix.compose(pipe, [], mode=text)._mode
+
+    assert mode("loratorio:tau=0.1,patch=8,scale=none,k=2") == Loratorio(tau=0.1, patch=8, k=2)
+    assert set(MODES) == {*FORWARDS, "cm", "k-lora"}
+    for name, kind in {**MODES, **GUIDANCES}.items():
+        assert kind.name == name
+        assert kind() == kind()
+    guidance = loramix.compose(pipe, [], guidance="recentred:lambda=0.3")._guidance
+    assert guidance == Recentred(0.3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("loratorios", r"mode 'loratorios' \(did you mean loratorio\?\); known are lora"),
+        ("loratorio:taw=1", r"no parameter 'taw' \(did you mean tau\?\)"),
+        ("loratorio:tau=0", r"loratorio: tau = 0: allowed is a number in \(0, inf\]"),
+        ("loratorio:tau=x", r"loratorio: tau = x: allowed is a number"),
+        ("loratorio:tau=1,tau=2", "tau is given twice"),
+        ("loratorio:patch=0", "patch = 0: allowed is a whole number of at least 1"),
+        ("loratorio:how=cubic", "how = 'cubic': allowed is nearest, bilinear"),
+        ("loratorio:scale=z", "scale = 'z'"),
+        ("loratorio:level=z", "level = 'z'"),
+        ("loratorio:scope=z", "scope = 'z'"),
+        ("loratorio:k=0", "k = 0"),
+        ("loratorio:freeze=2", "give k"),
+        ("loratorio:every=0", "every = 0"),
+        ("loratorio:skip=2", r"skip = 2: allowed is a number in \[0, 1\]"),
+        ("loratorio:window=1", "give it in Python"),
+        ("switch:every=1.5", "switch: every = 1.5: allowed is a whole number"),
+        ("w-switch:every=0", "w-switch: every = 0"),
+        ("cm:cut=2", r"cm: cut = 2: allowed is a number in \[0, 0.7072\]"),
+        ("cm:measure=0", "cm: measure = 0"),
+        ("multlfg:score=z", "multlfg: score = 'z': allowed is change, base"),
+        ("multlfg:levels=0", "multlfg: levels = 0"),
+        ("k-lora:alpha=-1", "k-lora: alpha = -1"),
+    ],
+)
+def test_modes_out_of_range_are_refused(mode: str, message: str) -> None:
+    with pytest.raises(ParamError, match=message):
+        loramix.compose(object.__new__(type("FluxPipeline", (), {})), [], mode=mode)
+
+
+def test_numbers_in_tuples_are_checked_too() -> None:
+    with pytest.raises(ParamError, match=r"window = \(0.5, 0.5\)"):
+        Loratorio(window=(0.5, 0.5))
+    with pytest.raises(ParamError, match="importance = -1"):
+        WComposite(importance=(-1.0,))
+    with pytest.raises(ParamError, match="at least one must be above 0"):
+        WSwitch(importance=(0.0, 0.0))
+    with pytest.raises(ParamError, match="gamma = -1"):
+        AutoLora(-1)
+    with pytest.raises(ParamError, match="lambda = 2"):
+        Recentred(2)
