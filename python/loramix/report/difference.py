@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loramix.recipes.records import KEY
 from loramix.report import cells
+from loramix.report.inspection import json_object
 
 _WORST = 8
 _FIELDS = 6
@@ -44,11 +46,20 @@ def _metadata(fields: Mapping[str, Sequence[str | None]]) -> list[tuple[str, str
     if not fields:
         return []
     shown = [
-        f"{name} ({' / '.join('-' if v is None else cells.shorten(v, _VALUE) for v in values)})"
+        f"{name} ({' / '.join(_value(name, value) for value in values)})"
         for name, values in list(fields.items())[:_FIELDS]
     ]
     more = [f"{len(fields) - _FIELDS} more"] if len(fields) > _FIELDS else []
     return [("metadata", ", ".join([*shown, *more]))]
+
+
+def _value(name: str, value: str | None) -> str:
+    """A string of a header; of what loramix says of its own outputs, which is long, the version."""
+    if value is None:
+        return "-"
+    if name == KEY:
+        return str(json_object(value).get("version", "unreadable"))
+    return cells.shorten(value, _VALUE)
 
 
 def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
