@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "unknown tensor": (unknown_key, ("surprise.weight", "--skip")),
     "another model": (sdxl, ("sdxl", "sd15", "different base models")),
     "a web page": (lambda p: p.write_text("<html>404</html>"), ("HTML",)),
-    "a folder of nothing": (lambda p: (p.unlink(), p.mkdir()), ("0 .safetensors files",)),
+    "a folder of nothing": (lambda p: (p.unlink(), p.mkdir()), ("without .safetensors files",)),
     "no file": (lambda p: p.unlink(), ("No such file",)),
 }
 

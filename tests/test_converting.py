@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import Pair, decode, encode, pairs, read_safetensors, write_adapter, write_safetensors
 
-from loramix import Merged, Output, OutputError, convert, copying, load, merge, reproduce
+from loramix import Merged, Output, OutputError, convert, copying, diff, load, merge, reproduce
 from loramix.cli.app import main
 from loramix.types import Tensor
 
@@ -224,8 +224,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     source, out = str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")
     assert main(["convert", source, "-o", out, "--dialect", "kohya"]) == 0
     assert "error 0 relative to the exact result" in capsys.readouterr().out.replace("      ", " ")
-    assert main(["convert", source, "-o", out]) == 2
-    assert "convert needs --for, --dialect" in capsys.readouterr().err
+    # As the doctor's commands are: nothing but a new place, and what to leave out.
+    assert main(["convert", source, "-o", str(tmp_path / "anew.safetensors")]) == 0
+    assert diff(source, tmp_path / "anew.safetensors").verdict == "same"
 
 
 def test_the_result_is_a_merge_like_any_other(tmp_path: Path) -> None:

@@ -140,6 +140,34 @@ def arrange(
     return steps
 
 
+def refuse_one_name(adapters: Sequence[Adapter], steps: Sequence[Step], dialect: Dialect) -> None:
+    """Refuse two weights that would be written under one name.
+
+    A module of another shape than its table says is none of that model, so it is no group with the
+    one whose name it has.
+
+    Raises
+    ------
+    FormatError : there are two, with the shapes that tell them apart.
+    """
+    taken: dict[str, Step] = {}
+    for step in steps:
+        for name in step.tensors(dialect):
+            first = taken.setdefault(name, step)
+            if first is not step:
+                one, other = (_told(adapters, own) for own in (first, step))
+                message = (
+                    f"{name} would be two weights: {one}, and {other}. One of them was trained on "
+                    "another model, or on a changed one; leave its modules out with --skip 'GLOB'"
+                )
+                raise FormatError(message)
+
+
+def _told(adapters: Sequence[Adapter], step: Step) -> str:
+    """A weight with its shape, and one of those that change it."""
+    return f"one of shape {list(step.target.shape)} in {adapters[step.pieces[0].owner].name}"
+
+
 def spelled(
     target: Target, targets: Mapping[str, Target], dialect: Dialect, layout: Layout | None
 ) -> tuple[str, str]:

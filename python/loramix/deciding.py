@@ -172,7 +172,7 @@ class Opened:
         FormatError, ShapeError, ParamError, OSError : see `loramix.merge`.
         """
         if not sources:
-            message = "no adapters: merge needs at least one file, folder or loaded adapter"
+            message = "no adapters: there must be at least one file, folder or loaded adapter"
             raise ParamError(message)
         each = opening.weights_of(sources, weights)
         opening.refuse_twice(sources)
@@ -206,7 +206,9 @@ class Opened:
             wish.output,
             weights=self.weights,
             method=wish.policy.describe(),
-            verdict=replace(verdict, notes=(*verdict.notes, *resolved.notes)),
+            verdict=replace(
+                verdict, notes=(*opening.notes_of(self.adapters), *verdict.notes, *resolved.notes)
+            ),
             seed=wish.seed,
             split=self.split,
             backend=device.name,

@@ -129,6 +129,13 @@ class Drafting:
         rest = [*unknown, *(name for entry in odd for name in entry.names.values())]
         if not rest:
             return
+        if keys.is_model(entries, unknown):
+            message = (
+                f"{self._where}: no adapter, but the weights of a model, such as {unknown[0]}: "
+                "'loramix bake' merges adapters into it, 'loramix extract' makes an adapter of its "
+                "difference to another"
+            )
+            raise FormatError(message)
         if unknown:
             payload = keys.payload_of(unknown[0])
             what = f"belongs to {payload}, which loramix does not read" if payload else None
@@ -140,8 +147,8 @@ class Drafting:
             what = families.misfit(main)
             first = odd[0].names[next((r for r in main if r in families.REPLACEMENTS), main[0])]
         message = (
-            f"{self._where}: tensor {first} {what}; {len(rest)} such tensors. Nothing is dropped "
-            "silently: leave them out with --skip 'GLOB' if the rest is worth merging"
+            f"{self._where}: tensor {first} {what}{_several(rest)}. Nothing is dropped silently: "
+            "leave them out with --skip 'GLOB' if the rest is worth merging"
         )
         raise FormatError(message)
 
@@ -150,13 +157,26 @@ class Drafting:
         if needy is None or self._reading.base is not None:
             return
         message = (
-            f"{self._where}: {next(iter(entry.names.values()))} belongs to {_title(needy)}, whose "
+            f"{self._where}: {_telling(entry)} belongs to {_title(needy)}, whose "
             "delta depends on the weights of the base model: say which with --base (in Python "
             "load(..., base=...)), or leave such modules out with --skip 'GLOB'"
         )
         if needy.family.startswith("dora"):
             message += ". Without its magnitude the rest would be another adapter"
         raise FormatError(message)
+
+
+def _several(names: Sequence[str]) -> str:
+    return f"; {len(names)} such tensors" if len(names) > 1 else ""
+
+
+def _telling(entry: keys.Entry) -> str:
+    """The tensor that tells the family of a module: not one that LoRA has as well."""
+    usual = ("up", "down", "mid", "alpha", "bias")
+    return next(
+        (name for role, name in entry.names.items() if role not in usual),
+        next(iter(entry.names.values())),
+    )
 
 
 def _main(entry: keys.Entry) -> list[keys.Role]:

@@ -134,10 +134,10 @@ def _of_folder(folder: Path) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return files[0]
-    message = (
-        f"{folder}: a folder with {len(files)} .safetensors files and none named "
-        f"{' or '.join(PREFERRED)}; {_advice(folder, files)}"
-    )
+    what = f"with {len(files)} .safetensors files and none named {' or '.join(PREFERRED)}"
+    if not files:
+        what = "without .safetensors files"
+    message = f"{folder}: a folder {what}; {_advice(folder, files)}"
     raise FormatError(message)
 
 
@@ -154,6 +154,8 @@ def _advice(folder: Path, files: list[Path]) -> str:
             f"{_listed(pickles)} may run any code when it is opened, so loramix does not: get the "
             "adapter as .safetensors"
         )
+    if (folder / "model_index.json").is_file():
+        return "it is a pipeline, a base model: name an adapter"
     return "name the file"
 
 

@@ -100,8 +100,8 @@ def common_architecture(adapters: Sequence[Adapter]) -> str | None:
     first = known[0]
     other = next(a for a in known if a.architecture != first.architecture)
     message = (
-        f"{other.name} is for {other.architecture} ({other.match:.0%} of its modules fit), "
-        f"{first.name} for {first.architecture} ({first.match:.0%}): adapters of "
+        f"{other.name} is for {other.architecture} ({100 * other.match:.3g} % of its modules "
+        f"fit), {first.name} for {first.architecture} ({100 * first.match:.3g} %): adapters of "
         "different base models cannot be merged"
     )
     raise FormatError(message)

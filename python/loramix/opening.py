@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from loramix.formats.dialects import is_flat
 from loramix.groups import agreed
 from loramix.recipes.recipe import Recipe
 from loramix.types import Adapter, Base, Group, StrPath, Weight
+
+_EXPERTS = tuple(
+    re.compile(rf"(?<![a-z]){level}[-_ ]?noise(?![a-z])", re.IGNORECASE)
+    for level in ("high", "low")
+)
 
 
 def open_all(
@@ -77,6 +83,27 @@ def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
             f"{other.name} has {other.dialect} names: they cannot be matched"
         )
         raise FormatError(message)
+
+
+def notes_of(stack: Sequence[Adapter]) -> tuple[str, ...]:
+    """What nobody can see in the files: that two are for different experts of one model.
+
+    The two networks of Wan 2.2 A14B have the same modules; only names say which an adapter is for.
+    """
+    high, low = (
+        [
+            a.name
+            for a in stack
+            if (a.architecture or "").startswith("wan") and pattern.search(a.name)
+        ]
+        for pattern in _EXPERTS
+    )
+    if not (high and low):
+        return ()
+    return (
+        f"{high[0]} is for the high-noise expert by its name, {low[0]} for the low-noise one: "
+        "those are two models, and each wants adapters of its own; merge them apart",
+    )
 
 
 def refuse_strangers(stack: Sequence[Adapter], groups: Sequence[Group]) -> None:

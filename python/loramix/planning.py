@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from loramix.analysis.statistics import Analysis
-from loramix.arranging import Item, arrange
+from loramix.arranging import Item, arrange, refuse_one_name
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import (
     COMPONENTS,
@@ -124,6 +124,7 @@ def plan(
     items = [Item.of(group, gram, choice, seed) for group, gram, choice in rows]
     steps = arrange(adapters, items, dialect, layout, output)
     _check_one_component(steps, dialect)
+    refuse_one_name(adapters, steps, dialect)
     if output.client is not None and layout is not None:
         client = client_for(output.client, layout)
         refuse_unread(client, layout, [step.target for step in steps])

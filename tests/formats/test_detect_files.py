@@ -64,7 +64,7 @@ def test_reasons_against_each_other_are_refused(tmp_path: Path) -> None:
     hunyuan = load(flux_or_chroma(folder, {"ss_base_model_version": "hunyuan_video"}))
     chroma = load(flux_or_chroma(folder, {"ss_base_model_version": "chroma"}, seed=2))
     assert agreed([hunyuan, chroma]) is None
-    with pytest.raises(FormatError, match=r"2 is for chroma \(100% .* 1 for hunyuan_video"):
+    with pytest.raises(FormatError, match=r"2 is for chroma \(100 % .* 1 for hunyuan_video"):
         common_architecture([hunyuan, chroma])
     assert agreed([load(a.source.path or "", architecture="flux1") for a in (hunyuan, chroma)]) == (
         "flux1"

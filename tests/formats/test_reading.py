@@ -168,7 +168,7 @@ def test_adapters_of_different_models_are_refused(tmp_path: Path) -> None:
         kohya(load_layout(name), few, 1, 1).save(tmp_path / f"{name}.safetensors")
         for name in ("sd15", "sdxl")
     ]
-    with pytest.raises(FormatError, match=r"sdxl is for sdxl \(100% .* sd15 for sd15"):
+    with pytest.raises(FormatError, match=r"sdxl is for sdxl \(100 % .* sd15 for sd15"):
         merge(paths, "linear")
 
 
@@ -551,7 +551,9 @@ def test_other_payloads_are_refused_by_name(name: str, what: str, tmp_path: Path
 @pytest.mark.parametrize("name", ["surprise", "a.weight", "a.lora_C.weight"])
 def test_unknown_tensors_are_refused(name: str, tmp_path: Path) -> None:
     good = spell("b", pair(4, 5, 2, 1), "AB", (4, 5))
-    with pytest.raises(FormatError, match=rf"{re.escape(name)} is not understood; 1 such"):
+    with pytest.raises(
+        FormatError, match=rf"{re.escape(name)} is not understood\. Nothing is dropped"
+    ):
         read(Built(good | {name: np.ones(3, dtype=np.float32)}, {}), tmp_path)
 
 

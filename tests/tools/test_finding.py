@@ -168,7 +168,7 @@ def _sharded(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fill", "said"),
     [
-        (_empty, "0 .safetensors files and none named adapter_model.safetensors or pytorch_lora"),
+        (_empty, "without .safetensors files; name the file"),
         (_several, "6 .safetensors files .*name the file: 0.safetensors, .* and 2 more"),
         (_pickled, "pytorch_lora_weights.bin may run any code"),
         (_nested, "name the folder: checkpoint-500"),

@@ -2,12 +2,41 @@
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
 
 from loramix.cli import console, options, planning
 
 if TYPE_CHECKING:
     from loramix.types import Dtype
+
+
+ExtractedRank = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="At most this rank per target; default: 32, without --energy and --max-error.",
+        show_default=False,
+    ),
+]
+ExtractedDialect = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=(
+            "How names are spelled, see 'loramix convert --help'; default: kohya for models that "
+            "have Kohya names, diffusers or peft for others."
+        ),
+        show_default=False,
+    ),
+]
+ExtractedDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE", help="f32, f16 or bf16; default: the widest of TUNED.", show_default=False
+    ),
+]
 
 
 def bake(  # noqa: PLR0913 - one parameter per option
@@ -78,11 +107,11 @@ def extract(
     tuned: options.Tuned,
     base: options.Base,
     output: options.OutputPath,
-    rank: options.Rank = None,
+    rank: ExtractedRank = None,
     energy: options.Energy = None,
     max_error: options.MaxError = None,
-    dtype: options.DtypeName = None,
-    dialect: options.DialectName = None,
+    dtype: ExtractedDtype = None,
+    dialect: ExtractedDialect = None,
     targets: options.Targets = None,
     threads: options.Threads = None,
     architecture: options.Architecture = None,

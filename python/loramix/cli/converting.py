@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from loramix.cli import options, shared
-from loramix.errors import ParamError
 
 if TYPE_CHECKING:
     from loramix import Merged
@@ -30,19 +29,13 @@ def convert(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Write an adapter in another dialect, for another program, or as another family.
 
-    What is relative to a base model (--base) becomes factors of its own.  The result is exact
-    unless --rank, --energy or --max-error asks for less, and it gets its name only when it was
-    read back and found right.
+    What is relative to a base model (--base) becomes factors of its own.  Without --for and
+    --dialect the file is written anew as it was: what 'loramix doctor' finds in names, alphas and
+    empty pairs is mended.  The result is exact unless --rank, --energy or --max-error asks for
+    less, and it gets its name only when it was read back and found right.
     """
     import loramix
 
-    wishes = (dialect, client, dtype, rank, energy, max_error, base, skip)
-    if not any(wish is not None for wish in wishes) and not rslora:
-        message = (
-            "convert needs --for, --dialect, --dtype, --rank, --energy, --max-error, --base, "
-            "--rslora or --skip"
-        )
-        raise ParamError(message)
     rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, client=client)
 
     def run(progress: "Progress | None") -> "Merged":

@@ -34,6 +34,8 @@ def inspect(
             facts = loramix.inspect(
                 file, architecture=architecture, skip=skip or (), base=model, rslora=rslora
             )
+        except ParamError:  # of an option: the same for all files
+            raise
         except (LoramixError, OSError) as error:
             console.complain(f"error: {shared.explain(error)}")
             failed = True

@@ -237,7 +237,7 @@ Dense = Annotated[
     typer.Option(
         "--dense",
         help="Write results of full rank (of entry by entry methods) as they are, as dense "
-        "differences: nothing is lost, and the file is large. Kohya dialect only.",
+        "differences: nothing is lost, and the file is large. Not in every dialect.",
     ),
 ]
 AutoStrength = Annotated[

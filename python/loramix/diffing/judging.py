@@ -69,8 +69,8 @@ def judge(
         return _up_to_factors(total, factors, limit)
     far = sum(one.pair.difference > limit for one in targets)
     return "different", (
-        f"different in {far} of {len(targets)} targets; what differs has {total.difference:.0%} of "
-        "the larger norm"
+        f"different in {far} of {len(targets)} targets; what differs has "
+        f"{100 * total.difference:.3g} % of the larger norm"
     )
 
 

@@ -4,7 +4,7 @@ Roles are suffixes of the whole key, the longest that fits, never substrings in 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -112,6 +112,20 @@ def has_role(name: str) -> bool:
     """Whether a name has the role of a tensor of an adapter."""
     match = _ROLE.fullmatch(name)
     return match is not None and match.lastgroup != "weight"
+
+
+def is_model(entries: Iterable[Entry], unknown: Sequence[str]) -> bool:
+    """Whether a file holds the weights of a model, and no part of an adapter.
+
+    Parameters
+    ----------
+    entries, unknown : what `parse` found; weights of norms of FLUX.1 are called scale.
+    """
+    return (
+        any(name.endswith(".weight") for name in unknown)
+        and all(set(entry.names) <= {"scale"} for entry in entries)
+        and not any(name.startswith("base_model.model.") or has_role(name) for name in unknown)
+    )
 
 
 def payload_of(name: str) -> str | None:

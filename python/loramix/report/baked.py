@@ -71,7 +71,7 @@ def render(report: BakedReport, width: int = 80) -> str:
         ("targets", f"{len(rows)} weights changed"),
         (
             "survival",
-            f"{_percent(report['survival'])} of what the adapters change survived the rounding "
+            f"{cells.share(report['survival'])} of what the adapters change survived the rounding "
             f"(cosine {report['cosine']:.4f})",
         ),
         *_worst(report),
@@ -90,10 +90,7 @@ def render(report: BakedReport, width: int = 80) -> str:
 
 def _worst(report: BakedReport) -> list[tuple[str, str]]:
     order = sorted(report["rows"], key=lambda row: float(row["survival"]))[:_WORST]
-    if not order:
-        return []
-    said = ", ".join(f"{row['target']} {_percent(row['survival'])}" for row in order)
-    return [("least", said)]
+    return cells.ranked("least", [(cells.share(row["survival"]), row["target"]) for row in order])
 
 
 def _advice(dtypes: str) -> str:
@@ -101,8 +98,3 @@ def _advice(dtypes: str) -> str:
         f"most of the change is smaller than the rounding of {dtypes}: bake into a base of a wider "
         "type, or merge the adapters into one and apply it when the model runs"
     )
-
-
-def _percent(share: float) -> str:
-    """Never 100 % if anything is lost that can be seen."""
-    return f"{100 * share:.6g} %"

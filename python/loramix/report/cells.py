@@ -21,6 +21,11 @@ def error(value: float) -> str:
     return f"{100 * value:.3g} %" if value >= 1e-4 else f"{value:.1e}"
 
 
+def share(value: float) -> str:
+    """A share that may be close to one: never 100 % if anything is lost that can be seen."""
+    return f"{100 * value:.6g} %"
+
+
 def size(count: int) -> str:
     """Bytes."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -63,6 +68,15 @@ def fields(lines: Sequence[tuple[str, str]], width: int) -> str:
         )
         for label, text in lines
     )
+
+
+def ranked(label: str, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Lines for `fields`: the label once, the numbers in a column, beside each what it is of."""
+    wide = max((len(number) for number, _ in rows), default=0)
+    return [
+        (label if i == 0 else "", f"{number:>{wide}} {what}")
+        for i, (number, what) in enumerate(rows)
+    ]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: str, width: int) -> str:

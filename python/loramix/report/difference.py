@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loramix.recipes.records import KEY
 from loramix.report import cells
+from loramix.report.inspection import json_object
 
 _WORST = 8
 _FIELDS = 6
@@ -15,7 +17,7 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
     total = facts["total"]
     numbers = (
         f"relative difference {cells.error(total['difference'])}",
-        *([f"cosine {total['cosine']:.4g}"] if total["cosine"] is not None else []),
+        *([f"cosine {_cosine(total['cosine'])}"] if total["cosine"] is not None else []),
         *([f"ratio {total['ratio']:.4g}"] if total["ratio"] is not None else []),
     )
     lines = [
@@ -44,11 +46,20 @@ def _metadata(fields: Mapping[str, Sequence[str | None]]) -> list[tuple[str, str
     if not fields:
         return []
     shown = [
-        f"{name} ({' / '.join('-' if v is None else cells.shorten(v, _VALUE) for v in values)})"
+        f"{name} ({' / '.join(_value(name, value) for value in values)})"
         for name, values in list(fields.items())[:_FIELDS]
     ]
     more = [f"{len(fields) - _FIELDS} more"] if len(fields) > _FIELDS else []
     return [("metadata", ", ".join([*shown, *more]))]
+
+
+def _value(name: str, value: str | None) -> str:
+    """A string of a header; of what loramix says of its own outputs, which is long, the version."""
+    if value is None:
+        return "-"
+    if name == KEY:
+        return str(json_object(value).get("version", "unreadable"))
+    return cells.shorten(value, _VALUE)
 
 
 def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
@@ -61,7 +72,7 @@ def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
         (
             one["target"],
             cells.error(one["pair"]["difference"]),
-            _number(one["pair"]["cosine"]),
+            _cosine(one["pair"]["cosine"]),
             _number(one["pair"]["ratio"]),
             "/".join(map(str, one["ranks"])),
         )
@@ -71,6 +82,11 @@ def _targets(facts: Mapping[str, Any], width: int) -> list[str]:
     if len(far) > _WORST:
         found.append(f"  and {len(far) - _WORST} more targets")
     return found
+
+
+def _cosine(value: float | None) -> str:
+    """Four places: what is smaller is chance."""
+    return "-" if value is None else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _number(value: float | None) -> str:

@@ -68,13 +68,16 @@ def report_of(merged: Merged, *, seconds: float) -> ExtractedReport:
 def render(report: ExtractedReport, width: int = 80) -> str:
     """Lay a report out; nothing is computed here."""
     worst = sorted(report["rows"], key=lambda row: -float(row["cut"]))[:_WORST]
-    said = ", ".join(f"{row['target']} {cells.error(row['cut'])}" for row in worst)
     lines = [
         ("models", f"{report['tuned']} - {report['base']} ({report['architecture'] or 'unknown'})"),
         ("targets", f"{len(report['rows'])} weights changed, rank {cells.span(*report['ranks'])}"),
-        ("kept", f"{100 * report['kept']:.4g} % of the energy of the difference"),
-        ("error", f"{cells.error(report['error'])}, measured on the written file"),
-        ("left out", said),
+        ("kept", f"{cells.share(report['kept'])} of the energy of the difference"),
+        (
+            "error",
+            f"{cells.error(math.sqrt(max(1 - report['kept'], 0.0)))} left out; in all "
+            f"{cells.error(report['error'])}, measured on the written file with random vectors",
+        ),
+        *cells.ranked("left out", [(cells.error(row["cut"]), row["target"]) for row in worst]),
         (
             "wrote",
             f"{report['path']} ({report['dialect']}, {report['dtype']}) in "

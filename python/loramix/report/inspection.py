@@ -1,7 +1,7 @@
 """What is in a file as text, made from the plain data of `loramix.Inspection`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -32,7 +32,7 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
         ("kinds", _counts(facts["kinds"])),
         ("ranks", _counts(facts["ranks"]) or "-"),
         ("dtypes", _counts(facts["dtypes"]).lower()),
-        ("scale", f"{cells.span(*facts['scales'])} (alpha / rank)"),
+        ("scale", _scale(facts)),
         ("size", ", ".join(volume)),
         *_metadata(facts["metadata"]),
         *provenance(facts["provenance"], facts["path"]),
@@ -54,6 +54,13 @@ def _architecture(facts: Mapping[str, Any]) -> str:
     if candidates:
         return f"undecided: {candidates}"
     return f"unknown (nearest is {nearest})" if nearest else "unknown"
+
+
+def _scale(facts: Mapping[str, Any]) -> str:
+    """Scales as they are applied, and what they are made of."""
+    config = json_object(facts["metadata"].get("adapter_config.json"))
+    root = "sqrt(rank)" if config.get("use_rslora") is True else "rank"
+    return f"{cells.span(*facts['scales'])} (alpha / {root})"
 
 
 def _counts(values: Mapping[object, int]) -> str:
@@ -89,10 +96,9 @@ def provenance(made: Mapping[str, Any], path: str | None = None) -> list[tuple[s
         return []
     found = made.get("sources")
     sources = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    parts = [f"{cells.weight(_weight(one))} {one.get('name')}" for one in sources]
     method = made.get("method")
     name = method.get("name") if isinstance(method, dict) else method
-    told = f"{name} of {', '.join(parts) or 'unknown sources'}"
+    told = f"{name} of {_parts(sources, extracted=name == 'extract') or 'unknown sources'}"
     lines = [
         ("made by", f"loramix {made.get('version')}: {told}"),
         *([("method", text)] if isinstance(method, dict) and (text := _method(method)) else []),
@@ -100,9 +106,17 @@ def provenance(made: Mapping[str, Any], path: str | None = None) -> list[tuple[s
         *(("base", one) for one in dict.fromkeys(map(_base, sources)) if one),
         *_rules(made),
     ]
-    if path is not None and ("recipe" in made or "plan" in made):
+    again = name != "extract" and ("recipe" in made or "plan" in made)
+    if path is not None and again:
         lines.append(("again", f"loramix reproduce {quote(path)} --sources DIR"))
     return lines
+
+
+def _parts(sources: Sequence[Mapping[str, Any]], *, extracted: bool) -> str:
+    """What went in, with weights; of an extracted adapter the two models."""
+    if extracted:
+        return " - ".join(str(one.get("name")) for one in sources)
+    return ", ".join(f"{cells.weight(_weight(one))} {one.get('name')}" for one in sources)
 
 
 def _method(method: Mapping[str, Any]) -> str:
@@ -160,7 +174,7 @@ def _rules(made: Mapping[str, Any]) -> list[tuple[str, str]]:
     if made.get("backend") not in (None, "rust"):
         lines.append(("backend", str(made["backend"])))
     decided = made.get("plan")
-    if isinstance(decided, dict) and isinstance(decided.get("groups"), list):
+    if isinstance(decided, dict) and isinstance(decided.get("groups"), list) and decided["groups"]:
         lines.append(("plan", f"decisions for {len(decided['groups'])} groups are in the file"))
     return lines
 

@@ -1,6 +1,7 @@
 """A plan as text: what is done with every group, with which weights, by which rule."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -12,6 +13,8 @@ from loramix.steps import Choice, Plan, Step
 
 FEW = 12
 """Groups that are shown one by one without being asked for."""
+_RULES = 4
+"""Rules on ranks that are shown one by one; of more, how many targets have which rank."""
 
 
 def render(plan: Plan, found: Overview, width: int = 80, *, groups: bool = False) -> str:
@@ -71,6 +74,8 @@ def _span(weights: set[float]) -> str:
 def _rules(plan: Plan, width: int) -> list[str]:
     if not plan.rules:
         return []
+    if len(plan.rules) > _RULES and all(_is_of_rank(row) for row in plan.rules):
+        return [cells.fields([("ranks", _distribution(plan.rules))], width)]
     lines = [
         (
             f"rule {places}" if places != "-" else "no rule",
@@ -81,6 +86,21 @@ def _rules(plan: Plan, width: int) -> list[str]:
         for places, count, first, *rest in plan.rules
     ]  # fmt: skip
     return [cells.fields([(label, text.removesuffix(": ")) for label, text in lines], width)]
+
+
+def _is_of_rank(row: Sequence[str]) -> bool:
+    """Whether rules say the rank of some targets, and nothing else."""
+    said = dict(zip(rules.HEADER[3:], row[3:], strict=True))
+    return said["rank"] != "-" and set(said.values()) == {"-", said["rank"]}
+
+
+def _distribution(rows: Sequence[Sequence[str]]) -> str:
+    """How many targets have which rank: what a budget chose has a rule for each."""
+    place = rules.HEADER.index("rank")
+    counts: Counter[int] = Counter()
+    for row in rows:
+        counts[int(row[place])] += int(row[1])
+    return ", ".join(f"{rank} ({counts[rank]})" for rank in sorted(counts)) + " targets"
 
 
 def _groups(plan: Plan, letters: Sequence[str], width: int) -> list[str]:

@@ -1,6 +1,8 @@
 """Reports as text, readable in 80 columns and without colour."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from loramix.policies import POLICIES, policy_from
 from loramix.report import cells, naming
@@ -8,6 +10,8 @@ from loramix.report.facts import Block, Extreme, Overview, PairNumber
 from loramix.report.model import Input, Report
 
 _WORST = 3
+_CUT = 1e-3
+"""Relative error from which a cut, and not rounding, makes the error."""
 _STANDING_OUT: tuple[PairNumber, ...] = ("cosine", "excess", "overlap")
 
 
@@ -133,13 +137,25 @@ def _targets(report: Report) -> str:
 
 
 def _error(report: Report) -> str:
-    return f"{cells.error(report['error']['relative'])} relative to the exact result, measured"
+    measured = f"{cells.error(report['error']['relative'])} relative to the exact result, measured"
+    rows = [row for row in report["rows"] if row["norm"] is not None]
+    norm = math.fsum(row["norm"] ** 2 for row in rows)
+    left = math.fsum((row["cut"] * row["norm"]) ** 2 for row in rows)
+    if left <= _CUT**2 * norm or len(rows) < len(report["rows"]):  # copies have no norm
+        return measured
+    return f"{measured}; what was cut off is {cells.error(math.sqrt(left / norm))}, exactly"
 
 
 def _worst(report: Report) -> list[tuple[str, str]]:
-    rows = sorted(report["rows"], key=lambda row: -row["error"])[:_WORST]
-    texts = [f"{cells.error(r['error']):>7} {r['target']}" for r in rows]
-    return [("worst" if i == 0 else "", text) for i, text in enumerate(texts) if rows[i]["error"]]
+    """Targets with the largest errors: of a cut the exact ones, since random vectors have noise."""
+    told = [(_told(row), row["target"]) for row in report["rows"]]
+    worst = sorted(told, key=lambda pair: -pair[0])[:_WORST]
+    return cells.ranked("worst", [(cells.error(error), name) for error, name in worst if error])
+
+
+def _told(row: Mapping[str, Any]) -> float:
+    """The error of a target: what was cut off where that is seen, else what was measured."""
+    return float(row["cut"] if row["cut"] > _CUT else row["error"])
 
 
 def _wrote(report: Report) -> str:

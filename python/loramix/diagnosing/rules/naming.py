@@ -1,6 +1,7 @@
 """Names: tensors that nobody understands, modules that are there twice, unknown models."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 from loramix.diagnosing.findings import Finding, convert, without
@@ -14,12 +15,21 @@ from loramix.types import Target
 _SHOWN = 3
 _BASE = re.compile(r"\bbase (weights|model)\b|--base\b")
 # What `load` says of the whole file, and to everybody.
-_ADVICE = re.compile(r"; \d+ such tensors\. Nothing is dropped.*|: leave it out with --skip.*")
+_ADVICE = re.compile(r"(?:; \d+ such tensors)?\. Nothing is dropped.*|: leave it out with --skip.*")
 
 
 def refused(subject: Subject) -> Iterator[Finding]:
     """Whatever `load` refuses: module by module, those of one kind together."""
     if subject.refusal is None:
+        return
+    if keys.is_model(subject.entries.values(), subject.unknown):
+        what = "no adapter, but the weights of a model"
+        mend = (
+            f"to merge adapters into it: loramix bake {shlex.quote(str(subject.path))} "
+            "A.safetensors -o OUT.safetensors"
+        )
+        count = len(subject.tensors)
+        yield Finding("refused", "error", subject.unknown[0], what, mend, count)
         return
     in_strings = subject.refusal_of(())
     if in_strings is not None:

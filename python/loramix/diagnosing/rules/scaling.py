@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from loramix.diagnosing.findings import Finding, convert, without
 from loramix.diagnosing.subject import Module, Subject
 from loramix.formats.dialects import is_flat
+from loramix.recipes.records import KEY
 
 _FAR = 4.0
 """Largest scale that nobody wonders at; rs-LoRA as LyCORIS stores it has up to sqrt(rank)."""
@@ -55,7 +56,9 @@ def _has_config(subject: Subject) -> bool:
 def alpha_odd(subject: Subject) -> Iterator[Finding]:
     """Alphas far above the rank, or negative."""
     odd = [module for module in subject.modules if _is_odd(module)]
-    if odd:
+    # One alpha for all modules, as diffusers demands it of Kohya files, is far above small ranks;
+    # what loramix writes so has ups that are as much smaller.
+    if odd and KEY not in subject.strings:
         first = odd[0]
         what = (
             f"alpha {first.alpha:g} at rank {first.rank}: a scale of "
