@@ -1,6 +1,7 @@
 """One adapter in another dialect: the same deltas under other names."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loramix import executing, placing
@@ -9,6 +10,7 @@ from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.executing import Merged
 from loramix.output import Output
+from loramix.recipes.provenance import digests_of
 from loramix.types import Adapter, Base, Dtype, Progress, StrPath
 
 
@@ -80,6 +82,11 @@ def convert(  # noqa: PLR0913 - one keyword for each thing that may be said
     if target is not None:
         placing.check(target, stack.adapters, stack.dialect)
     ticker = Ticker(progress, 3 * len(stack.groups))
-    plan = stack.plan(wish, device, ticker, threads)
-    ticker.total = ticker.done + 2 * len(plan.steps)
-    return executing.execute(plan, target, backend=device, threads=threads, step=ticker.add)
+    with ThreadPoolExecutor(1) as hashing:
+        # Copies are made as fast as the digest: it must not wait for the plan.
+        digests = hashing.submit(digests_of, stack.adapters)
+        plan = stack.plan(wish, device, ticker, threads)
+        ticker.total = ticker.done + 2 * len(plan.steps)
+        return executing.execute(
+            plan, target, backend=device, threads=threads, step=ticker.add, digests=digests
+        )

@@ -87,6 +87,7 @@ def execute(
     backend: Backend,
     threads: int | None = None,
     step: Callable[[int], None],
+    digests: Future[list[Digest]] | None = None,
 ) -> Merged:
     """Execute a plan.
 
@@ -95,6 +96,7 @@ def execute(
     path : output file, or folder for the PEFT dialect; None keeps the result in memory.
     backend : carries out the arithmetic.
     step : called with numbers of finished steps, twice for each: written, verified.
+    digests : of the plan's adapters, where somebody is at them already.
 
     Raises
     ------
@@ -104,7 +106,7 @@ def execute(
     """
     with ExitStack() as stack:
         hashing = stack.enter_context(ThreadPoolExecutor(1))
-        digests = hashing.submit(digests_of, plan.adapters)
+        digests = digests or hashing.submit(digests_of, plan.adapters)
         place = None
         if path is not None:
             room = _room(plan, backend.name)
