@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -305,3 +305,21 @@ def relative(got: F64, expected: F64) -> float:
     """``|got - expected| / |expected|``; zero is only equal to zero."""
     gap, size = float(np.linalg.norm(got - expected)), float(np.linalg.norm(expected))
     return gap / size if size > 0 else (0.0 if gap == 0 else math.inf)
+
+
+class InMemory:
+    """What a base model in memory is, but for its weights: see `loramix.types.Base`."""
+
+    name = "base"
+    path: Path | None = None
+    size = 0
+    architecture: str | None = None
+
+    def read_as(self, _: str | None) -> Self:
+        return self
+
+    def release(self) -> None:
+        """Nothing was mapped."""
+
+    def sha256(self) -> str:
+        return "0" * 64

@@ -1,11 +1,13 @@
 """From a file to an adapter: every tensor used, left out on request, or refused."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 
+from loramix.checkpoints import lent
 from loramix.deltas import Delta
 from loramix.drafting import Drafting
 from loramix.errors import FormatError, ParamError
@@ -16,7 +18,7 @@ from loramix.formats.dialects import convention
 from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import targets_of
-from loramix.types import Adapter, Base, Coverage, Reading, Source, StrPath
+from loramix.types import Adapter, Base, Coverage, Reading, Source, StrPath, Tensor
 
 
 def load(
@@ -25,7 +27,7 @@ def load(
     name: str | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
-    base: Base | None = None,
+    base: Base | StrPath | None = None,
     rslora: bool = False,
 ) -> Adapter:
     """Open an adapter: a ``.safetensors`` file, or a folder that holds one.
@@ -40,9 +42,10 @@ def load(
     architecture : base model, if names and shapes cannot tell: one of
         `loramix.formats.layout.LAYOUTS`, or the path of a module table of your own (``.layout``).
     skip : globs of tensor names to leave out.
-    base : the model that the file was trained on: its weights are looked at where a delta is
-        relative to them (DoRA, (IA)3, OFT, BOFT, GLoRA).  Such a delta is W' - W, computed when it
-        is used; at weight w it adds ``w (W' - W)``.
+    base : the model that the file was trained on, see `open_checkpoint`: its weights are looked at
+        where a delta is relative to them (DoRA, (IA)3, OFT, BOFT, GLoRA).  Such a delta is W' - W,
+        computed when it is used; at weight w it adds ``w (W' - W)``.  Nothing else of it is read,
+        but its header where names and shapes of the file fit several models.
     rslora : whether the scale is alpha over the root of the rank in all of the file; no tensor
         says so, and only PEFT's config does.
 
@@ -66,7 +69,7 @@ def load(
         metadata[scales.CONFIG] = text_of(found.config)
     return read(
         opened, name or found.name, metadata,
-        architecture=architecture, skip=skip, reading=Reading(base, rslora),
+        architecture=architecture, skip=skip, reading=Reading(lent(base), rslora),
     )  # fmt: skip
 
 
@@ -109,11 +112,12 @@ def read(
         raise FormatError(message)
     # Norms and modulations are in no table: they say nothing of the model.
     known = [one for one in deltas if one.draft.part == "weight"] or deltas
-    match = _detected(known, architecture, metadata)
+    match = _detected(known, architecture, metadata, reading.base)
     if architecture is not None and match.share == 0:
         message = f"{where}: none of its {len(known)} modules fits {architecture}"
         raise FormatError(message)
-    found = targets_of(deltas, match.layout, where, reading.base)
+    asked = _Asked(reading.base, match.layout.name if match.layout else None)
+    found = targets_of(deltas, match.layout, where, asked if reading.base is not None else None)
     notes = (*drafting.notes(), *_match_notes(match, len(known)), *found.notes())
     stems = [one.stem for one in deltas]
     architecture = match.layout.name if match.layout else None
@@ -129,13 +133,53 @@ def read(
         source=file,
         runner_up=match.runner_up,
         reading=reading,
+        base=asked.lent,
     )
 
 
+class _Asked:
+    """A base model by the names of an adapter's architecture; notes whether it gave anything."""
+
+    def __init__(self, base: Base | None, architecture: str | None) -> None:
+        self._base = base
+        self._architecture = architecture
+        self._named: Base | None = None
+        self.lent: Base | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self._base.name if self._base is not None else ""
+
+    def weight(self, key: str) -> Tensor | None:
+        """That of a target; the model is opened when the first is wanted."""
+        if self._named is None and self._base is not None:
+            self._named = self._base.read_as(self._architecture)
+        found = self._named.weight(key) if self._named is not None else None
+        if found is not None:
+            self.lent = self._named
+        return found
+
+
 def _detected(
-    deltas: Sequence[Delta], architecture: str | None, metadata: Mapping[str, str]
+    deltas: Sequence[Delta],
+    architecture: str | None,
+    metadata: Mapping[str, str],
+    base: Base | None,
 ) -> Match:
-    """The base model of deltas, of which some can be read in two ways."""
+    """The architecture of deltas; where several fit equally well, that of the base model."""
+    found = _named(deltas, architecture, metadata)
+    if found.layout is None and found.candidates and base is not None:
+        known = base.architecture
+        if known in found.candidates:
+            decided = _named(deltas, known, metadata)
+            because = "the base model is one"
+            return replace(decided, candidates=found.candidates, because=because)
+    return found
+
+
+def _named(deltas: Sequence[Delta], architecture: str | None, metadata: Mapping[str, str]) -> Match:
+    """The architecture of deltas, of which some can be read in two ways."""
     found = detect([(one.stem, one.size) for one in deltas], architecture, metadata)
     if found.share >= ACCEPT or not any(one.draft.other for one in deltas):
         return found

@@ -221,7 +221,7 @@ class Adder:
     def _release(self, shard: Shard) -> None:
         shard.file.release()
         for adapter in self._adapters:
-            adapter.source.release()
+            adapter.release()
         _core.give_back()
 
     def _add(

@@ -10,7 +10,7 @@ from loramix.errors import OutputError, ParamError
 from loramix.groups import align
 from loramix.io.text import refuse_place, write_text
 from loramix.opening import open_all, refuse_strangers, refuse_twice
-from loramix.types import Adapter, Group, Progress, StrPath
+from loramix.types import Adapter, Base, Group, Progress, StrPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ def analyze(
     path: StrPath | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Analyzed:
@@ -48,7 +50,7 @@ def analyze(
     samples : rows, and columns, of the block of entries that is looked at in every target.
     exact : look at all entries instead.
     path : where to write the statistics as JSON; the inputs are read once more for their digests.
-    architecture, skip : see `load`; for the sources that are paths.
+    architecture, skip, base, rslora : see `load`; for the sources that are paths.
     threads : default all cores.  The result does not depend on it.
     progress : called with the groups done and the groups in all.
 
@@ -79,7 +81,7 @@ def analyze(
             message = f"{name} = {value}: at least 1"
             raise ParamError(message)
     refuse_twice(sources)
-    stack = open_all(sources, architecture=architecture, skip=skip)
+    stack = open_all(sources, architecture=architecture, skip=skip, base=base, rslora=rslora)
     target = None if path is None else Path(path)
     if target is not None:
         _check(target, stack)
@@ -105,7 +107,8 @@ def analyze(
 def _check(path: Path, stack: Sequence[Adapter]) -> None:
     refuse_place(path)
     for adapter in stack:
-        source = adapter.source.path
-        if source is not None and path.exists() and path.samefile(source):
+        base = adapter.reading.base
+        inputs = (adapter.source.path, base.path if base is not None else None)
+        if path.exists() and any(one is not None and path.samefile(one) for one in inputs):
             message = f"{path} is also an input; write to another place"
             raise OutputError(message)

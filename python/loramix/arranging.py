@@ -124,7 +124,7 @@ def arrange(
         fusion = None if decided else table.get(key)
         pieces = _pieces(adapters, parts[key], target, fusion)
         try:
-            stem, suffix = _names(target, targets, dialect, layout)
+            stem, suffix = spelled(target, targets, dialect, layout)
             embedding = _is_embedding(pieces, dialect, target)
         except FormatError as error:
             names = sorted({adapters[piece.owner].name for piece in pieces})
@@ -168,7 +168,7 @@ def _told(adapters: Sequence[Adapter], step: Step) -> str:
     return f"one of shape {list(step.target.shape)} in {adapters[step.pieces[0].owner].name}"
 
 
-def _names(
+def spelled(
     target: Target, targets: Mapping[str, Target], dialect: Dialect, layout: Layout | None
 ) -> tuple[str, str]:
     """Stem of a target, and what follows it if it is a vector.

@@ -25,10 +25,10 @@ from loramix.formats.dialects.forms import Form, Vectors
 from loramix.formats.layout import Layout
 from loramix.groups import common_architecture
 from loramix.methods import Level, Method, Space
-from loramix.opening import open_all, refuse_twice
+from loramix.opening import open_all, open_recipe, refuse_twice
 from loramix.output import Output
 from loramix.policies.base import Policy
-from loramix.recipes.provenance import provenance
+from loramix.recipes.provenance import Digest, digests_of, placeholders, provenance
 from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
@@ -112,7 +112,7 @@ class Baked:
 
 
 def bake(  # noqa: PLR0913 - what merge takes, but for the output
-    base: StrPath,
+    base: StrPath | Checkpoint,
     sources: Sequence[StrPath | Adapter] = (),
     method: str | Method | Policy = "auto",
     *,
@@ -133,6 +133,7 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     progress: Progress | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
+    rslora: bool = False,
     force: bool = False,
 ) -> Baked:
     """Merge adapters into a base model: every weight becomes ``round(W + delta)``.
@@ -144,7 +145,9 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
 
     Parameters
     ----------
-    base : see `open_checkpoint`: a file, a sharded model, or the folder of a pipeline.
+    base : see `open_checkpoint`: a file, a sharded model, or the folder of a pipeline; or what it
+        returned.  Deltas that are relative to base weights are relative to these, unless a loaded
+        adapter or the recipe has a base of its own.
     path : a file for a file; for anything else a new folder, with shards, index, configs and
         whatever else is beside them, but hidden files and weights in other forms.
     recipe : a file, or what `read_recipe` made of it, instead of sources, method and the options
@@ -152,6 +155,7 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     sources, method, weights, sparsify, refine, space, rules, auto_strength, floor, samples,
     analysis, seed, threads, backend, progress, skip : see `merge`.
     architecture : see `load`; for the sources that are paths, and for the base.
+    rslora : see `load`; for the sources that are paths.
     force : add to fp8 weights, too, where hardly anything survives the rounding.
 
     Returns
@@ -179,12 +183,13 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     if threads is not None and threads < 1:
         message = f"threads = {threads}: at least 1, or None for all cores"
         raise ParamError(message)
-    model = open_checkpoint(base, architecture=architecture)
+    model = base if isinstance(base, Checkpoint) else open_checkpoint(base)
+    model = model.read_as(architecture)
     if recipe is not None:
         if sources:
             message = "a recipe names its adapters: give sources or a recipe"
             raise ParamError(message)
-        stack, wish, device = _following(recipe, backend)
+        stack, wish, device = _following(recipe, model, backend)
     else:
         policy = policy_for(
             method, sparsify=sparsify, refine=refine, space=space, auto_strength=auto_strength,
@@ -193,11 +198,11 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
         there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
         wish = Wish(policy, tuple(rules), Output(dense=True), seed, samples, there)
         device = backend_of(backend or "rust")
-        loaded = _loaded(sources, model, architecture, skip)
+        loaded = _loaded(sources, model, architecture, skip, rslora=rslora)
         stack = Opened.of(loaded, weights, wish, dialect=_TARGETS)
     known = common_architecture(stack.adapters)
     if known is not None and known != model.architecture:
-        model = open_checkpoint(base, architecture=known)
+        model = model.read_as(known)
     with ModelPlace(Path(path), model) as place:
         ticker = Ticker(progress, 3 * len(stack.groups))
         plan = stack.plan(wish, device, ticker, threads)
@@ -209,10 +214,12 @@ def _loaded(
     model: Checkpoint,
     architecture: str | None,
     skip: Sequence[str],
+    *,
+    rslora: bool,
 ) -> list[Adapter]:
     """Adapters; where names and shapes fit several models, the base decides."""
     refuse_twice(sources)
-    loaded = open_all(sources, architecture=architecture, skip=skip)
+    loaded = open_all(sources, architecture=architecture, skip=skip, base=model, rslora=rslora)
     known = model.architecture
     return [
         resolve(a, known) if a.architecture is None and known in a.candidates and known else a
@@ -221,17 +228,12 @@ def _loaded(
 
 
 def _following(
-    recipe: Recipe | StrPath, backend: str | Backend | None
+    recipe: Recipe | StrPath, model: Checkpoint, backend: str | Backend | None
 ) -> tuple[Opened, Wish, Backend]:
     found = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     wish = replace(Wish.of(found), output=Output(dense=True))
     device = backend_of(found.backend if backend is None else backend)
-    paths = [entry.path for entry in found.adapters]
-    adapters = open_all(paths, architecture=found.architecture, skip=found.skip)
-    weights = [
-        entry.weights(adapter.architecture)
-        for entry, adapter in zip(found.adapters, adapters, strict=True)
-    ]
+    adapters, weights = open_recipe(found, model)
     return Opened.of(adapters, weights, wish, dialect=_TARGETS), wish, device
 
 
@@ -261,10 +263,10 @@ class _Baking:
         rows: list[BakedRow] = []
         sums: list[Survival] = []
         with ThreadPoolExecutor(1) as hashing:
-            digests = [hashing.submit(adapter.source.sha256) for adapter in self._plan.adapters]
+            sources = hashing.submit(digests_of, self._others())
             for shard, own in work:
                 digest = hashing.submit(shard.file.sha256)
-                done = self._shard(shard, own, place, adder, [*digests, digest])
+                done = self._shard(shard, own, place, adder, (sources, digest))
                 for key, each in _by_target(done).items():
                     total = Survival.total([added.sums for added in each])
                     sums.append(total)
@@ -284,20 +286,31 @@ class _Baking:
         own: Sequence[Strip],
         place: ModelPlace,
         adder: Adder,
-        digests: Sequence["Future[str]"],
+        digests: "tuple[Future[list[Digest]], Future[str]]",
     ) -> list[Added]:
-        writer = place.writer(shard, self._strings(shard, ["0" * 64] * len(digests)))
+        room = self._strings(shard, placeholders(self._others()), "0" * 64)
+        writer = place.writer(shard, room)
         done = adder.write(shard, own, writer)
-        strings = self._strings(shard, [digest.result() for digest in digests])
+        sources, digest = digests
+        strings = self._strings(shard, sources.result(), digest.result())
         adder.verify(shard, writer.finish(strings), done)
         return done
 
-    def _strings(self, shard: Shard, digests: Sequence[str]) -> dict[str, str]:
+    def _others(self) -> list[Adapter]:
+        """The sources; that deltas are relative to the base itself goes without saying."""
+        adapters = self._plan.adapters
+        own = self._model.path
+        return [
+            replace(a, base=None) if a.base is not None and a.base.path == own else a
+            for a in adapters
+        ]
+
+    def _strings(self, shard: Shard, sources: Sequence[Digest], digest: str) -> dict[str, str]:
         """Header metadata of a file: those of the base, and where it comes from."""
         old = dict(shard.file.metadata)
-        made = provenance(self._plan, digests[:-1], self._device.name)
+        made = provenance(self._plan, sources, self._device.name)
         del made["output"]  # of an adapter
-        origin: dict[str, object] = {"name": shard.path.name, "sha256": digests[-1]}
+        origin: dict[str, object] = {"name": shard.path.name, "sha256": digest}
         if _KEY in old:
             origin[_KEY] = old[_KEY]
         kept = {name: value for name, value in old.items() if name not in _STALE}

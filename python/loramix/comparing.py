@@ -136,8 +136,8 @@ def _gaps(one: Adapter, other: Adapter, threads: int | None) -> Iterator[tuple[s
         found = _differences(batch, threads)
         for (group, _), (gap, norm) in zip(batch, found, strict=True):
             yield group.target.key, gap, norm
-        one.source.release()
-        other.source.release()
+        one.release()
+        other.release()
 
 
 def _differences(

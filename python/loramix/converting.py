@@ -1,5 +1,6 @@
 """One adapter in another dialect: the same deltas under other names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from loramix import executing, placing
@@ -8,10 +9,10 @@ from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.executing import Merged
 from loramix.output import Output
-from loramix.types import Adapter, Dtype, Progress, StrPath
+from loramix.types import Adapter, Base, Dtype, Progress, StrPath
 
 
-def convert(
+def convert(  # noqa: PLR0913 - one keyword for each thing that may be said
     source: StrPath | Adapter,
     path: StrPath | None,
     *,
@@ -24,7 +25,9 @@ def convert(
     threads: int | None = None,
     progress: Progress | None = None,
     architecture: str | None = None,
-    skip: tuple[str, ...] = (),
+    skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Merged:
     """Write an adapter in another dialect, for another program.
 
@@ -40,7 +43,7 @@ def convert(
     client : the program that is to load it, instead; see `Output`.
     dtype, rank, energy, max_error : see `Output`.
     threads, progress : see `merge`.
-    architecture, skip : see `load`; for a path.
+    architecture, skip, base, rslora : see `load`; for a path.
 
     Returns
     -------
@@ -70,7 +73,9 @@ def convert(
         raise ParamError(message)
     wish = Wish(policy_for("linear"), output=output)
     device = backend_of("rust")
-    stack = Opened.of([source], None, wish, architecture=architecture, skip=skip)
+    stack = Opened.of(
+        [source], None, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
+    )
     target = None if path is None else Path(path)
     if target is not None:
         placing.check(target, stack.adapters, stack.dialect)

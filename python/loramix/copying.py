@@ -75,25 +75,37 @@ def sides(plan: Plan, step: Step) -> tuple[Bytes, Bytes]:
 
 
 def arrived(plan: Plan, step: Step, read: Factors) -> bool:
-    """Whether what a reader finds is the delta of a copy, to the last digit."""
+    """Whether what a reader finds is the delta of a copy, to the last digit.
+
+    All bytes were compared when they were written: here it is about the scale, and about which
+    bytes the names of the file lead to, for which the first and the last rows stand.
+    """
     (piece,) = step.pieces
     factor, factors = factor_of(plan, step) or 0.0, piece.factors
     meant = piece.coefficient * factors.scale
     exact = math.frexp(abs(factor))[0] == 0.5 and math.isclose(read.scale * factor, meant)
-    if not exact:
+    if not exact or _sizes(read) != _sizes(factors):
         return False
-    up = scaled(factors.up, factor, factors.keys[0])
-    return _equal(read.up, up) and _equal(read.down, np.frombuffer(factors.down.data, np.uint8))
+    for found, stored, times in ((read.up, factors.up, factor), (read.down, factors.down, 1.0)):
+        for at in {0, stored.shape[0] - 1}:
+            data = scaled(stored.rows(at, at + 1), times, factors.keys[0])
+            if not equal(found.rows(at, at + 1).data, data):
+                return False
+    return True
 
 
-def _equal(tensor: Tensor, data: Bytes) -> bool:
-    """Whether a tensor has these bytes; looked at eight by eight where they are."""
-    found = np.frombuffer(tensor.data, dtype=np.uint8)
-    if len(found) != len(data):
+def _sizes(factors: Factors) -> list[int]:
+    return [side.size for side in (factors.up, factors.down)]
+
+
+def equal(found: memoryview, data: Bytes) -> bool:
+    """Whether bytes are equal; looked at eight by eight."""
+    bits = np.frombuffer(found, dtype=np.uint8)
+    if len(bits) != len(data):
         return False
     end = len(data) // 8 * 8
-    wide = np.array_equal(found[:end].view(np.uint64), data[:end].view(np.uint64))
-    return wide and np.array_equal(found[end:], data[end:])
+    wide = np.array_equal(bits[:end].view(np.uint64), data[:end].view(np.uint64))
+    return wide and np.array_equal(bits[end:], data[end:])
 
 
 def scaled(tensor: Tensor, factor: float, what: str) -> Bytes:

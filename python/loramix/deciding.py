@@ -25,7 +25,7 @@ from loramix.recipes.recounting import portable, recipe_of
 from loramix.recipes.rules import Resolved, Rule, keys_of, resolve
 from loramix.recipes.writing import to_toml
 from loramix.steps import Choice, Plan
-from loramix.types import Adapter, Group, Progress, StrPath, Weight
+from loramix.types import Adapter, Base, Group, Progress, StrPath, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +155,15 @@ class Opened:
         *,
         architecture: str | None = None,
         skip: Sequence[str] = (),
+        base: Base | StrPath | None = None,
+        rslora: bool = False,
         dialect: Dialect | None = None,
     ) -> "Opened":
         """Open and align what a user named.
 
         Parameters
         ----------
+        architecture, skip, base, rslora : see `loramix.load`; for the sources that are paths.
         dialect : how to spell the result; default: what the wish says.  Fused weights stay joined
             only where it says so.
 
@@ -173,7 +176,9 @@ class Opened:
             raise ParamError(message)
         each = opening.weights_of(sources, weights)
         opening.refuse_twice(sources)
-        adapters = opening.open_all(sources, architecture=architecture, skip=skip)
+        adapters = opening.open_all(
+            sources, architecture=architecture, skip=skip, base=base, rslora=rslora
+        )
         dialect = dialect or planning.dialect_of(adapters, wish.output)
         # What is no sum must not depend on how the output spells its names.
         whole = wish.rules == () and wish.analysis is None and _is_sum(wish.policy)

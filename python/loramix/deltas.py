@@ -8,7 +8,7 @@ from loramix.errors import FormatError, ShapeError
 from loramix.formats.dialects import Stem, lookup
 from loramix.formats.families import Draft, Place
 from loramix.formats.layout import Hit, Layout
-from loramix.types import BIAS, MODULATION, Base, Factors, Shape, Target, Tensor
+from loramix.types import BIAS, MODULATION, Factors, Shape, Target, Tensor, Weights
 
 _SUFFIXES = {"weight": "", "norm": "", "bias": BIAS, "modulation": MODULATION}
 
@@ -47,7 +47,7 @@ class Delta:
         self,
         key: str,
         shape: Shape | None,
-        base: Base | None,
+        base: Weights | None,
         where: str,
         *,
         parts: Sequence[str] = (),
@@ -82,7 +82,7 @@ class Delta:
         return target, factors
 
     def _weight(
-        self, key: str, parts: Sequence[str], base: Base | None, where: str
+        self, key: str, parts: Sequence[str], base: Weights | None, where: str
     ) -> Tensor | None:
         """The base weight that it is relative to, in the order of its target."""
         if base is None or self.draft.base == "no":
@@ -95,7 +95,7 @@ class Delta:
         if weight is None and self.draft.base == "needed":
             message = (
                 f"{where}: {self.stem.text} is relative to the base weight {key}, which the base "
-                "model does not have: is it the one that the file was trained on?"
+                f"model {base.name} does not have: is it the one that the file was trained on?"
             )
             raise FormatError(message)
         return weight

@@ -6,7 +6,7 @@ the threads decode; independent of the size of the model.
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.making import make
 from loramix.output import CODES, Output
-from loramix.recipes.provenance import provenance
+from loramix.recipes.provenance import Digest, digests_of, placeholders, provenance
 from loramix.refusals import with_names
 from loramix.steps import Plan, Step
 from loramix.types import ITEM_BYTES, Adapter
@@ -73,6 +73,9 @@ class Writer(Protocol):
     ) -> None:
         """Append one tensor."""
 
+    def written(self, names: Iterable[str]) -> list[memoryview]:
+        """Bytes of tensors that were added, as they are now."""
+
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
         """Complete the file, still hidden."""
 
@@ -101,7 +104,7 @@ def execute(
     """
     with ExitStack() as stack:
         hashing = stack.enter_context(ThreadPoolExecutor(1))
-        digests = [hashing.submit(adapter.source.sha256) for adapter in plan.adapters]
+        digests = hashing.submit(digests_of, plan.adapters)
         place = None
         if path is not None:
             room = _room(plan, backend.name)
@@ -110,8 +113,7 @@ def execute(
         done = _write(plan, writer, backend, threads, step)
         ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
-        found = [digest.result() for digest in digests]
-        hidden = writer.finish(_strings(plan, ranks, found, backend.name))
+        hidden = writer.finish(_strings(plan, ranks, digests.result(), backend.name))
         if place is not None:
             hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
@@ -122,7 +124,7 @@ def execute(
 
 
 def _strings(
-    plan: Plan, ranks: metadata.Ranks, digests: Sequence[str], backend: str
+    plan: Plan, ranks: metadata.Ranks, digests: Sequence[Digest], backend: str
 ) -> dict[str, str]:
     """Header metadata of the output; `ranks` are those of the factors."""
     return metadata.header(
@@ -164,8 +166,7 @@ def _room(plan: Plan, backend: str) -> int:
         *((s.stem + ".alpha", 0) for s in pairs),
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
-    digests = ["0" * 64] * len(plan.adapters)
-    return header_room(names, _strings(plan, ranks, digests, backend))
+    return header_room(names, _strings(plan, ranks, placeholders(plan.adapters), backend))
 
 
 def bytes_around(plan: Plan, backend: str) -> int:
@@ -234,24 +235,46 @@ def _write(
 
 
 def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]:
-    """Write the pairs that nothing changes."""
+    """Write the pairs that nothing changes; the file is compared while the next are written."""
     copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
-    for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
-        _append_copies(plan, writer, batch)
-        release(plan)
-        step(len(batch))
+    with ThreadPoolExecutor(1) as checking:
+        pending: Future[None] | None = None
+        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
+            added = _append_copies(plan, writer, batch)
+            if pending is not None:
+                pending.result()
+            pending = checking.submit(_check_copies, plan, writer, added)
+            step(len(batch))
+        if pending is not None:
+            pending.result()
     return [Done(one, copying.unmeasured(one), copied=True) for one in copies]
 
 
-def _append_copies(plan: Plan, writer: Writer, batch: Sequence[Step]) -> None:
+def _append_copies(
+    plan: Plan, writer: Writer, batch: Sequence[Step]
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """What was added, by name."""
     code = CODES[plan.dtype]
+    added = {}
     for one in batch:
         rank, kernel = one.pieces[0].factors.rank, one.target.shape[1:]
         ones = (1,) * (len(kernel) - 1)
-        up, down = copying.sides(plan, one)
-        names = one.tensors(plan.dialect)
-        writer.add(names[0], code, (one.target.rows, rank, *ones), up)
-        writer.add(names[1], code, (rank, *kernel), down)
+        shapes = (one.target.rows, rank, *ones), (rank, *kernel)
+        for name, shape, side in zip(
+            one.tensors(plan.dialect), shapes, copying.sides(plan, one), strict=True
+        ):
+            writer.add(name, code, shape, side)
+            added[name] = side
+    return added
+
+
+def _check_copies(plan: Plan, writer: Writer, added: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+    """Compare the file with what was to be in it, byte by byte."""
+    for (name, data), found in zip(added.items(), writer.written(added), strict=True):
+        if not copying.equal(found, data):
+            message = f"{name}: the file does not hold the bytes just written; nothing was kept"
+            raise OutputError(message)
+    release(plan)
 
 
 def _batches(steps: Sequence[Step], capacity: Callable[[Step], int]) -> Iterator[list[Step]]:

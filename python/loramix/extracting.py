@@ -34,7 +34,8 @@ def extract(
 
     Differences are made in f32, one after the other; their factors come from a randomised range
     finder, see ``rust/src/extract.rs``, and what they leave out is measured.  The two models may
-    have different names for the same weights.  Weights that did not change are left out.
+    have different names for the same weights.  Weights that did not change are left out; biases and
+    norms that did are written as they are, where the readers of the dialect know such differences.
 
     Parameters
     ----------
@@ -73,8 +74,9 @@ def extract(
     spelled = pair.dialect(output)
     place = None if path is None else Path(path)
     ticker = Ticker(progress, len(pair.tuned.tensors))
-    changed, notes = pair.changed(targets, ticker.add)
-    plan = pair.plan(changed, output, spelled, [*notes, *pair.others(targets)])
+    vectors, compared = pair.vectors(targets, spelled)
+    changed, notes = pair.changed(targets, ticker.add, beside=len(vectors))
+    plan = pair.plan(changed, vectors, output, spelled, [*notes, *pair.others(compared)])
     if place is not None:
         placing.check(place, plan.adapters, spelled)
         _refuse_input(place, pair)

@@ -54,7 +54,7 @@ def find(path: StrPath) -> Found:
     """
     given = Path(path)
     if given.exists():
-        return _there(given, _plain_name(given))
+        return _there(given, plain_name(given))
     return _there(cached(path), given.name.removesuffix(".safetensors"))
 
 
@@ -213,7 +213,7 @@ def _repository(path: Path) -> tuple[str, ...] | None:
     return None if parts[1].endswith(".safetensors") else parts
 
 
-def _plain_name(path: Path) -> str:
+def plain_name(path: Path) -> str:
     """The last part of a path; of caches the repository: snapshots are named by digests.
 
     Links are not followed: those of a cache lead to files named by digests as well.

@@ -44,7 +44,7 @@ def touches(
     for step in steps:
         place = checkpoint.place(step.target.key)
         tensor = checkpoint.tensors[place.name] if place is not None else None
-        if place is None or tensor is None or len(tensor.shape) < 2:
+        if place is None or tensor is None or not tensor.shape:
             missing.append(step)
             continue
         start, stop = place.rows or (0, tensor.shape[0])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from loramix.adapters import load
 from loramix.formats.dialects import COMPONENTS
 from loramix.recipes.records import told
-from loramix.types import Adapter, Factors, StrPath, Target
+from loramix.types import Adapter, Base, Factors, StrPath, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,18 @@ class Inspection:
 
 
 def inspect(
-    source: StrPath | Adapter, *, architecture: str | None = None, skip: Sequence[str] = ()
+    source: StrPath | Adapter,
+    *,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Inspection:
     """Describe an adapter from its header: nothing but the header is read.
+
+    Parameters
+    ----------
+    architecture, skip, base, rslora : see `load`; for a path.
 
     Raises
     ------
@@ -68,7 +77,7 @@ def inspect(
     """
     adapter = source
     if not isinstance(adapter, Adapter):
-        adapter = load(adapter, architecture=architecture, skip=skip)
+        adapter = load(adapter, architecture=architecture, skip=skip, base=base, rslora=rslora)
     pairs = adapter.targets
     tensors = [tensor for pair in pairs.values() for tensor in pair.stored]
     matrices = [pair for target, pair in pairs.items() if not target.is_vector]

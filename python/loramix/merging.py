@@ -14,7 +14,7 @@ from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
 from loramix.executing import Merged
 from loramix.methods import Level, Method, Space
-from loramix.opening import open_all
+from loramix.opening import open_all, open_recipe
 from loramix.output import Output
 from loramix.policies.base import Policy
 from loramix.recipes.reading import read_recipe
@@ -22,7 +22,7 @@ from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
 from loramix.resizing import Budget, rules_for
 from loramix.steps import Plan
-from loramix.types import Adapter, Dtype, Progress, StrPath, Weight
+from loramix.types import Adapter, Base, Dtype, Progress, StrPath, Weight
 
 
 def merge(  # noqa: PLR0913 - the one call with every option
@@ -46,6 +46,8 @@ def merge(  # noqa: PLR0913 - the one call with every option
     progress: Progress | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Merged:
     """Merge adapters into one adapter.
 
@@ -77,7 +79,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     threads : default all cores.  The result does not depend on it.
     backend : ``rust``, or ``torch`` (on a GPU if there is one; ``torch:cpu`` names the device).
     progress : called with steps done and steps in all.
-    architecture, skip : see `load`; for the sources that are paths.
+    architecture, skip, base, rslora : see `load`; for the sources that are paths.
 
     Returns
     -------
@@ -101,7 +103,9 @@ def merge(  # noqa: PLR0913 - the one call with every option
     wish = Wish(policy, tuple(rules), output or Output(), seed, samples, there)
     device = backend_of(backend)
     _check_threads(threads)
-    stack = Opened.of(sources, weights, wish, architecture=architecture, skip=skip)
+    stack = Opened.of(
+        sources, weights, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
+    )
     target = None if path is None else Path(path)
     if target is not None:
         placing.check(target, stack.adapters, stack.dialect)
@@ -130,13 +134,16 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
     progress: Progress | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Plan:
     """Decide everything that `merge` would do, and do nothing.
 
     Parameters
     ----------
     sources, method, weights, sparsify, refine, space, rules, output, auto_strength, floor,
-    samples, analysis, seed, threads, backend, progress, architecture, skip : see `merge`.
+    samples, analysis, seed, threads, backend, progress, architecture, skip, base,
+    rslora : see `merge`.
 
     Returns
     -------
@@ -154,7 +161,9 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
     wish = Wish(policy, tuple(rules), output or Output(), seed, samples, there)
     device = backend_of(backend)
     _check_threads(threads)
-    stack = Opened.of(sources, weights, wish, architecture=architecture, skip=skip)
+    stack = Opened.of(
+        sources, weights, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
+    )
     ticker = Ticker(progress, len(stack.groups))
     return stack.plan(wish, device, ticker, threads)
 
@@ -162,6 +171,7 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
 def follow(
     recipe: Recipe | StrPath,
     *,
+    base: Base | StrPath | None = None,
     threads: int | None = None,
     backend: str | Backend | None = None,
     progress: Progress | None = None,
@@ -171,6 +181,7 @@ def follow(
     Parameters
     ----------
     recipe : a file (TOML, or JSON of the same shape), or what `read_recipe` made of it.
+    base : see `load`; where the recipe names none.
     backend : default: that of the recipe.
     threads, progress : see `merge`.
 
@@ -186,12 +197,7 @@ def follow(
     device = backend_of(found.backend if backend is None else backend)
     _check_threads(threads)
     wish = Wish.of(found)
-    paths = [entry.path for entry in found.adapters]
-    adapters = open_all(paths, architecture=found.architecture, skip=found.skip)
-    weights = [
-        entry.weights(adapter.architecture)
-        for entry, adapter in zip(found.adapters, adapters, strict=True)
-    ]
+    adapters, weights = open_recipe(found, base)
     stack = Opened.of(adapters, weights, wish)
     ticker = Ticker(progress, len(stack.groups))
     return stack.plan(wish, device, ticker, threads)
@@ -221,7 +227,7 @@ def execute(
     return _execute(plan, target, device, Ticker(progress, 0), threads)
 
 
-def resize(
+def resize(  # noqa: PLR0913 - one keyword for each thing that may be said
     source: StrPath | Adapter,
     *,
     path: StrPath | None = None,
@@ -235,6 +241,10 @@ def resize(
     client: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Merged:
     """Give one adapter other ranks: the best approximation there is, with its error measured.
 
@@ -245,6 +255,7 @@ def resize(
         `loramix.resizing.Budget`.
     dtype, dialect, client : see `Output`.
     path, threads, progress : see `merge`.
+    architecture, skip, base, rslora : see `load`; for a path.
 
     Raises
     ------
@@ -265,12 +276,13 @@ def resize(
         rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect, client=client
     )
     rules: tuple[Rule, ...] = ()
-    if total_error is not None or size is not None:
-        budget = Budget(total_error, size)
-        (adapter,) = open_all([source])
-        source, rules = adapter, rules_for(adapter, budget, output, threads=threads)
+    budgeted = total_error is not None or size is not None
+    budget = Budget(total_error, size) if budgeted else None
+    (adapter,) = open_all([source], architecture=architecture, skip=skip, base=base, rslora=rslora)
+    if budget is not None:
+        rules = rules_for(adapter, budget, output, threads=threads)
     return merge(
-        [source], "linear", rules=rules, path=path, output=output, threads=threads,
+        [adapter], "linear", rules=rules, path=path, output=output, threads=threads,
         progress=progress,
     )  # fmt: skip
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loramix import adapters as loading
+from loramix.checkpoints import lent
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import is_flat
 from loramix.groups import agreed
-from loramix.types import Adapter, Group, StrPath, Weight
+from loramix.recipes.recipe import Recipe
+from loramix.types import Adapter, Base, Group, StrPath, Weight
 
 _EXPERTS = tuple(
     re.compile(rf"(?<![a-z]){level}[-_ ]?noise(?![a-z])", re.IGNORECASE)
@@ -23,12 +25,20 @@ def open_all(
     *,
     architecture: str | None = None,
     skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> list[Adapter]:
-    """Load what is not loaded; what fits several architectures follows what fits one."""
+    """Load what is not loaded; what fits several architectures follows what fits one.
+
+    Parameters
+    ----------
+    architecture, skip, base, rslora : see `loramix.load`; for the sources that are paths.
+    """
+    model = lent(base)  # once for all
     stack = [
         source
         if isinstance(source, Adapter)
-        else loading.load(source, architecture=architecture, skip=skip)
+        else loading.load(source, architecture=architecture, skip=skip, base=model, rslora=rslora)
         for source in sources
     ]
     known = agreed(stack)
@@ -39,6 +49,28 @@ def open_all(
         ]
     _refuse_mixed_unknown(stack)
     return stack
+
+
+def open_recipe(
+    recipe: Recipe, base: Base | StrPath | None = None
+) -> tuple[list[Adapter], list[Weight]]:
+    """The adapters of a recipe, and their weights.
+
+    Parameters
+    ----------
+    base : the model that deltas are relative to, where the recipe names none.
+    """
+    model = lent(recipe.base or base)
+    loaded = [
+        loading.load(
+            entry.path, architecture=recipe.architecture, skip=recipe.skip, base=model,
+            rslora=entry.rslora,
+        )
+        for entry in recipe.adapters
+    ]  # fmt: skip
+    stack = open_all(loaded)
+    rows = zip(recipe.adapters, stack, strict=True)
+    return stack, [entry.weights(adapter.architecture) for entry, adapter in rows]
 
 
 def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:

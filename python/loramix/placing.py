@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from loramix.checkpoints.finding import find
 from loramix.errors import OutputError
 from loramix.formats.dialects import Dialect
 from loramix.formats.scales import CONFIG
@@ -108,9 +109,18 @@ def check(path: Path, adapters: Sequence[Adapter], dialect: Dialect) -> None:
         raise OutputError(message)
     for adapter in adapters:
         source = adapter.source.path
-        if source is not None and path.exists() and _same(path, source):
+        inputs = [source] if source is not None else []
+        if path.exists() and any(_same(path, one) for one in (*inputs, *_models(adapter))):
             message = f"{path} is also an input; write to another place"
             raise OutputError(message)
+
+
+def _models(adapter: Adapter) -> list[Path]:
+    """Files of the base model that an adapter was read with, used or not."""
+    base = adapter.reading.base
+    if base is None or base.path is None:
+        return []
+    return [part.path for part in find(base.path).parts]
 
 
 def _same(path: Path, source: Path) -> bool:

@@ -20,9 +20,9 @@ from loramix.io.safetensors import SafetensorsFile
 from loramix.merging import execute
 from loramix.plans.recalling import recall
 from loramix.recipes.records import Record, SourceRecord, read_record
-from loramix.sourcing import Sourced, find_sources
+from loramix.sourcing import Sourced, find_bases, find_sources
 from loramix.steps import Plan
-from loramix.types import Adapter, Progress, StrPath
+from loramix.types import Adapter, Base, Progress, Reading, StrPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def reproduce(
     path: StrPath,
     sources: Sequence[StrPath],
     *,
+    base: StrPath | None = None,
     output: StrPath | None = None,
     backend: str | None = None,
     threads: int | None = None,
@@ -78,6 +79,8 @@ def reproduce(
     ----------
     path : a file or a PEFT folder that loramix wrote.
     sources : folders, searched with all below them, or files; names do not matter, sha256 do.
+    base : the model that deltas of sources are relative to, if there is one and it is in none of
+        these folders; it must be the same, too.
     output : where the new one goes, a folder for the PEFT dialect; None: into a temporary place,
         and away after the comparison.
     backend : default: that of the file.
@@ -108,7 +111,7 @@ def reproduce(
         message = f"{output} is the file to compare with; write to another place"
         raise OutputError(message)
     found = find_sources(record.sources, sources)
-    stack = _opened(record.sources, found)
+    stack = _opened(record.sources, found, find_bases(record.sources, sources, base))
     plan = _plan(record, stack, backend, threads)
     texts = text_of(config) if config is not None else None
     with ExitStack() as leaving:
@@ -142,7 +145,9 @@ def _holds(place: Path, file: Path) -> bool:
     return place.samefile(file) or place.samefile(file.parent)
 
 
-def _opened(records: Sequence[SourceRecord], found: Sequence[Sourced]) -> list[Adapter]:
+def _opened(
+    records: Sequence[SourceRecord], found: Sequence[Sourced], bases: Mapping[str, Base]
+) -> list[Adapter]:
     """Adapters as they were read then; a file that is two sources is opened twice."""
     taken: set[Path] = set()
     stack = []
@@ -156,9 +161,13 @@ def _opened(records: Sequence[SourceRecord], found: Sequence[Sourced]) -> list[A
         if source.config is not None:
             strings = {**strings, CONFIG: source.config}
         skip = [escape(name) for name in record.skip]
+        base = bases[record.base.sha256] if record.base is not None else None
         stack.append(
-            adapters.read(opened, record.name, strings, architecture=record.architecture, skip=skip)
-        )
+            adapters.read(
+                opened, record.name, strings, architecture=record.architecture, skip=skip,
+                reading=Reading(base, record.rslora),
+            )
+        )  # fmt: skip
     return stack
 
 

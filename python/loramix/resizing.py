@@ -124,7 +124,7 @@ def _spectra(plan: Plan, threads: int | None) -> list[Spectrum]:
         work = partial(_of_batch, batch, backend, threads)
         found += with_names([step.group() for step in batch], work)
         for adapter in plan.adapters:
-            adapter.source.release()
+            adapter.release()
     return found
 
 

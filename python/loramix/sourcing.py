@@ -3,15 +3,17 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loramix.checkpoints import open_checkpoint
+from loramix.checkpoints.finding import INDEX, PIPELINE, digest_of, find
 from loramix.errors import FormatError, LoramixError, ParamError
 from loramix.finding import text_of
 from loramix.formats.scales import CONFIG
 from loramix.recipes.provenance import config_digest
-from loramix.recipes.records import SourceRecord
-from loramix.types import StrPath
+from loramix.recipes.records import BaseRecord, SourceRecord
+from loramix.types import Base, StrPath
 
 _SUFFIX = ".safetensors"
 _SHOWN = 12
@@ -108,6 +110,71 @@ def find_sources(wanted: Sequence[SourceRecord], places: Sequence[StrPath]) -> t
     return tuple(search.found[place] for place in range(len(wanted)))
 
 
+def find_bases(
+    wanted: Sequence[SourceRecord], places: Sequence[StrPath], named: StrPath | None = None
+) -> dict[str, Base]:
+    """Find the base models that deltas of sources are relative to, by their sha256.
+
+    Parameters
+    ----------
+    places : folders, searched with all below them, or files.
+    named : where the user says that it is.
+
+    Returns
+    -------
+    By sha256; empty where no source needs one.
+
+    Raises
+    ------
+    LoramixError : one is not there, with its name and digest.
+    OSError : a place does not exist.
+
+    Notes
+    -----
+    Cost: as `find_sources`; of models in several files, too, the sizes must fit before they are
+    read.
+    """
+    found: dict[str, Base] = {}
+    for record in dict.fromkeys(one.base for one in wanted if one.base is not None):
+        near = _models(places) if named is None else iter([Path(named)])
+        path = next((path for path in near if _is_model(path, record)), None)
+        if path is None:
+            where = ", ".join(map(str, places)) if named is None else str(named)
+            message = (
+                f"the base model {record.name} (sha256 {record.sha256}{_size(record)}) is not "
+                f"{'in ' if named is None else ''}{where}: say where it is with --base"
+            )
+            raise LoramixError(message)
+        found[record.sha256] = replace(open_checkpoint(path), name=record.name)
+    return found
+
+
+def _models(places: Sequence[StrPath]) -> Iterator[Path]:
+    """Whatever may be a model: files, and folders of several."""
+    search = _Search(())
+    for place in map(Path, places):
+        yield from _files(place, search)
+        folders = (Path(folder) for folder, _, _ in os.walk(place))
+        yield from (folder for folder in folders if _is_pipeline(folder))
+
+
+def _is_pipeline(folder: Path) -> bool:
+    """Whether a folder is more than the one file in it."""
+    index = next(folder.glob(f"*{INDEX}"), None)
+    return index is not None or (folder / PIPELINE).is_file()
+
+
+def _is_model(path: Path, record: BaseRecord) -> bool:
+    try:
+        parts = find(path).parts
+    except FormatError:  # a folder of something else
+        return False
+    size = sum(part.path.stat().st_size for part in parts)
+    if record.size not in (None, size):
+        return False
+    return digest_of([_digest(part.path) for part in parts]) == record.sha256
+
+
 def _files(place: Path, search: _Search) -> Iterator[Path]:
     if not place.is_dir():
         place.stat()  # says what is wrong with it
@@ -146,5 +213,5 @@ def _missing(search: _Search, places: Sequence[StrPath]) -> str:
     )
 
 
-def _size(one: SourceRecord) -> str:
+def _size(one: SourceRecord | BaseRecord) -> str:
     return f", {one.size} bytes" if one.size is not None else ""

@@ -1,6 +1,5 @@
 """Two models of one architecture, weight by weight."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from loramix.types import (
     Target,
     Tensor,
 )
+from loramix.vectors import Vector, biases, norms, steps_of
 
 _NAMES: Mapping[str, Dtype] = {"F16": "f16", "BF16": "bf16"}
 _ALPHA = 32.0
@@ -59,11 +59,8 @@ class _Origin:
         self._model.release()
 
     def sha256(self) -> str:
-        """Digest of the file; of several, digest of their digests, one a line."""
-        found = [shard.file.sha256() for shard in self._model.shards]
-        return (
-            found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
-        )
+        """Digest of the model."""
+        return self._model.sha256()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +101,31 @@ class Pair:
         usual = "kohya" if kohya else "diffusers" if named else "peft"
         return chosen(output, usual, self.layout)
 
+    def vectors(
+        self, globs: Sequence[str], dialect: Dialect
+    ) -> tuple[list[Vector], frozenset[str]]:
+        """Biases and norms that differ, and the stored names of all that were compared."""
+        wanted = [t for t in self._targets(self.base) if any(fnmatchcase(t.key, g) for g in globs)]
+        found = [*biases(self.tuned, self.base, wanted)]
+        if self.layout is not None:
+            own = norms(self.tuned, self.base, self.layout, dialect)
+            found += [one for one in own if any(fnmatchcase(one.target.key, g) for g in globs)]
+        differ = [one for one in found if _differ(one.new, one.old)]
+        self._release()
+        return differ, frozenset(one.stored for one in found)
+
     def changed(
-        self, globs: Sequence[str], step: Callable[[int], None]
+        self, globs: Sequence[str], step: Callable[[int], None], *, beside: int
     ) -> tuple[list[Target], list[str]]:
         """Targets whose weights differ, and notes on those that cannot be told.
 
+        Parameters
+        ----------
+        beside : how many biases and norms differ.
+
         Raises
         ------
-        FormatError : no target is in both, or none differs.
+        FormatError : no target is in both, or nothing differs.
         """
         found: list[Target] = []
         both = 0
@@ -134,46 +148,57 @@ class Pair:
                 "allows: models of different kinds, or names that loramix does not know"
             )
             raise FormatError(message)
-        if not found:
+        if not found and not beside:
             message = f"{self.tuned.path} and {self.base.path}: none of {both} weights differs"
             raise FormatError(message)
         notes = _notes(apart, "weights are not in both models, or have other shapes there")
         notes += [f"{both - len(found)} of {both} weights did not change"] * (both > len(found))
         return found, notes
 
-    def others(self, globs: Sequence[str]) -> list[str]:
-        """Notes on what changed and has no place in factors: norms, biases, embeddings."""
+    def others(self, compared: frozenset[str]) -> list[str]:
+        """Notes on what changed and has no place in an adapter: embeddings, some norms.
+
+        Parameters
+        ----------
+        compared : names of biases and norms, see `vectors`.
+        """
         targets = self._targets(self.tuned)
-        places = [(t.key, p.name) for t in targets for p in self.tuned.places(t.key)]
-        looked = {name for _, name in places}
-        names = {
-            naming.bias_beside(name): f"{key}.bias"
-            for key, name in places
-            if any(fnmatchcase(key, glob) for glob in globs)
-        }
+        looked = {p.name for t in targets for p in self.tuned.places(t.key)} | compared
         differ, unknown = [], []
         for name, tensor in self.tuned.tensors.items():
             if name in looked:
                 continue
             old = self.base.tensors.get(name)
-            if old is None and name in names:
-                tensor = self.tuned.weight(names[name]) or tensor
-                old = self.base.weight(names[name])
             if old is None or old.shape != tensor.shape:
                 unknown.append(name)
             elif _differ(tensor, old):
                 differ.append(name)
         self._release()
         return [
-            *_notes(differ, "tensors changed that an adapter of factors cannot hold"),
+            *_notes(differ, "tensors changed that no adapter can hold"),
             *_notes(unknown, "tensors were not compared: the base has none of their name"),
         ]
 
     def plan(
-        self, changed: Sequence[Target], output: Output, dialect: Dialect, notes: Sequence[str]
+        self,
+        changed: Sequence[Target],
+        vectors: Sequence[Vector],
+        output: Output,
+        dialect: Dialect,
+        notes: Sequence[str],
     ) -> Plan:
         """One step for every weight of the adapter."""
         written = self._written(changed, dialect)
+        joined = self._joined(vectors, dialect)
+        beside = [(one, self._of(one.target, one.new, one.old)) for one in joined]
+        held, lost = steps_of(beside, written, self.layout, dialect)
+        if not written and not held:
+            message = (
+                f"{self.tuned.path} and {self.base.path}: only biases and norms differ, and "
+                f"{dialect.name} files cannot hold those ({', '.join(lost[:_TOLD])}); write "
+                "--dialect kohya"
+            )
+            raise FormatError(message)
         swapped = swapped_keys(self.layout) if dialect.fused else frozenset()
         members = {target: self._difference(target) for target in written}
         steps = [
@@ -188,6 +213,8 @@ class Pair:
             for target, factors in members.items()
         ]
         order = sorted(steps, key=lambda s: (-s.target.rows * s.target.cols, s.stem))
+        order += sorted(held, key=lambda s: s.stem)
+        members |= {step.target: step.pieces[0].factors for step in held}
         return Plan(
             steps=tuple(order),
             adapters=(
@@ -199,12 +226,18 @@ class Pair:
             choices=(),
             output=output,
             dialect=dialect,
-            dtype=output.dtype or self._dtype(written),
+            dtype=output.dtype or self._dtype([*written, *(one.target for one in joined)]),
             architecture=self.layout.name if self.layout else None,
             alpha=float(output.rank or _ALPHA) if dialect.alpha else None,
             strengths={},
             analysis=Analysis(()),
-            notes=tuple(notes),
+            notes=(
+                *notes,
+                *_notes(
+                    lost,
+                    f"biases and norms changed, which no client reads from {dialect.name} files",
+                ),
+            ),
         )
 
     def _targets(self, model: Checkpoint) -> list[Target]:
@@ -217,7 +250,27 @@ class Pair:
         table = fusions(self.layout) if dialect.fused else {}
         return list(dict.fromkeys(written_as(target, table)[0] for target in changed))
 
+    def _joined(self, vectors: Sequence[Vector], dialect: Dialect) -> list[Vector]:
+        """With the biases of fused weights instead of those of their parts, if they are fused.
+
+        Raises
+        ------
+        FormatError : some parts of a fused bias are not in both models.
+        """
+        table = fusions(self.layout) if dialect.fused else {}
+        found: dict[str, Vector] = {}
+        for vector in vectors:
+            target, _ = written_as(vector.target, table)
+            if target != vector.target:
+                new, old = self._both(target)
+                vector = Vector(target, vector.stored, new, old)
+            found.setdefault(target.key, vector)
+        return list(found.values())
+
     def _difference(self, target: Target) -> Factors:
+        return self._of(target, *self._both(target))
+
+    def _both(self, target: Target) -> tuple[Tensor, Tensor]:
         new, old = self.tuned.weight(target.key), self.base.weight(target.key)
         if new is None or old is None or new.shape != old.shape:
             message = (
@@ -225,6 +278,10 @@ class Pair:
                 "write --dialect diffusers"
             )
             raise FormatError(message)
+        return new, old
+
+    def _of(self, target: Target, new: Tensor, old: Tensor) -> Factors:
+        """The difference of two tensors as a delta."""
         delta = Tensor.made(target.shape, partial(self._subtract, new, old, target))
         return Factors.of_dense(delta, target.key, f"{self.tuned.path} - {self.base.path}")
 
@@ -260,7 +317,7 @@ class Pair:
         """The type of most of the tuned weights."""
         weights = (self.tuned.weight(target.key) for target in targets)
         counts = Counter(_NAMES.get(w.dtype, "f32") for w in weights if w is not None)
-        return max(sorted(counts), key=lambda name: counts[name])
+        return max(sorted(counts) or ["f32"], key=lambda name: counts[name])
 
     def _release(self) -> None:
         self.tuned.release()

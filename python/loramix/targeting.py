@@ -9,7 +9,7 @@ from loramix import _core
 from loramix.deltas import Delta
 from loramix.errors import FormatError
 from loramix.formats.layout import Hit, Layout, Module, flatten
-from loramix.types import Base, Factors, Target
+from loramix.types import Factors, Target, Weights
 
 _SAME = 1e-5  # of the norm: factors of one delta, multiplied out in two ways
 
@@ -45,7 +45,7 @@ class _Piece:
 
 
 def targets_of(
-    deltas: Sequence[Delta], layout: Layout | None, where: str, base: Base | None = None
+    deltas: Sequence[Delta], layout: Layout | None, where: str, base: Weights | None = None
 ) -> Targeting:
     """What every delta changes.
 
@@ -77,7 +77,7 @@ def targets_of(
 
 
 def _pieces(
-    delta: Delta, hit: Hit | None, layout: Layout | None, where: str, base: Base | None
+    delta: Delta, hit: Hit | None, layout: Layout | None, where: str, base: Weights | None
 ) -> list[_Piece]:
     if hit is None or layout is None:
         placed = delta.at(delta.stem.key + delta.suffix, None, base, where)

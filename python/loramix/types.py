@@ -344,11 +344,40 @@ class Source(Protocol):
         """Digest of the whole file."""
 
 
-class Base(Protocol):
-    """The weights of a base model, such as an opened checkpoint."""
+class Weights(Protocol):
+    """Weights of a base model."""
+
+    @property
+    def name(self) -> str:
+        """Of the model, for reports."""
 
     def weight(self, key: str) -> Tensor | None:
         """That of a target by its canonical key; None if there is none."""
+
+
+class Base(Weights, Protocol):
+    """A base model, such as an opened checkpoint."""
+
+    @property
+    def path(self) -> Path | None:
+        """What to name to open it again; None if it is in memory."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+
+    @property
+    def architecture(self) -> str | None:
+        """Whose module table its names and shapes hit, or None."""
+
+    def read_as(self, architecture: str | None) -> "Base":
+        """The same model by the names of this architecture; None: as it is."""
+
+    def release(self) -> None:
+        """Give touched pages back; they are read again when needed."""
+
+    def sha256(self) -> str:
+        """Digest of the file; of several, digest of their digests, one a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +427,7 @@ class Adapter:
     source : the mapped file.
     runner_up : the base model that comes next and its match; of an unknown one, the nearest.
     reading : what the user said of it.
+    base : the model that some of its deltas are relative to; None: all of them are in the file.
     """
 
     name: str
@@ -411,6 +441,13 @@ class Adapter:
     source: Source = field(repr=False, compare=False)
     runner_up: tuple[str, float] | None = field(default=None, repr=False, compare=False)
     reading: Reading = field(default=Reading(), repr=False, compare=False)
+    base: Base | None = field(default=None, repr=False, compare=False)
+
+    def release(self) -> None:
+        """Give touched pages of its file, and of the base model, back."""
+        self.source.release()
+        if self.base is not None:
+            self.base.release()
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self.targets)

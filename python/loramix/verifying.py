@@ -1,7 +1,6 @@
 """The check of a written file: what is in it against what was meant, target by target."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -90,7 +89,7 @@ def verify(
         for batch in batches(items, partial(_read, plan), READ_BYTES):
             rows += _compare(plan, found, batch, threads)
             release(plan)
-            written.source.release()
+            written.release()
             step(len(batch))
     return tuple(rows)
 
@@ -98,7 +97,10 @@ def verify(
 def _compare(plan: Plan, found: _Found, batch: Sequence[Done], threads: int | None) -> list[Row]:
     """Rows of a batch, in order; copies that arrived need no arithmetic."""
     read = [(item, _members(plan, found, item)) for item in batch]
-    there = _arrived(plan, read, threads)
+    there = [
+        item.copied and len(members) == 1 and arrived(plan, item.step, members[0][0])
+        for item, members in read
+    ]
     rest = [pair for pair, same in zip(read, there, strict=True) if not same]
     rounded = [item.step for item, _ in rest if item.copied]
     made = iter(measured(rounded, threads) if rounded else ())
@@ -119,21 +121,6 @@ def _members(plan: Plan, found: _Found, item: Done) -> list[tuple[Factors, int]]
         message = f"{item.step.stem} is missing from the file just written"
         raise OutputError(message)
     return members
-
-
-def _arrived(
-    plan: Plan, read: Sequence[tuple[Done, list[tuple[Factors, int]]]], threads: int | None
-) -> list[bool]:
-    """Which of them are copies that are in the file as they were."""
-
-    def same(pair: tuple[Done, list[tuple[Factors, int]]]) -> bool:
-        item, members = pair
-        return len(members) == 1 and arrived(plan, item.step, members[0][0])
-
-    if not any(item.copied for item, _ in read):
-        return [False] * len(read)
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda pair: pair[0].copied and same(pair), read))
 
 
 def _copied(item: Done) -> Row:
@@ -207,4 +194,4 @@ def _row(plan: Plan, item: Done, gap: float, norm: float) -> Row:
 def release(plan: Plan) -> None:
     """Give the pages of the inputs back."""
     for adapter in plan.adapters:
-        adapter.source.release()
+        adapter.release()

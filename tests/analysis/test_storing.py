@@ -92,10 +92,9 @@ def changed(paths: list[Path], what: str) -> storing.Origin:
             new = replace(old, version="9.9")
         case "statistics":
             new = replace(old, statistics=99)
-        case "architecture":
-            new = replace(old, inputs=(replace(first, architecture="another"), *others))
         case _:
-            new = replace(old, inputs=(replace(first, config="another"), *others))
+            value = True if what == "rslora" else "another"
+            new = replace(old, inputs=(replace(first, **{what: value}), *others))
     return new
 
 
@@ -110,6 +109,8 @@ def changed(paths: list[Path], what: str) -> storing.Origin:
         ("version", "made by loramix .*, this is 9.9"),
         ("statistics", "made by statistics version 1, this is 99"),
         ("architecture", r"adapter 1 \(0\): it was read as one for None, now for another"),
+        ("base", r"adapter 1 \(0\): it is relative to another base model now"),
+        ("rslora", r"adapter 1 \(0\): it was read without --rslora"),
         ("config", r"adapter 1 \(0\): its adapter_config.json is another one"),
     ],
 )
@@ -158,7 +159,7 @@ def _put(*path: Any, value: object) -> Edit:
         (_drop("gram"), "group 0 has not exactly the fields"),
         (_put("groups", 0, value=[]), "group 0 has not exactly the fields"),
         (_put("groups", 0, "target", value=3), "target that is no text"),
-        (_put("groups", 0, "shape", value=[4]), "has the shape"),
+        (_put("groups", 0, "shape", value=[]), "has the shape"),
         (_put("groups", 0, "shape", value=[4, 2.5]), "shape holds something else than whole"),
         (_put("groups", 0, "owners", value=[0, 1, 7]), "owners .* in a stack of 3 adapters"),
         (_put("groups", 0, "owners", value=[0, 1]), "gram is no list of 4 numbers"),

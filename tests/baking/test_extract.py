@@ -153,19 +153,118 @@ def test_globs_choose_targets(models: Models) -> None:
     assert [row.target for row in made.log] == [wanted]
 
 
-def test_what_factors_cannot_hold_is_named(models: Models, tmp_path: Path) -> None:
+def test_what_no_adapter_can_hold_is_named(models: Models, tmp_path: Path) -> None:
     new = dict(models.new)
-    bias = f"unet.{MODULES[0].name}.bias"
-    new[bias] = raw(MODULES[0].shape[:1], 77, "F32")
+    bias = f"unet.{STILL.name}.bias"
+    new[bias] = raw(STILL.shape[:1], 77, "F32")
     new["unet.some.norm.weight"] = raw((5,), 78)
     new["first_stage_model.x.weight"] = raw((3, 3), 79)
-    made = extract(write_safetensors(tmp_path / "t.safetensors", new), models.base, rank=4)
+    tuned = write_safetensors(tmp_path / "t.safetensors", new)
+    made = extract(tuned, models.base, rank=4, dialect="diffusers")
     told = "\n".join(made.plan.notes)
-    assert "2 tensors changed that an adapter of factors cannot hold" in told
-    assert bias in told
+    assert "1 tensors changed that no adapter can hold" in told
+    assert (
+        f"1 biases and norms changed, which no client reads from diffusers files ({bias})" in told
+    )
     assert "first_stage_model.x.weight" in told
     assert "1 tensors were not compared" in told
     assert "some.norm.weight" in told
+
+
+def test_biases_and_norms_are_written_as_they_are(tmp_path: Path) -> None:
+    """The base has names of the original code, the tuned model those of diffusers."""
+    modules = modules_of("sdxl", "unet", 200)
+    module = next(m for m in modules if m.name.endswith(".attn1.to_q"))
+    block, original = (n.removesuffix(".attn1.to_q") for n in (module.name, module.original))
+    linear = next(m for m in modules if m.name == f"{block}.attn1.to_out.0")
+    shape, wide = module.shape, module.shape[:1]
+    resnet = "down_blocks.0.resnets.0.norm1", "input_blocks.1.0.in_layers.0"
+    names = {
+        f"{block}.attn1.to_q.weight": (f"{original}.attn1.to_q.weight", shape),
+        f"{linear.name}.weight": (f"{linear.original}.weight", linear.shape),
+        f"{linear.name}.bias": (f"{linear.original}.bias", wide),
+        f"{block}.norm1.weight": (f"{original}.norm1.weight", wide),
+        f"{block}.norm1.bias": (f"{original}.norm1.bias", wide),
+        f"{block}.norm2.weight": (f"{original}.norm2.weight", wide),
+        f"{resnet[0]}.weight": (f"{resnet[1]}.weight", (320,)),
+    }
+    old, new, moved = {}, {}, {}
+    for seed, (name, (other, size)) in enumerate(names.items()):
+        was = raw(size, seed, "F32")
+        change = 0.0 if "norm2" in name else 0.01 * (seed + 1)
+        now = ("F32", size, encode("F32", decode("F32", was[2]) + change))
+        old[f"{PREFIX}{other}"], new[f"unet.{name}"] = was, now
+        moved[other] = decode("F32", now[2]) - decode("F32", was[2])
+    base = write_safetensors(tmp_path / "base.safetensors", old)
+    tuned = write_safetensors(tmp_path / "tuned.safetensors", new)
+    path = tmp_path / "lora.safetensors"
+    made = extract(tuned, base, path=path, rank=1, dtype="f32", architecture="sdxl")
+    found, _ = read_safetensors(path)
+    vectors = {
+        f"{linear.original}.bias": ".diff_b", f"{original}.norm1.weight": ".w_norm",
+        f"{original}.norm1.bias": ".b_norm",
+    }  # fmt: skip
+    held = {}
+    for name, suffix in vectors.items():
+        stem = "lora_unet_" + name.rpartition(".")[0].replace(".", "_")
+        held[f"{stem}{suffix}"] = moved[name]
+    assert {n for n in found if not n.endswith((".alpha", "weight"))} == held.keys()
+    for name, meant in held.items():
+        assert np.abs(decode("F32", found[name][2]) - meant).max() < 1e-8
+    notes = "\n".join(made.plan.notes)
+    assert (
+        f"1 tensors were not compared: the base has none of their name (unet.{resnet[0]}" in notes
+    )
+    out = tmp_path / "out.safetensors"
+    bake(base, [path], path=out, architecture="sdxl")
+    baked, _ = read_safetensors(out)
+    for name, (other, _) in names.items():
+        meant = old[f"{PREFIX}{other}"] if name.startswith("down_blocks.0") else new[f"unet.{name}"]
+        gap = decode("F32", baked[f"{PREFIX}{other}"][2]) - decode("F32", meant[2])
+        assert np.abs(gap).max() < 1e-6, name
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "peft"])
+def test_only_a_bias_differs(dialect: Any, models: Models, tmp_path: Path) -> None:
+    new = {**models.new}
+    for module in MODULES:
+        new[f"unet.{module.name}.weight"] = models.old[f"{PREFIX}{module.original}.weight"]
+    bias = f"unet.{STILL.name}.bias"
+    new[bias] = raw(STILL.shape[:1], 77, "F32")
+    tuned = write_safetensors(tmp_path / "t.safetensors", new)
+    if dialect == "peft":
+        with pytest.raises(
+            FormatError, match=r"only biases and norms differ.*write --dialect kohya"
+        ):
+            extract(tuned, models.base, dialect=dialect)
+        return
+    path = tmp_path / "lora.safetensors"
+    made = extract(tuned, models.base, path=path, architecture="sdxl")
+    assert [(row.target, row.dense) for row in made.log] == [(bias, True)]
+    assert list(read_safetensors(path)[0]) == [f"{STILL.kohya}.diff_b"]
+
+
+def test_biases_of_parts_become_one_of_the_whole(tmp_path: Path) -> None:
+    parts = [f"transformer_blocks.0.attn.to_{x}" for x in "qkv"]
+    wide, zeros = 1536, bytes(2 * 1536 * 1536)
+    old, new = {}, {}
+    for seed, name in enumerate(parts):
+        weight: Raw = ("BF16", (wide, wide), zeros)
+        was, now = raw((wide,), seed, "F32"), raw((wide,), seed + (seed != 1) * 9, "F32")
+        old |= {f"transformer.{name}.weight": weight, f"transformer.{name}.bias": was}
+        new |= {f"transformer.{name}.weight": weight, f"transformer.{name}.bias": now}
+    base = write_safetensors(tmp_path / "base.safetensors", old)
+    tuned = write_safetensors(tmp_path / "tuned.safetensors", new)
+    path = tmp_path / "lora.safetensors"
+    extract(tuned, base, path=path, architecture="sd3_medium", dialect="kohya", dtype="f32")
+    ((name, one),) = read_safetensors(path)[0].items()
+    assert name == "lora_unet_joint_blocks_0_x_block_attn_qkv.diff_b"
+    moved = [
+        decode("F32", new[f"transformer.{p}.bias"][2])
+        - decode("F32", old[f"transformer.{p}.bias"][2])
+        for p in parts
+    ]
+    assert np.abs(decode("F32", one[2]) - np.concatenate(moved)).max() < 1e-7
 
 
 def test_unknown_models_go_by_their_names(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from families.files import deltas
-from helpers import relative
+from helpers import InMemory, relative
 from oracles_families import F64
 
 from loramix import load
@@ -33,7 +33,7 @@ class Tiny(torch.nn.Module):  # type: ignore[misc, name-defined]
         self.table = torch.nn.Embedding(30, 12)
 
 
-class Model:
+class Model(InMemory):
     """The parameters before the merge, as a base for the reader."""
 
     def __init__(self, module: Any) -> None:

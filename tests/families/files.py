@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import oracles_families as oracles
-from helpers import Raw, decode, encode, write_safetensors
+from helpers import InMemory, Raw, decode, encode, write_safetensors
 from oracles_families import F64, Oracle
 
 from loramix import Adapter, load
@@ -23,7 +23,7 @@ NAMES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(InMemory):
     """A base model in memory."""
 
     weights: Mapping[str, F64]

@@ -195,9 +195,9 @@ METHOD_NAMES = ", ".join(METHODS)
     [
         ("sead = 7\n" + ONE, "unknown key 'sead' (did you mean seed?); known are adapter, method, "
          "policy, sparsify, refine, space, rule, output, auto_strength, floor, seed, backend, "
-         "architecture, skip"),
+         "architecture, skip, base"),
         (ONE + "wieght = 1", "adapter 1: unknown key 'wieght' (did you mean weight?); known are "
-         "path, weight, text_encoder, blocks, key_filter, conflict_mode"),
+         "path, weight, text_encoder, blocks, key_filter, conflict_mode, rslora"),
         (ONE + "[[adapter]]\nweight = 1", "adapter 2: there is no path"),
         (ONE + "weight = true", "adapter 1: weight = true: allowed is a finite number, or a table "
          "of numbers"),

@@ -21,6 +21,7 @@ from loramix.diagnosing.rules import RULES
 from loramix.diagnosing.subject import Subject, subject_of
 from loramix.errors import LoramixError
 from loramix.io.safetensors import SafetensorsFile
+from loramix.types import Reading
 
 Q, K, V, FF, TEXT = STEMS
 
@@ -344,7 +345,9 @@ def test_diffusers_names_that_comfy_does_not_know(tmp_path: Path) -> None:
 
 def opened(path: Path) -> Subject:
     file = SafetensorsFile(path)
-    return subject_of(file, path, {}, architecture=None, skip=(), digest=lambda: "")
+    return subject_of(
+        file, path, {}, architecture=None, skip=(), reading=Reading(), digest=lambda: ""
+    )
 
 
 # --- strings ------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def products(
         work = partial(backend.gram, [group.raw() for group in batch], threads=threads)
         grams += with_names(batch, work)
         for adapter in adapters:
-            adapter.source.release()
+            adapter.release()
         if step is not None:
             step(len(batch))
     return Analysis(tuple(map(GroupStatistics.of, groups, grams)))
@@ -83,7 +83,7 @@ def analyze(
     for batch in batches(groups, bytes_of, READ_BYTES):
         found += _statistics(batch, samples, threads)
         for adapter in adapters:
-            adapter.source.release()
+            adapter.release()
         if step is not None:
             step(len(batch))
     return Analysis(tuple(found), samples)

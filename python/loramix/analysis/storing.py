@@ -38,6 +38,8 @@ class Input:
     config : sha256 of the PEFT config that its scales are from; empty if there is none.
     architecture : the base model that its names were read as.
     skipped : names of the tensors that were left out.
+    base : sha256 of the model that its deltas are relative to; empty if they are relative to none.
+    rslora : whether its scale was taken to be alpha over the root of the rank.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Input:
     config: str
     architecture: str | None
     skipped: tuple[str, ...]
+    base: str = ""
+    rslora: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,9 @@ class Origin:
         plain = asdict(self)
         for one in plain["inputs"]:
             del one["name"]
+            for name in ("base", "rslora"):  # most have none
+                if not one[name]:
+                    del one[name]
         return hashlib.sha256(_text(plain).encode()).hexdigest()
 
 
@@ -80,10 +87,19 @@ def origin_of(adapters: Sequence[Adapter], samples: int | None) -> Origin:
         text = adapter.metadata.get(CONFIG)
         return hashlib.sha256(text.encode()).hexdigest() if text is not None else ""
 
+    bases = {a.base.path or id(a.base): a.base for a in adapters if a.base is not None}
+    digests = {key: base.sha256() for key, base in bases.items()}
+
+    def base(adapter: Adapter) -> str:
+        return digests[adapter.base.path or id(adapter.base)] if adapter.base is not None else ""
+
     inputs = (
-        Input(a.name, a.source.sha256(), config(a), a.architecture, a.coverage.skipped)
+        Input(
+            a.name, a.source.sha256(), config(a), a.architecture, a.coverage.skipped, base(a),
+            a.reading.rslora,
+        )
         for a in adapters
-    )
+    )  # fmt: skip
     return Origin(tuple(inputs), samples)
 
 
@@ -205,6 +221,10 @@ def _change(old: Input, new: Input) -> str:
         return f"its {CONFIG} is another one"
     if old.architecture != new.architecture:
         return f"it was read as one for {old.architecture}, now for {new.architecture}"
+    if old.base != new.base:
+        return "it is relative to another base model now (--base)"
+    if old.rslora != new.rslora:
+        return f"it was read {'with' if old.rslora else 'without'} --rslora"
     counts = f"{len(old.skipped)} tensors, now without {len(new.skipped)}"
     return f"it was read without {counts}, or others (--skip)"
 
@@ -225,7 +245,7 @@ class _Reader:
             self._refuse(where, "has a target that is no text")
         shape, owners = (self._integers(plain[x], f"{where}: {x}") for x in ("shape", "owners"))
         n = len(owners)
-        if len(shape) < 2 or min(shape) < 1:
+        if len(shape) < 1 or min(shape) < 1:
             self._refuse(where, f"has the shape {list(shape)}")
         if n < 1 or any(not 0 <= owner < adapters for owner in owners):
             self._refuse(where, f"has owners {list(owners)} in a stack of {adapters} adapters")

@@ -1,7 +1,7 @@
 """A base model, opened: views of the weights that adapters change."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from loramix.checkpoints import naming
-from loramix.checkpoints.finding import Found, Part, find
+from loramix.checkpoints.finding import Found, Part, digest_of, find
 from loramix.checkpoints.naming import Names, Place, Stored
 from loramix.errors import FormatError
+from loramix.finding import plain_name
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
 from loramix.types import Made, StrPath, Target, Tensor
@@ -45,6 +46,7 @@ class Checkpoint:
 
     Attributes
     ----------
+    name : for reports.
     path : what the user named.
     root : its file, or its folder.
     shards : its files.
@@ -55,6 +57,7 @@ class Checkpoint:
     match : share of its weights that do, 0 to 1.
     """
 
+    name: str
     path: Path
     root: Path
     shards: tuple[Shard, ...] = field(repr=False)
@@ -69,6 +72,22 @@ class Checkpoint:
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(shard.file.size for shard in self.shards)
+
+    def read_as(self, architecture: str | None) -> "Checkpoint":
+        """The same model, its names looked up in the table of this architecture.
+
+        Parameters
+        ----------
+        architecture : None: as it is.
+
+        Raises
+        ------
+        FormatError : two tensors for one target.
+        """
+        if architecture in (None, self.architecture):
+            return self
+        found = _named(self.path, self.root, self.shards, self.tensors, architecture)
+        return replace(found, name=self.name)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -168,6 +187,10 @@ class Checkpoint:
         for shard in self.shards:
             shard.file.release()
 
+    def sha256(self) -> str:
+        """Digest of the file; of several, digest of their digests, one a line."""
+        return digest_of([shard.file.sha256() for shard in self.shards])
+
 
 def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkpoint:
     """Open a base model: headers are read, tensors are mapped.
@@ -190,7 +213,17 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
         load_layout(architecture)  # says what is known
     found = find(Path(path))
     shards = tuple(_open(part) for part in found.parts)
-    tensors = _tensors(shards, found)
+    return _named(Path(path), found.root, shards, _tensors(shards, found), architecture)
+
+
+def _named(
+    path: Path,
+    root: Path,
+    shards: tuple[Shard, ...],
+    tensors: Mapping[str, Tensor],
+    architecture: str | None,
+) -> Checkpoint:
+    """Targets of open files."""
     stored = [
         Stored.of(shard.name(name), shard.component)
         for shard in shards
@@ -204,8 +237,9 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
     for shard in shards:
         metadata = {**shard.file.metadata, **metadata}
     return Checkpoint(
-        path=Path(path),
-        root=found.root,
+        name=plain_name(path),
+        path=path,
+        root=root,
         shards=shards,
         tensors=MappingProxyType(tensors),
         metadata=MappingProxyType(metadata),

@@ -5,6 +5,7 @@ with a sub-folder for each component; a model in a local cache of the Hugging Fa
 `loramix.finding`.  Nothing is downloaded.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from loramix.finding import cached, snapshot
 
 INDEX = ".safetensors.index.json"
 _SUFFIX = ".safetensors"
-_PIPELINE = "model_index.json"
+PIPELINE = "model_index.json"
 _PREFERRED = ("model", "diffusion_pytorch_model")
 
 
@@ -69,11 +70,11 @@ def find(path: Path) -> Found:
     if not path.is_dir():
         return Found(path, (Part(path),))
     root = snapshot(path)
-    if not (root / _PIPELINE).is_file():
+    if not (root / PIPELINE).is_file():
         parts = _in_folder(root, None)
         if not parts:
             message = (
-                f"{root}: neither {_PIPELINE}, nor an index of shards, nor a {_SUFFIX} file in "
+                f"{root}: neither {PIPELINE}, nor an index of shards, nor a {_SUFFIX} file in "
                 "it; name the file, or the folder of a diffusers or transformers model"
             )
             raise FormatError(message)
@@ -87,6 +88,13 @@ def find(path: Path) -> Found:
         )
         raise FormatError(message)
     return Found(root, parts)
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """Digest of a model from those of its files: of several the sha256 of theirs, one a line."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _in_folder(folder: Path, component: str | None) -> tuple[Part, ...]:

@@ -1,6 +1,7 @@
 """The commands that read base models; what they need is imported inside: help stays fast."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -23,7 +24,8 @@ ExtractedDialect = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="How names are spelled, see 'loramix convert --help'; default: kohya for models that have Kohya names, diffusers or peft for others.",
+        help="How names are spelled, see 'loramix convert --help'; default: kohya for models that "
+        "have Kohya names, diffusers or peft for others.",
         show_default=False,
     ),
 ]
@@ -56,13 +58,15 @@ def bake(  # noqa: PLR0913 - one parameter per option
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    rslora: options.RsLora = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Merge adapters into the weights of a base model.
 
     The merged change is added at full rank and rounded once to the type of every weight;
-    everything else is copied as it is. The report says how much survived the rounding.
+    everything else is copied as it is. DoRA and other families that are relative to base weights
+    are relative to BASE. The report says how much survived the rounding.
     """
     import loramix
     from loramix.report import baked as report
@@ -70,7 +74,7 @@ def bake(  # noqa: PLR0913 - one parameter per option
     said = planning.Said(
         adapters=adapters, method=method, sparsify=sparsify, refine=refine, space=space,
         auto_strength=auto_strength, floor=floor, analysis=analysis, samples=samples, exact=exact,
-        seed=seed, strict=strict, skip=skip, architecture=architecture,
+        seed=seed, strict=strict, skip=skip, architecture=architecture, rslora=rslora,
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
@@ -81,10 +85,12 @@ def bake(  # noqa: PLR0913 - one parameter per option
                 force=force,
             )  # fmt: skip
         else:
-            stack, policy, rest = planning.arguments_of(said)
+            said.check()
+            model = loramix.open_checkpoint(base, architecture=architecture)
+            stack, policy, rest = planning.arguments_of(replace(said, base=model))
             del rest["output"]  # of an adapter
             made = loramix.bake(
-                base, stack, policy, path=output, threads=threads, backend=backend, progress=bar,
+                model, stack, policy, path=output, threads=threads, backend=backend, progress=bar,
                 architecture=architecture, force=force, **rest,
             )  # fmt: skip
     found = report.report_of(made, seconds=time.perf_counter() - start)

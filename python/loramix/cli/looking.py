@@ -17,17 +17,23 @@ def inspect(
     files: options.Files,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     as_json: options.Json = False,
 ) -> None:
     """Show what is in adapter files; reads only their headers."""
     import loramix
+    from loramix.checkpoints import lent
     from loramix.report import inspection
 
+    model = lent(base)
     found = []
     failed = False
     for file in files:
         try:
-            facts = loramix.inspect(file, architecture=architecture, skip=skip or ())
+            facts = loramix.inspect(
+                file, architecture=architecture, skip=skip or (), base=model, rslora=rslora
+            )
         except ParamError:  # of an option: the same for all files
             raise
         except (LoramixError, OSError) as error:
@@ -53,13 +59,15 @@ def analyze(
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     html: options.Html = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what adapters do to each other: pairs, blocks, energies; nothing is merged."""
     found, weights = _analyzed(
         adapters, samples, threads, exact=exact, strict=strict, skip=skip,
-        architecture=architecture, output=output, quiet=as_json,
+        architecture=architecture, base=base, rslora=rslora, output=output, quiet=as_json,
     )  # fmt: skip
     from loramix.report import text
 
@@ -81,13 +89,15 @@ def compat(
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     html: options.Html = None,
     as_json: options.Json = False,
 ) -> None:
     """Rank which adapters go together: pairs, clusters, stacks to try."""
     found, weights = _analyzed(
         adapters, samples, threads, exact=exact, strict=strict, skip=skip,
-        architecture=architecture, output=None, quiet=as_json,
+        architecture=architecture, base=base, rslora=rslora, output=None, quiet=as_json,
     )  # fmt: skip
     from loramix.compat import compatibility
     from loramix.report.compatibility import render
@@ -111,6 +121,8 @@ def _analyzed(
     strict: bool,
     skip: list[str] | None,
     architecture: str | None,
+    base: str | None,
+    rslora: bool,
     output: options.AnalysisOutput,
     quiet: bool,
 ) -> "tuple[Analyzed, list[Weight]]":
@@ -122,7 +134,9 @@ def _analyzed(
         raise ParamError(message)
     specs = [arguments.parse(text) for text in adapters]
     with console.progress(quiet=quiet) as bar:
-        stack = shared.stack_of([s.path for s in specs], architecture, skip, strict=strict)
+        stack = shared.stack_of(
+            [s.path for s in specs], architecture, skip, strict=strict, base=base, rslora=rslora
+        )
         found = loramix.analyze(
             stack,
             samples=SAMPLES if samples is None else samples,

@@ -47,6 +47,8 @@ def merge(  # noqa: PLR0913 - one parameter per option
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     html: options.Html = None,
     as_json: options.Json = False,
 ) -> None:
@@ -62,7 +64,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
         client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
-        architecture,
+        architecture, base, rslora,
     )  # fmt: skip
 
     def run(progress: "Progress | None") -> "Merged":
@@ -106,6 +108,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     groups: options.Groups = False,
     html: options.Html = None,
     as_json: options.Json = False,
@@ -121,7 +125,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
     said = planning.Said(
         adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
         client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
-        architecture,
+        architecture, base, rslora,
     )  # fmt: skip
     start = time.perf_counter()
     with console.progress(quiet=as_json) as bar:
@@ -164,6 +168,8 @@ def resize(  # noqa: PLR0913 - one parameter per option
     strict: options.Strict = False,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     as_json: options.Json = False,
 ) -> None:
     """Give one adapter other ranks, with the least error there is.
@@ -180,7 +186,9 @@ def resize(  # noqa: PLR0913 - one parameter per option
     rule = shared.output_of(rank, energy, max_error, dtype=dtype, dialect=dialect, client=client)
 
     def run(progress: "Progress | None") -> "Merged":
-        (source,) = shared.stack_of([file], architecture, skip, strict=strict)
+        (source,) = shared.stack_of(
+            [file], architecture, skip, strict=strict, base=base, rslora=rslora
+        )
         return loramix.resize(
             source, path=output, rank=rank, energy=energy, max_error=max_error,
             total_error=total_error, size=limit, dtype=rule.dtype, dialect=dialect, client=client,

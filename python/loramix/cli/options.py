@@ -59,7 +59,9 @@ Base = Annotated[
 Tuned = Annotated[
     Path,
     typer.Argument(
-        metavar="TUNED", help="The model after training, of any such form.", show_default=False
+        metavar="TUNED",
+        help="The model after training, in any form that BASE may have.",
+        show_default=False,
     ),
 ]
 Targets = Annotated[
@@ -278,6 +280,23 @@ Architecture = Annotated[
         help="Base model, if names and shapes cannot tell: as flux1, or a module table (.layout).",
     ),
 ]  # fmt: skip
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="MODEL", show_default=False,
+        help="The base model that adapters were trained on: a file, a sharded model, a folder, or "
+        "a model in a local cache. DoRA, (IA)3, OFT, BOFT and GLoRA are relative to its weights; "
+        "for others nothing of it is read.",
+    ),
+]  # fmt: skip
+RsLora = Annotated[
+    bool,
+    typer.Option(
+        "--rslora",
+        help="The scale of all inputs is alpha over the root of the rank, which only PEFT's "
+        "config says.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 DemoFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")

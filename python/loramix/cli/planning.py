@@ -11,7 +11,7 @@ from loramix.errors import ParamError
 if TYPE_CHECKING:
     from loramix import Adapter, Plan, Policy
     from loramix.methods import Level, Space
-    from loramix.types import Progress
+    from loramix.types import Base, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Said:
     strict: bool = False
     skip: Sequence[str] | None = None
     architecture: str | None = None
+    base: "Base | str | None" = None
+    rslora: bool = False
 
     def refuse_all(self, file: str) -> None:
         """Refuse every option that a file decides.
@@ -132,8 +134,9 @@ def arguments_of(said: Said) -> "tuple[list[Adapter], Policy, dict[str, Any]]":
         floor=said.floor,
     )
     stack = shared.stack_of(
-        [spec.path for spec in specs], said.architecture, said.skip, strict=said.strict
-    )
+        [spec.path for spec in specs], said.architecture, said.skip, strict=said.strict,
+        base=said.base, rslora=said.rslora,
+    )  # fmt: skip
     rest = {
         "weights": [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)],
         "output": output,

@@ -28,6 +28,7 @@ def reproduce(
     *,
     file: options.File,
     sources: Sources,
+    base: options.BaseModel = None,
     output: Again = None,
     backend: options.BackendName = None,
     threads: options.Threads = None,
@@ -35,15 +36,17 @@ def reproduce(
 ) -> None:
     """Make a merged file again from its sources, as its header says, and compare the bytes.
 
-    Sources are found by their sha256.  The exit code is 0 if every byte is the same, else 1.
+    Sources, and the base model that they need, are found by their sha256.  The
+    exit code is 0 if every byte is the same, else 1.
     """
     import loramix
     from loramix.report import reproduction
 
     with console.progress(quiet=as_json) as bar:
         found = loramix.reproduce(
-            file, sources, output=output, backend=backend, threads=threads, progress=bar
-        )
+            file, sources, base=base, output=output, backend=backend, threads=threads,
+            progress=bar,
+        )  # fmt: skip
     facts = found.as_dict()
     if as_json:
         console.show_json(facts)

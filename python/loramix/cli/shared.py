@@ -11,7 +11,7 @@ from loramix.errors import FormatError, LoramixError
 if TYPE_CHECKING:
     from loramix import Adapter, Analyzed, Merged, Output, Plan
     from loramix.report.facts import Overview
-    from loramix.types import Dtype, Progress, Weight
+    from loramix.types import Base, Dtype, Progress, Weight
 
 
 def explain(error: LoramixError | OSError) -> str:
@@ -42,12 +42,20 @@ def output_of(
 
 
 def stack_of(
-    paths: Sequence[str], architecture: str | None, skip: Sequence[str] | None, *, strict: bool
+    paths: Sequence[str],
+    architecture: str | None,
+    skip: Sequence[str] | None,
+    *,
+    strict: bool,
+    base: "Base | str | None" = None,
+    rslora: bool = False,
 ) -> "list[Adapter]":
     """Open adapters; with strict, refuse those that there is something to note about."""
     from loramix import opening
 
-    stack = opening.open_all(paths, architecture=architecture, skip=skip or ())
+    stack = opening.open_all(
+        paths, architecture=architecture, skip=skip or (), base=base, rslora=rslora
+    )
     notes = [(adapter, note) for adapter in stack for note in adapter.coverage.notes]
     if strict and notes:
         adapter, note = notes[0]

@@ -30,6 +30,8 @@ def diff(
     threads: options.Threads = None,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     as_json: options.Json = False,
 ) -> None:
     """Show what differs between two adapters, whatever their dialects and types.
@@ -42,7 +44,7 @@ def diff(
     try:
         found = loramix.diff(
             first, second, tolerance=tolerance, threads=threads, skip=skip or (),
-            architecture=architecture,
+            architecture=architecture, base=base, rslora=rslora,
         )  # fmt: skip
     except ParamError:
         raise
@@ -63,6 +65,8 @@ def doctor(
     files: options.Files,
     skip: options.Skip = None,
     architecture: options.Architecture = None,
+    base: options.BaseModel = None,
+    rslora: options.RsLora = False,
     as_json: options.Json = False,
 ) -> None:
     """Show what is wrong with files, and how to mend it; reads all of them, changes nothing.
@@ -70,13 +74,17 @@ def doctor(
     Exits with 1 if there is an error in any.
     """
     import loramix
+    from loramix.checkpoints import lent
     from loramix.report import diagnosis
 
+    model = lent(base)
     found = []
     failed = False
     for file in files:
         try:
-            one = loramix.doctor(file, architecture=architecture, skip=skip or ())
+            one = loramix.doctor(
+                file, architecture=architecture, skip=skip or (), base=model, rslora=rslora
+            )
         except OSError as error:
             console.complain(f"error: {shared.explain(error)}")
             failed = True

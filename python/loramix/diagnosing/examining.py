@@ -5,6 +5,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from loramix.checkpoints import lent
 from loramix.diagnosing import container
 from loramix.diagnosing.findings import Diagnosis, Finding, in_order
 from loramix.diagnosing.rules import RULES
@@ -14,24 +15,30 @@ from loramix.finding import Found, find, text_of
 from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.formats.scales import CONFIG
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import StrPath
+from loramix.types import Base, Reading, StrPath
 
 _CHUNK = 1 << 20
 
 
 def doctor(
-    path: StrPath, *, architecture: str | None = None, skip: Sequence[str] = ()
+    path: StrPath,
+    *,
+    architecture: str | None = None,
+    skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Diagnosis:
     """Say what is wrong with a file, and how to mend it.  Nothing is changed.
 
     Parameters
     ----------
     path : a file, or what else `load` takes; files that `load` refuses, too.
-    architecture, skip : see `load`.
+    architecture, skip, base, rslora : see `load`.
 
     Raises
     ------
     ParamError : no such architecture.
+    FormatError : the base is no model.
     OSError : there is no file, or it cannot be read.
 
     Notes
@@ -50,6 +57,7 @@ def doctor(
             "your own in files whose names end in .layout"
         )
         raise ParamError(message)
+    reading = Reading(lent(base), rslora)
     try:
         found = find(path)
     except FormatError as error:
@@ -65,7 +73,7 @@ def doctor(
     except FormatError as error:
         wrong = container.unreadable(found.file, error)
         return Diagnosis(str(found.file), "unknown", size, findings=(wrong,))
-    subject, broken = _subject(file, found, architecture, skip)
+    subject, broken = _subject(file, found, architecture, skip, reading)
     findings = in_order((*broken, *(one for rule in RULES.values() for one in rule(subject))))
     return Diagnosis(
         str(found.file), kind, size, len(subject.tensors), subject.architecture, subject.dialect,
@@ -74,7 +82,11 @@ def doctor(
 
 
 def _subject(
-    file: SafetensorsFile, found: Found, architecture: str | None, skip: Sequence[str]
+    file: SafetensorsFile,
+    found: Found,
+    architecture: str | None,
+    skip: Sequence[str],
+    reading: Reading,
 ) -> tuple[Subject, tuple[Finding, ...]]:
     """The file taken apart, with its config unless that is no text."""
     strings = dict(file.metadata)
@@ -89,7 +101,9 @@ def _subject(
         return _digest(found.file)
 
     path = found.file.parent if found.config is not None else found.file
-    subject = subject_of(file, path, strings, architecture=architecture, skip=skip, digest=digest)
+    subject = subject_of(
+        file, path, strings, architecture=architecture, skip=skip, reading=reading, digest=digest
+    )
     return subject, broken
 
 

@@ -18,7 +18,7 @@ from loramix.formats.families import Draft
 from loramix.formats.layout import Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import targets_of
-from loramix.types import Adapter, Factors, Target, Tensor
+from loramix.types import Adapter, Factors, Reading, Target, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Subject:
     refusal : why it does not.
     values : of every tensor of floating point.
     digest : sha256 of the bytes behind the header.
+    reading : what the user says of the file.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class Subject:
     refusal: LoramixError | None
     values: Mapping[str, Values] = field(repr=False)
     digest: Callable[[], str] = field(repr=False)
+    reading: Reading = field(repr=False)
 
     @property
     def architecture(self) -> str | None:
@@ -142,7 +144,7 @@ class Subject:
         """
         part = _Part(self.file, _SOUND | {name: self.tensors[name] for name in names})
         try:
-            adapters.read(part, "part", self.strings)
+            adapters.read(part, "part", self.strings, reading=self.reading)
         except LoramixError as error:
             return error
         return None
@@ -177,6 +179,7 @@ def subject_of(
     *,
     architecture: str | None,
     skip: Sequence[str],
+    reading: Reading,
     digest: Callable[[], str],
 ) -> Subject:
     """Take an open file apart.
@@ -184,6 +187,7 @@ def subject_of(
     Parameters
     ----------
     path : what to name in commands.
+    reading : what the user says of the file.
     digest : of the bytes behind the header.
     """
     tensors = {
@@ -195,7 +199,9 @@ def subject_of(
     modules = [_module(entry, tensors) for entry in entries.values() if _has_both(entry)]
     found, refusal = None, None
     try:
-        found = adapters.read(file, path.name, strings, architecture=architecture, skip=skip)
+        found = adapters.read(
+            file, path.name, strings, architecture=architecture, skip=skip, reading=reading
+        )
     except LoramixError as error:
         refusal = error
     values = {}
@@ -207,7 +213,7 @@ def subject_of(
     match = detect([(one.stem, one.size) for one in modules], architecture, strings)
     return Subject(
         path, file, tensors, strings, entries, unknown, modules, match, found, refusal, values,
-        digest,
+        digest, reading,
     )  # fmt: skip
 
 

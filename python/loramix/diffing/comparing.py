@@ -11,7 +11,7 @@ from loramix.diffing.judging import Verdict, judge, tolerance_of, types_of
 from loramix.diffing.measuring import Pair, TargetPair, compare, pair_of
 from loramix.errors import ParamError
 from loramix.opening import open_all
-from loramix.types import Adapter, StrPath
+from loramix.types import Adapter, Base, StrPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ def diff(
     threads: int | None = None,
     architecture: str | None = None,
     skip: Sequence[str] = (),
+    base: Base | StrPath | None = None,
+    rslora: bool = False,
 ) -> Difference:
     """Compare two adapters by what they do, whatever their dialects and types.
 
@@ -72,7 +74,7 @@ def diff(
     tolerance : relative difference of a target, [0, 2], up to which it is the same; default: what
         rounding to the narrower of the types of the two files takes.
     threads : default all cores.
-    architecture, skip : see `load`; for both, where they are paths.
+    architecture, skip, base, rslora : see `load`; for both, where they are paths.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def diff(
     if tolerance is not None and not 0 <= tolerance <= 2:
         message = f"tolerance = {tolerance}: allowed is [0, 2]"
         raise ParamError(message)
-    a, b = open_all([first, second], architecture=architecture, skip=skip)
+    a, b = open_all([first, second], architecture=architecture, skip=skip, base=base, rslora=rslora)
     sums, targets, only = compare(a, b, threads)
     limit = tolerance_of(a, b) if tolerance is None else tolerance
     total = pair_of(*np.sum(sums, axis=0).tolist())

@@ -116,7 +116,7 @@ def _squares(
             work = _by_entries if dense else _in_bases
             found += with_names(batch, partial(work, batch, threads))
             for adapter in adapters:
-                adapter.source.release()
+                adapter.release()
     return found
 
 

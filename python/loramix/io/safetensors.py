@@ -125,6 +125,7 @@ class SafetensorsWriter:
     def __init__(self, path: Path, header_bytes: int) -> None:
         self.path = path
         self._entries: dict[str, dict[str, object]] = {}
+        self._spans: dict[str, tuple[int, int]] = {}
         self._room = -(-header_bytes // 8) * 8
         self._offset = 0
         try:
@@ -153,6 +154,7 @@ class SafetensorsWriter:
 
     def begin(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
         """Announce one tensor of so many bytes; `append` brings them, in pieces."""
+        self._spans[name] = self._offset, self._offset + size
         self._entries[name] = _entry(dtype, shape, self._offset, self._offset + size)
 
     def append(self, data: Buffer) -> None:
@@ -162,8 +164,15 @@ class SafetensorsWriter:
         self._offset += len(view)
         self._flusher.wrote(len(view))
 
+    def written(self, names: Iterable[str]) -> list[memoryview]:
+        """Bytes of tensors that were added, as they are in the file now."""
+        mapped = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+        first = 8 + self._room
+        spans = (self._spans[name] for name in names)
+        return [mapped[first + start : first + end] for start, end in spans]
+
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
-        """Write the header and push everything to the disk; the file is complete but hidden.
+        """Write the header; the file is complete but hidden, and on its way to the disk.
 
         Returns
         -------
@@ -179,12 +188,13 @@ class SafetensorsWriter:
             raise OutputError(message)
         self._file.seek(0)
         self._write(memoryview(struct.pack("<Q", self._room) + encoded.ljust(self._room)))
-        self._flusher.stop()
-        os.fsync(self._file.fileno())
+        self._flusher.wrote(_SYNC_BYTES)
         return SafetensorsFile(self.temporary)
 
     def commit(self) -> None:
-        """Put the finished file in its place, atomically."""
+        """Wait for the disk, and put the finished file in its place, atomically."""
+        self._flusher.stop()
+        os.fsync(self._file.fileno())
         self._file.close()
         self.temporary.chmod(0o666 & ~umask())  # mkstemp made it private
         self.temporary.replace(self.path)
@@ -203,13 +213,20 @@ class MemoryWriter:
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, object]] = {}
+        self._spans: dict[str, tuple[int, int]] = {}
         self._data = bytearray()
 
     def add(self, name: str, dtype: str, shape: tuple[int, ...], data: Buffer) -> None:
         """Append one tensor."""
         start = len(self._data)
         self._data += memoryview(data).cast("B")
+        self._spans[name] = start, len(self._data)
         self._entries[name] = _entry(dtype, shape, start, len(self._data))
+
+    def written(self, names: Iterable[str]) -> list[memoryview]:
+        """Bytes of tensors that were added."""
+        spans = (self._spans[name] for name in names)
+        return [memoryview(bytes(self._data[start:end])) for start, end in spans]
 
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
         """The finished file."""

@@ -10,6 +10,7 @@ from loramix.analysis.passing import nothing, products
 from loramix.analysis.strengths import Strength
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
+from loramix.checkpoints import open_checkpoint
 from loramix.errors import ParamError
 from loramix.groups import align
 from loramix.methods import Method, reads_gram
@@ -18,11 +19,11 @@ from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
-from loramix.recipes.provenance import fingerprint
+from loramix.recipes.provenance import Digest, fingerprint
 from loramix.recipes.reading import output, read_table
 from loramix.recipes.strict import Table
 from loramix.steps import Choice, Plan
-from loramix.types import Adapter, Group, StrPath, Weight
+from loramix.types import Adapter, Base, Group, StrPath, Weight
 
 
 def load_plan(
@@ -50,7 +51,8 @@ def load_plan(
     if found.plan != FORMAT:
         message = f"{file}: a plan of format {found.plan}; this version reads {FORMAT}"
         raise ParamError(message)
-    stack = [_opened(entry) for entry in found.adapter]
+    bases = _Bases()
+    stack = [_opened(entry, bases) for entry in found.adapter]
     weights = tuple(entry.numbers("weight") for entry in found.adapter)
     names = [entry.text("name") for entry in found.adapter]
     groups = align(stack, split=found.split)
@@ -65,7 +67,10 @@ def load_plan(
         output=found.output, weights=weights, method=found.method, verdict=verdict,
         seed=found.seed, split=found.split,
     )  # fmt: skip
-    digests = [entry.text("sha256") for entry in found.adapter]
+    digests = [
+        Digest(entry.text("sha256"), entry.text("base_sha256") if adapter.base else None)
+        for entry, adapter in zip(found.adapter, stack, strict=True)
+    ]
     same = found.unchanged and found.unchanged == fingerprint(made, digests)
     return replace(made, portable=found.recipe) if same else made
 
@@ -139,6 +144,8 @@ class _Adapter:
     architecture: str | None = None
     skip: tuple[str, ...] = ()
     rslora: bool = False
+    base: Path | None = None
+    base_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +190,7 @@ _TOP = {
 _ADAPTER = {
     "name": Table.text, "path": Table.path, "sha256": Table.text, "weight": Table.numbers,
     "architecture": Table.text, "skip": Table.texts, "rslora": Table.truth,
+    "base": Table.path, "base_sha256": Table.text,
 }  # fmt: skip
 _GROUP = {
     "target": Table.text, "members": Table.texts, "method": choosing.method,
@@ -192,11 +200,35 @@ _GROUP = {
 }  # fmt: skip
 
 
-def _opened(entry: Table) -> Adapter:
+class _Bases:
+    """The base models of a plan, each opened, and read for its digest, once."""
+
+    def __init__(self) -> None:
+        self._there: dict[Path, tuple[Base, str]] = {}
+
+    def checked(self, path: Path, digest: str, where: str) -> Base:
+        """A base model, if it is the one that the plan was made for."""
+        if path not in self._there:
+            opened = open_checkpoint(path)
+            self._there[path] = opened, opened.sha256()
+        model, found = self._there[path]
+        if found != digest:
+            message = (
+                f"{where}: {path} is not the base model that the plan was made for (its sha256 "
+                "differs): make the plan again"
+            )
+            raise ParamError(message)
+        return model
+
+
+def _opened(entry: Table, bases: _Bases) -> Adapter:
     found = entry.make(_Adapter, _ADAPTER, ("name", "path", "sha256", "weight"))
+    base: Base | None = None
+    if found.base is not None:
+        base = bases.checked(found.base, found.base_sha256, entry.where)
     adapter = adapters.load(
         found.path, name=found.name, architecture=found.architecture, skip=found.skip,
-        rslora=found.rslora,
+        base=base, rslora=found.rslora,
     )  # fmt: skip
     if adapter.source.sha256() != found.sha256:
         message = (

@@ -14,7 +14,7 @@ from loramix.io.text import write_text
 from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.recipes import choosing, spelling
-from loramix.recipes.provenance import fingerprint
+from loramix.recipes.provenance import Digest, digests_of, fingerprint
 from loramix.steps import Choice, Plan, Step
 from loramix.types import Adapter, StrPath, Weight, weight_of
 
@@ -57,7 +57,7 @@ def as_tables(plan: Plan, folder: Path = Path()) -> dict[str, object]:
     ----------
     folder : where the file will be; sources in it or below are named from there.
     """
-    names = _names(plan.adapters)
+    names, digests = _names(plan.adapters), digests_of(plan.adapters)
     steps = plan.steps_by_group()
     found: dict[str, object] = {
         "plan": FORMAT,
@@ -70,15 +70,16 @@ def as_tables(plan: Plan, folder: Path = Path()) -> dict[str, object]:
         "strengths": {branch: asdict(one) for branch, one in plan.strengths.items()},
         "notes": list(plan.notes),
         "adapter": [
-            _adapter(one, name, weight, folder)
-            for one, name, weight in zip(plan.adapters, names, plan.weights, strict=True)
+            _adapter(one, name, weight, folder, digest)
+            for one, name, weight, digest in zip(
+                plan.adapters, names, plan.weights, digests, strict=True
+            )
         ],
         "group": [_group(choice, names, steps, plan) for choice in plan.choices],
     }
     if plan.suggested is not None:
         found["suggested"] = plan.suggested
     if plan.portable:
-        digests = [one.source.sha256() for one in plan.adapters]
         found["recipe"], found["unchanged"] = plan.portable, fingerprint(plan, digests)
     return {key: value for key, value in found.items() if value not in ({}, [])}
 
@@ -110,21 +111,23 @@ def _names(stack: Sequence[Adapter]) -> list[str]:
     return found
 
 
-def _adapter(adapter: Adapter, name: str, weight: Weight, folder: Path) -> dict[str, object]:
+def _adapter(
+    adapter: Adapter, name: str, weight: Weight, folder: Path, digest: Digest
+) -> dict[str, object]:
     path = place_of(adapter)
     if path is None:
         message = f"{adapter.name} is in memory: save it first, a plan names files"
         raise ParamError(message)
-    if adapter.reading.base is not None:
+    if adapter.base is not None and adapter.base.path is None:
         message = (
-            f"{adapter.name} was read with a base model, which a plan does not name: convert it to "
-            "factors or a dense difference first"
+            f"{adapter.name} is relative to a base model in memory: save that first, a plan names "
+            "files"
         )
         raise ParamError(message)
     found: dict[str, object] = {
         "name": name,
         "path": _from(path, folder),
-        "sha256": adapter.source.sha256(),
+        "sha256": digest.file,
         "weight": dict(weight) if isinstance(weight, Mapping) else weight,
     }
     if adapter.architecture is not None:
@@ -133,6 +136,8 @@ def _adapter(adapter: Adapter, name: str, weight: Weight, folder: Path) -> dict[
         found["skip"] = list(adapter.coverage.skipped)
     if adapter.reading.rslora:
         found["rslora"] = True
+    if adapter.base is not None and adapter.base.path is not None:
+        found |= {"base": _from(adapter.base.path, folder), "base_sha256": digest.base}
     return found
 
 

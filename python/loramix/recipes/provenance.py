@@ -8,7 +8,7 @@ recipe says it all, the decisions of every group.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from loramix._core import VERSION
 from loramix.errors import ParamError
@@ -20,12 +20,44 @@ from loramix.steps import Choice, Plan, canonical
 from loramix.types import Adapter, Weight
 
 
-def provenance(plan: Plan, digests: Sequence[str], backend: str = "rust") -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What tells a source from all others.
+
+    Attributes
+    ----------
+    file : sha256 of its tensor file.
+    base : that of the base model that its deltas are relative to; None: they are relative to none.
+    """
+
+    file: str
+    base: str | None = None
+
+
+def digests_of(adapters: Sequence[Adapter]) -> list[Digest]:
+    """Digests of sources; one read of every file, and of every base model."""
+    bases: dict[object, str] = {}
+    found = []
+    for adapter in adapters:
+        base, own = adapter.base, None
+        if base is not None:
+            key = base.path or id(base)
+            own = bases[key] = bases.get(key) or base.sha256()
+        found.append(Digest(adapter.source.sha256(), own))
+    return found
+
+
+def placeholders(adapters: Sequence[Adapter]) -> list[Digest]:
+    """What takes the room of digests that are not known yet."""
+    return [Digest("0" * 64, "0" * 64 if one.base is not None else None) for one in adapters]
+
+
+def provenance(plan: Plan, digests: Sequence[Digest], backend: str = "rust") -> dict[str, object]:
     """Sources, recipe and decisions, as stored in the output.
 
     Parameters
     ----------
-    digests : sha256 of the source files.
+    digests : of the sources.
     backend : what carried the plan out.
 
     Notes
@@ -74,7 +106,7 @@ def decisions(plan: Plan) -> dict[str, object] | None:
     }  # fmt: skip
 
 
-def fingerprint(plan: Plan, digests: Sequence[str]) -> str:
+def fingerprint(plan: Plan, digests: Sequence[Digest]) -> str:
     """Digest of all that is stored of a plan, whether a recipe says it or not."""
     everything = provenance(replace(plan, portable=""), digests, plan.backend)
     text = json.dumps(everything, sort_keys=True)
@@ -86,10 +118,12 @@ def config_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _source(adapter: Adapter, digest: str, weight: Weight, *, several: bool) -> dict[str, object]:
+def _source(
+    adapter: Adapter, digest: Digest, weight: Weight, *, several: bool
+) -> dict[str, object]:
     found: dict[str, object] = {
         "name": adapter.name,
-        "sha256": digest,
+        "sha256": digest.file,
         "size": adapter.source.size,
         # A mapping as pairs: its order counts, and sorted JSON would lose it.
         "weight": canonical(list(weight.items()) if isinstance(weight, Mapping) else weight),
@@ -100,6 +134,11 @@ def _source(adapter: Adapter, digest: str, weight: Weight, *, several: bool) -> 
         found["architecture"] = adapter.architecture
     if adapter.coverage.skipped:
         found["skip"] = list(adapter.coverage.skipped)
+    if adapter.reading.rslora:
+        found["rslora"] = True
+    if adapter.base is not None and digest.base is not None:
+        base = adapter.base
+        found["base"] = {"name": base.name, "sha256": digest.base, "size": base.size}
     # One source has these strings in its own header still.
     told = trained.own(adapter.metadata) if several else {}
     if told:

@@ -23,6 +23,7 @@ _ENTRY: Mapping[str, Reader] = {
     "blocks": Table.text,
     "key_filter": one_of(KEY_FILTERS),
     "conflict_mode": one_of(CONFLICT_MODES),
+    "rslora": Table.truth,
 }
 _RULE: Mapping[str, Reader] = {
     "target": Table.text,
@@ -72,6 +73,7 @@ _RECIPE: Mapping[str, Reader] = {
     "backend": Table.text,
     "architecture": Table.text,
     "skip": Table.texts,
+    "base": Table.path,
 }
 
 

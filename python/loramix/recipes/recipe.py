@@ -44,6 +44,7 @@ class Entry:
         ``unique_only``: the others.
     conflict_mode : ``all`` entries, ``low``: those with the sign of the majority, ``high``: the
         others.
+    rslora : whether its scale is alpha over the root of the rank, which no tensor says.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Entry:
     blocks: str | None = None
     key_filter: KeyFilter = "all"
     conflict_mode: ConflictMode = "all"
+    rslora: bool = False
 
     def __post_init__(self) -> None:
         weight, encoder = self.weight, self.text_encoder
@@ -101,6 +103,7 @@ class Recipe:
     backend : ``rust``, ``torch`` or ``torch:DEVICE``.
     architecture : base model, if names and shapes cannot tell.
     skip : globs of tensor names to leave out.
+    base : model that deltas of some families are relative to, see `loramix.load`.
     """
 
     adapters: tuple[Entry, ...]
@@ -117,6 +120,7 @@ class Recipe:
     backend: str = "rust"
     architecture: str | None = None
     skip: tuple[str, ...] = ()
+    base: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.adapters:

@@ -28,6 +28,22 @@ def told(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseRecord:
+    """A base model, by what it is.
+
+    Attributes
+    ----------
+    name : in reports.
+    sha256 : of its file; of several, of their digests, see `loramix.Checkpoint.sha256`.
+    size : of its files in bytes; None: not known.
+    """
+
+    name: str
+    sha256: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRecord:
     """One input, by what it is.
 
@@ -40,6 +56,8 @@ class SourceRecord:
     config : sha256 of the text of its ``adapter_config.json``; None: it had none.
     architecture : the base model that it was read for.
     skip : names of tensors that were left out.
+    rslora : whether its scale is alpha over the root of the rank.
+    base : the model that its deltas are relative to; None: they are relative to none.
     """
 
     name: str
@@ -49,6 +67,8 @@ class SourceRecord:
     config: str | None = None
     architecture: str | None = None
     skip: tuple[str, ...] = ()
+    rslora: bool = False
+    base: BaseRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +116,15 @@ def _weight(table: Table, key: str) -> Weight:
     return {glob: inner.number(glob) for glob in inner.values}
 
 
+def _base(table: Table, key: str) -> BaseRecord:
+    return _known(table.table(key), _BASE).make(BaseRecord, _BASE, ("name", "sha256"))
+
+
+_BASE: Mapping[str, Reader] = {"name": _name, "sha256": Table.text, "size": Table.integer}
 _SOURCE: Mapping[str, Reader] = {
     "name": _name, "sha256": Table.text, "size": Table.integer, "weight": _weight,
     "config": Table.text, "architecture": one_of(tuple(LAYOUTS)), "skip": Table.texts,
+    "rslora": Table.truth, "base": _base,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loramix.adapters import place_of
+from loramix.errors import ParamError
 from loramix.groups import common_architecture
 from loramix.methods import Composite
 from loramix.output import Output
@@ -61,7 +62,8 @@ def recipe_of(
     for place, (adapter, weight, key, mode) in enumerate(rows, 1):
         own = dict(weight) if isinstance(weight, Mapping) else weight
         path = place_of(adapter) or Path(str(place))
-        entries.append(Entry(path, own, key_filter=key, conflict_mode=mode))
+        rslora = adapter.reading.rslora
+        entries.append(Entry(path, own, key_filter=key, conflict_mode=mode, rslora=rslora))
     left_out = {name for adapter in adapters for name in adapter.coverage.skipped}
     return Recipe(
         tuple(entries),
@@ -71,8 +73,23 @@ def recipe_of(
         backend=backend,
         architecture=common_architecture(adapters),
         skip=tuple(sorted(left_out)),
+        base=_base(adapters),
         **said,
     )
+
+
+def _base(adapters: Sequence[Adapter]) -> Path | None:
+    """The model that deltas are relative to.
+
+    Raises
+    ------
+    ParamError : there are several, or it is in memory.
+    """
+    used = {adapter.base.path for adapter in adapters if adapter.base is not None}
+    if len(used) > 1 or None in used:
+        message = "a recipe names one base model for all its adapters, by its path"
+        raise ParamError(message)
+    return next(iter(used), None)
 
 
 def portable(recipe: Recipe) -> str:
@@ -85,6 +102,9 @@ def portable(recipe: Recipe) -> str:
     ------
     ParamError : see `loramix.recipes.writing.to_toml`.
     """
-    places = [replace(e, path=Path(str(place))) for place, e in enumerate(recipe.adapters, 1)]
-    bare = replace(recipe, adapters=tuple(places), architecture=None, skip=())
+    places = [
+        replace(entry, path=Path(str(place)), rslora=False)
+        for place, entry in enumerate(recipe.adapters, 1)
+    ]
+    bare = replace(recipe, adapters=tuple(places), architecture=None, skip=(), base=None)
     return spelling.document(canonical(tables(bare)))

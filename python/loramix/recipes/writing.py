@@ -14,8 +14,8 @@ from loramix.recipes.rules import Rule
 from loramix.types import StrPath
 
 _ORDER = (
-    "seed", "backend", "architecture", "skip", "policy", "method", "sparsify", "refine", "space",
-    "auto_strength", "floor", "adapters", "rules", "output",
+    "seed", "backend", "architecture", "skip", "base", "policy", "method", "sparsify", "refine",
+    "space", "auto_strength", "floor", "adapters", "rules", "output",
 )  # fmt: skip
 _TABLES = {"adapters": "adapter", "rules": "rule"}
 

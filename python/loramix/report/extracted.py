@@ -46,6 +46,7 @@ def report_of(merged: Merged, *, seconds: float) -> ExtractedReport:
     sizes = [(row.norm or 0.0, row.cut) for row in log]  # nothing is a copy here
     norm = math.fsum(size**2 for size, _ in sizes)
     lost = math.fsum((cut * size) ** 2 for size, cut in sizes)
+    ranks = [row.rank for row in log if not row.dense] or [0]
     names = [one.name for one in fields(log[0]) if one.name not in ("shares", "members", "dense")]
     return ExtractedReport(
         version=__version__,
@@ -55,7 +56,7 @@ def report_of(merged: Merged, *, seconds: float) -> ExtractedReport:
         path=str(merged.path) if merged.path else None,
         dialect=plan.dialect.name,
         dtype=plan.dtype,
-        ranks=(min(row.rank for row in log), max(row.rank for row in log)),
+        ranks=(min(ranks), max(ranks)),
         kept=1 - lost / norm if norm > 0 else 1.0,
         error=merged.error,
         seconds=seconds,

@@ -103,6 +103,7 @@ def provenance(made: Mapping[str, Any], path: str | None = None) -> list[tuple[s
         ("made by", f"loramix {made.get('version')}: {told}"),
         *([("method", text)] if isinstance(method, dict) and (text := _method(method)) else []),
         *(("source", _source(one)) for one in sources),
+        *(("base", one) for one in dict.fromkeys(map(_base, sources)) if one),
         *_rules(made),
     ]
     again = name != "extract" and ("recipe" in made or "plan" in made)
@@ -147,6 +148,14 @@ def _source(one: Mapping[str, Any]) -> str:
     if isinstance(said, dict):
         facts += [f"{key} {value}" for key, value in sorted(said.items())]
     return f"{one.get('name')}: {', '.join(facts)}"
+
+
+def _base(one: Mapping[str, Any]) -> str:
+    """The base model that a source is relative to; empty if there is none."""
+    base = one.get("base")
+    if not isinstance(base, dict):
+        return ""
+    return f"{base.get('name')}: sha256 {str(base.get('sha256', 'unknown'))[:_DIGITS]}"
 
 
 def _rules(made: Mapping[str, Any]) -> list[tuple[str, str]]:
