@@ -124,7 +124,8 @@ def plan(
     items = [Item.of(group, gram, choice, seed) for group, gram, choice in rows]
     steps = arrange(adapters, items, dialect, layout, output)
     _check_one_component(steps, dialect)
-    refuse_one_name(adapters, steps, dialect)
+    if dialect.up:  # what goes into a base model has places, and no names
+        refuse_one_name(adapters, steps, dialect)
     if output.client is not None and layout is not None:
         client = client_for(output.client, layout)
         refuse_unread(client, layout, [step.target for step in steps])

@@ -59,7 +59,9 @@ Base = Annotated[
 Tuned = Annotated[
     Path,
     typer.Argument(
-        metavar="TUNED", help="The model after training, of any such form.", show_default=False
+        metavar="TUNED",
+        help="The model after training, in any form that BASE may have.",
+        show_default=False,
     ),
 ]
 Targets = Annotated[

@@ -13,6 +13,7 @@ from loramix.groups import fusions
 from loramix.types import Target
 
 _SHOWN = 3
+_NOTHING = "there is nothing else in the file: get it in another form"
 _BASE = re.compile(r"\bbase (weights|model)\b|--base\b")
 # What `load` says of the whole file, and to everybody.
 _ADVICE = re.compile(r"(?:; \d+ such tensors)?\. Nothing is dropped.*|: leave it out with --skip.*")
@@ -50,7 +51,8 @@ def refused(subject: Subject) -> Iterator[Finding]:
     for kind, names in kinds.items():
         mend = _left_out(names, others, subject)
         if _BASE.search(said[kind]):
-            mend = f"{convert(subject.path, '--base MODEL.safetensors')} folds it in; or {mend}"
+            folded = f"{convert(subject.path, '--base MODEL.safetensors')} folds it in"
+            mend = folded if mend == _NOTHING else f"{folded}; or {mend}"
         yield Finding("refused", "error", names[0], said[kind], mend, len(set(names)))
     if not kinds and next(duplicate(subject), None) is None:
         yield Finding("refused", "error", "", _without_path(subject.refusal, subject))
@@ -82,7 +84,7 @@ def _without_path(error: LoramixError, subject: Subject) -> str:
 
 def _left_out(names: Sequence[str], others: Sequence[str], subject: Subject) -> str:
     if not any(name.rpartition(".")[2] != "alpha" for name in others):
-        return "there is nothing else in the file: get it in another form"
+        return _NOTHING
     return f"{without(subject.path, names, others)} writes the rest"
 
 
