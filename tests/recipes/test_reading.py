@@ -65,6 +65,7 @@ def test_the_other_examples_of_the_page() -> None:
             "1,1,1,1,1,1,1,0,1,1,1,1,1,1,1,1,1",
             "shared_only",
             "low",
+            rslora=True,
         ),
         Entry(Path("style.safetensors"), {"text_encoder*": 0.0, "*.attn2.*": 0.9, "*": 0.7}),
     )
