@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from loramix.diagnosing.examining import doctor
     from loramix.diagnosing.findings import Diagnosis, Finding
     from loramix.diffing.comparing import Difference, diff
-    from loramix.errors import FormatError, LoramixError, OutputError, ParamError, ShapeError
+    from loramix.errors import (
+        FormatError,
+        LoramixError,
+        ModelError,
+        OutputError,
+        ParamError,
+        ShapeError,
+    )
     from loramix.executing import Merged
     from loramix.extracting import extract
-    from loramix.inspecting import Inspection, inspect
+    from loramix.inspecting import Inspection, ModelInspection, inspect, inspect_model
     from loramix.kernels import expand
     from loramix.memory import combine
     from loramix.merging import execute, follow, merge, plan, resize, save
@@ -55,6 +62,8 @@ _HOMES = {
     "LoramixError": "errors",
     "METHODS": "methods",
     "Merged": "executing",
+    "ModelError": "errors",
+    "ModelInspection": "inspecting",
     "Method": "methods",
     "Output": "output",
     "OutputError": "errors",
@@ -78,6 +87,7 @@ _HOMES = {
     "extract": "extracting",
     "follow": "merging",
     "inspect": "inspecting",
+    "inspect_model": "inspecting",
     "load": "adapters",
     "load_plan": "plans.reading",
     "merge": "merging",
@@ -107,6 +117,8 @@ __all__ = [
     "LoramixError",
     "Merged",
     "Method",
+    "ModelError",
+    "ModelInspection",
     "Output",
     "OutputError",
     "ParamError",
@@ -130,6 +142,7 @@ __all__ = [
     "extract",
     "follow",
     "inspect",
+    "inspect_model",
     "kernels",
     "load",
     "load_plan",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from loramix.deltas import Delta
-from loramix.errors import FormatError, ParamError
+from loramix.errors import FormatError, ModelError, ParamError
 from loramix.formats import families, keys, scales
 from loramix.formats.dialects import Stem, split_stem
 from loramix.formats.families import Draft, Parts
@@ -135,7 +135,7 @@ class Drafting:
                 "'loramix bake' merges adapters into it, 'loramix extract' makes an adapter of its "
                 "difference to another"
             )
-            raise FormatError(message)
+            raise ModelError(message)
         if unknown:
             payload = keys.payload_of(unknown[0])
             what = f"belongs to {payload}, which loramix does not read" if payload else None

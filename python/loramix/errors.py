@@ -13,6 +13,10 @@ class FormatError(LoramixError):
     """A file that cannot be read as an adapter, or an adapter that a dialect cannot hold."""
 
 
+class ModelError(FormatError):
+    """The weights of a model, where an adapter was expected."""
+
+
 class ShapeError(LoramixError):
     """Tensors that do not fit each other."""
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramix.errors import FormatError
+from loramix.errors import FormatError, ModelError
 from loramix.formats.scales import CONFIG
 from loramix.types import StrPath
 
@@ -131,6 +131,9 @@ def _of_folder(folder: Path) -> Path:
         return preferred[0]
     for index in sorted(folder.glob(f"*{_INDEX}")):
         _refuse_shards(index)
+    if (folder / "model_index.json").is_file():
+        message = f"{folder}: the folder of a pipeline, a base model: name an adapter"
+        raise ModelError(message)
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return files[0]
@@ -154,8 +157,6 @@ def _advice(folder: Path, files: list[Path]) -> str:
             f"{_listed(pickles)} may run any code when it is opened, so loramix does not: get the "
             "adapter as .safetensors"
         )
-    if (folder / "model_index.json").is_file():
-        return "it is a pipeline, a base model: name an adapter"
     return "name the file"
 
 
@@ -166,11 +167,11 @@ def _listed(paths: list[Path]) -> str:
 
 def _refuse_shards(index: Path) -> None:
     message = (
-        f"{index}: an adapter in several shards, which loramix does not read; join them first: "
-        "load every shard with safetensors.torch.load_file, and save all tensors together with "
-        "save_file"
+        f"{index}: an adapter in several shards, which loramix does not read, or a model; join them "
+        "first: load every shard with safetensors.torch.load_file, and save all tensors together "
+        "with save_file"
     )
-    raise FormatError(message)
+    raise ModelError(message)
 
 
 def snapshot(folder: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from loramix.adapters import load
+from loramix.checkpoints import open_checkpoint
 from loramix.formats.dialects import COMPONENTS
 from loramix.recipes.records import told
 from loramix.types import Adapter, Base, Factors, StrPath, Target
@@ -103,6 +104,64 @@ def inspect(
         notes=adapter.coverage.notes,
         metadata=dict(adapter.metadata),
         provenance=told(adapter.metadata),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInspection:
+    """Facts about one base model.
+
+    Attributes
+    ----------
+    size : bytes of all its files.
+    match : share of its weights that are in the table of the architecture, 0 to 1.
+    files, tensors : how many.
+    parameters : numbers in all tensors.
+    dtypes : element type to number of tensors.
+    provenance : what `loramix.bake` stored of how it made the model; empty if it did not.
+    """
+
+    name: str
+    path: str
+    size: int
+    architecture: str | None
+    match: float
+    files: int
+    tensors: int
+    parameters: int
+    dtypes: Mapping[str, int]
+    metadata: Mapping[str, str]
+    provenance: Mapping[str, object]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {"kind": "model", **asdict(self)}
+
+
+def inspect_model(path: StrPath, *, architecture: str | None = None) -> ModelInspection:
+    """Describe a base model from the headers of its files.
+
+    Parameters
+    ----------
+    path, architecture : see `open_checkpoint`.
+
+    Raises
+    ------
+    FormatError, ParamError, OSError : see `open_checkpoint`.
+    """
+    model = open_checkpoint(path, architecture=architecture)
+    return ModelInspection(
+        name=model.name,
+        path=str(model.root),
+        size=model.size,
+        architecture=model.architecture,
+        match=model.match,
+        files=len(model.shards),
+        tensors=len(model.tensors),
+        parameters=sum(math.prod(tensor.shape) for tensor in model.tensors.values()),
+        dtypes=_count(tensor.dtype for tensor in model.tensors.values()),
+        metadata=dict(model.metadata),
+        provenance=told(model.metadata),
     )
 
 

@@ -1,5 +1,6 @@
 """The commands that read base models."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,28 @@ def test_extract(here: Path, run: Run) -> None:
     done = run("extract", "tuned.safetensors", "base.safetensors", "--target", "x*", "-o", "y")
     assert done.code == 1
     assert "no weight in common" in done.err
+
+
+def test_inspect_says_how_a_model_was_made(here: Path, run: Run) -> None:
+    args = ("source-0.safetensors:0.8", "-o", "out.safetensors", "--method", "linear")
+    assert run("bake", "base.safetensors", *args).code == 0
+    done = run("inspect", "out.safetensors", "base.safetensors", "source-0.safetensors")
+    assert (done.code, done.err) == (0, "")
+    baked, base, adapter = done.out.split("\n\n")
+    digest = hashlib.sha256((here / "base.safetensors").read_bytes()).hexdigest()
+    assert "linear of 0.8 source-0" in baked
+    assert f"base.safetensors: sha256 {digest[:12]}" in baked
+    assert base.startswith("model")
+    assert "made by" not in base
+    assert adapter.startswith("adapter")
+    done = run("inspect", "out.safetensors", "--json")
+    (facts,) = json.loads(done.out)
+    assert facts["kind"] == "model"
+    assert facts["provenance"]["base"]["sha256"] == digest
+    folder = here / "pipeline"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (here / "base.safetensors").rename(folder / "transformer" / "model.safetensors")
+    done = run("inspect", "pipeline")
+    assert (done.code, done.err) == (0, "")
+    assert "pipeline" in done.out

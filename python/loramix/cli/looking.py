@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from loramix.cli import arguments, console, options, shared
-from loramix.errors import LoramixError, ParamError
+from loramix.errors import LoramixError, ModelError, ParamError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loramix import Analyzed
-    from loramix.types import Weight
+    from loramix.types import Base, Weight
 
 
 def inspect(
@@ -21,8 +23,7 @@ def inspect(
     rslora: options.RsLora = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show what is in adapter files; reads only their headers."""
-    import loramix
+    """Show what is in files of adapters, or of models; reads only their headers."""
     from loramix.checkpoints import lent
     from loramix.report import inspection
 
@@ -31,22 +32,41 @@ def inspect(
     failed = False
     for file in files:
         try:
-            facts = loramix.inspect(
-                file, architecture=architecture, skip=skip or (), base=model, rslora=rslora
-            )
+            facts = _facts(file, architecture, skip or (), model, rslora=rslora)
         except ParamError:  # of an option: the same for all files
             raise
         except (LoramixError, OSError) as error:
             console.complain(f"error: {shared.explain(error)}")
             failed = True
         else:
-            found.append(facts.as_dict())
+            found.append(facts)
     if as_json:
         console.show_json(found)
     elif found:
-        console.show("\n\n".join(inspection.render(facts, console.width()) for facts in found))
+        width = console.width()
+        console.show("\n\n".join(inspection.render_any(facts, width) for facts in found))
     if failed:
         raise typer.Exit(1)
+
+
+def _facts(
+    file: str,
+    architecture: str | None,
+    skip: "Sequence[str]",
+    base: "Base | None",
+    *,
+    rslora: bool,
+) -> dict[str, object]:
+    """What is in the file of an adapter, or of a model."""
+    import loramix
+
+    try:
+        found = loramix.inspect(
+            file, architecture=architecture, skip=skip, base=base, rslora=rslora
+        )
+    except ModelError:
+        return loramix.inspect_model(file, architecture=architecture).as_dict()
+    return found.as_dict()
 
 
 def analyze(

@@ -41,6 +41,29 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
     return cells.fields(lines, width)
 
 
+def render_any(facts: Mapping[str, Any], width: int = 80) -> str:
+    """Lay the facts about an adapter or a model out."""
+    return (render_model if facts.get("kind") == "model" else render)(facts, width)
+
+
+def render_model(facts: Mapping[str, Any], width: int = 80) -> str:
+    """Lay the facts about one base model out."""
+    made = facts["provenance"]
+    architecture = facts["architecture"]
+    fitting = f"{architecture} ({100 * facts['match']:.3g} % of its weights fit)"
+    lines = [
+        ("model", facts["name"]),
+        ("path", facts["path"]),
+        ("architecture", fitting if architecture else "unknown"),
+        ("dtypes", _counts(facts["dtypes"]).lower()),
+        ("size", f"{cells.size(facts['size'])}, {facts['parameters']:,} parameters"),
+        ("tensors", f"{facts['tensors']} in {facts['files']} file{'s' * (facts['files'] > 1)}"),
+        *provenance(made),
+        *([("baked into", _base(made))] if _base(made) else []),
+    ]
+    return cells.fields(lines, width)
+
+
 def _architecture(facts: Mapping[str, Any]) -> str:
     nearest = ""
     if facts["runner_up"]:
