@@ -167,8 +167,8 @@ def _listed(paths: list[Path]) -> str:
 
 def _refuse_shards(index: Path) -> None:
     message = (
-        f"{index}: an adapter in several shards, which loramix does not read, or a model; join them "
-        "first: load every shard with safetensors.torch.load_file, and save all tensors together "
+        f"{index}: an adapter in several shards, which loramix does not read, or a model: join "
+        "them first: load every shard with safetensors.torch.load_file, save all tensors together "
         "with save_file"
     )
     raise ModelError(message)
