@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import files
 from stacks import Stack, make, modules_of
 
 HERE = Path(__file__).parent
@@ -245,6 +246,7 @@ ROWS: Mapping[str, tuple[Stack | None, Callable[[list[Path], Path], dict[str, An
     "flux1: linear to rank 32": (Stack("flux1"), merger("linear", 32)),
     "flux1: core(ties), exact": (Stack("flux1"), merger("core(ties)", None)),
     "flux1: ties to rank 96": (Stack("flux1"), merger("ties", 96)),
+    **files.ROWS,
 }
 
 
@@ -262,7 +264,7 @@ def work(name: str, folder: Path, out: Path) -> None:
 
 def measure(name: str, folder: Path, runs: int) -> dict[str, Any]:
     """Median of several runs, each in a process of its own."""
-    slow = "_svd" in name or "PEFT svd" in name or "ties to" in name or name == "flux1: core(ties)"
+    slow = any(word in name for word in ("_svd", "PEFT svd", "ties to", "flux1: core", "bake ties"))
     runs = 1 if slow else runs  # minutes
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
