@@ -91,7 +91,9 @@ class Drafting:
                 found.append(families.vector(parts, role, part))
         self._refuse_without_base(entry, found)
         turned = config is not None and bool(config.fields.get("fan_in_fan_out"))
-        return [Delta(stem, replace(draft, transposed=turned)) for draft in found]
+        if turned:
+            found = [replace(draft, transposed=True) for draft in found]
+        return [Delta(stem, draft) for draft in found]
 
     def _count(self, parts: Parts, found: Sequence[Draft]) -> None:
         self._counts["rank 0"] += not found

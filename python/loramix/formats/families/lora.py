@@ -32,7 +32,8 @@ def _pair(parts: Parts) -> tuple[Draft, ...]:
         turned = _draft(parts, *_turned(parts, up, down))
     if regular:
         # Where both read well the weight decides, if a table knows it.
-        return (replace(_draft(parts, up, down), other=turned),)
+        draft = _draft(parts, up, down)
+        return (draft if turned is None else replace(draft, other=turned),)
     # A rank above both sides is no rank: these are sizes that do not fit.
     if turned is not None and up.shape[0] <= max(up.shape[1], down.shape[0]):
         return (turned,)
