@@ -10,12 +10,12 @@ from types import MappingProxyType
 from loramix.checkpoints import lent
 from loramix.deltas import Delta
 from loramix.drafting import Drafting
-from loramix.errors import FormatError, ParamError
+from loramix.errors import FormatError
 from loramix.finding import find, text_of
 from loramix.formats import scales
 from loramix.formats.detect import ACCEPT, Match, detect
 from loramix.formats.dialects import convention
-from loramix.formats.layout import LAYOUTS, is_architecture
+from loramix.formats.layout import load_layout
 from loramix.io.safetensors import SafetensorsFile
 from loramix.targeting import targets_of
 from loramix.types import Adapter, Base, Coverage, Reading, Source, StrPath, Tensor
@@ -56,12 +56,8 @@ def load(
     ShapeError : factors that do not fit each other, or not their weight.
     OSError : the file cannot be read.
     """
-    if architecture is not None and not is_architecture(architecture):
-        message = (
-            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
-            "your own in files whose names end in .layout"
-        )
-        raise ParamError(message)
+    if architecture is not None:
+        load_layout(architecture)  # says what is known
     found = find(path)
     opened = SafetensorsFile(found.file)
     metadata = dict(opened.metadata)

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loramix.adapters import resolve
 from loramix.adding import Added, Adder, Strip, Survival, strips_of
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
@@ -18,8 +17,10 @@ from loramix.checkpoints import Checkpoint, open_checkpoint
 from loramix.checkpoints.checkpoint import Shard
 from loramix.checkpoints.writing import ModelPlace
 from loramix.deciding import Opened, Ticker, Wish, policy_for
+from loramix.digests import Digest, digests_of, placeholders
 from loramix.errors import ParamError
 from loramix.fitting import absent, refuse_types, touches
+from loramix.formats import trained
 from loramix.formats.dialects import Dialect
 from loramix.formats.dialects.forms import Form, Vectors
 from loramix.formats.layout import Layout
@@ -28,16 +29,12 @@ from loramix.methods import Level, Method, Space
 from loramix.opening import open_all, open_recipe, refuse_twice
 from loramix.output import Output
 from loramix.policies.base import Policy
-from loramix.recipes.provenance import Digest, digests_of, placeholders, provenance
+from loramix.recipes.provenance import provenance
 from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
 from loramix.steps import Plan, Step
 from loramix.types import Adapter, Progress, StrPath, Target, Weight
-
-# Fields of a header that describe the bytes of the old file.
-_STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
-_KEY = "loramix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +195,8 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
         there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
         wish = Wish(policy, tuple(rules), Output(dense=True), seed, samples, there)
         device = backend_of(backend or "rust")
-        loaded = _loaded(sources, model, architecture, skip, rslora=rslora)
+        refuse_twice(sources)
+        loaded = open_all(sources, architecture=architecture, skip=skip, base=model, rslora=rslora)
         stack = Opened.of(loaded, weights, wish, dialect=_TARGETS)
     known = common_architecture(stack.adapters)
     if known is not None and known != model.architecture:
@@ -207,24 +205,6 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
         ticker = Ticker(progress, 3 * len(stack.groups))
         plan = stack.plan(wish, device, ticker, threads)
         return _Baking(plan, model, device, threads).run(place, ticker, force=force)
-
-
-def _loaded(
-    sources: Sequence[StrPath | Adapter],
-    model: Checkpoint,
-    architecture: str | None,
-    skip: Sequence[str],
-    *,
-    rslora: bool,
-) -> list[Adapter]:
-    """Adapters; where names and shapes fit several models, the base decides."""
-    refuse_twice(sources)
-    loaded = open_all(sources, architecture=architecture, skip=skip, base=model, rslora=rslora)
-    known = model.architecture
-    return [
-        resolve(a, known) if a.architecture is None and known in a.candidates and known else a
-        for a in loaded
-    ]
 
 
 def _following(
@@ -311,10 +291,10 @@ class _Baking:
         made = provenance(self._plan, sources, self._device.name)
         del made["output"]  # of an adapter
         origin: dict[str, object] = {"name": shard.path.name, "sha256": digest}
-        if _KEY in old:
-            origin[_KEY] = old[_KEY]
-        kept = {name: value for name, value in old.items() if name not in _STALE}
-        return {**kept, _KEY: json.dumps({**made, "base": origin}, sort_keys=True)}
+        if trained.KEY in old:
+            origin[trained.KEY] = old[trained.KEY]
+        kept = {name: value for name, value in old.items() if name not in trained.HASHES}
+        return {**kept, trained.KEY: json.dumps({**made, "base": origin}, sort_keys=True)}
 
 
 def _changes(step: Step) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 from loramix import executing, placing
 from loramix.backends import backend_of
 from loramix.deciding import Opened, Ticker, Wish, policy_for
+from loramix.digests import digests_of
 from loramix.errors import ParamError
 from loramix.executing import Merged
 from loramix.output import Output
-from loramix.recipes.provenance import digests_of
 from loramix.types import Adapter, Base, Dtype, Progress, StrPath
 
 

@@ -87,11 +87,13 @@ class Delta:
         """The base weight that it is relative to, in the order of its target."""
         if base is None or self.draft.base == "no":
             return None
-        weight = base.weight(key)
-        if weight is None and parts:
-            found = [one for part in parts if (one := base.weight(part)) is not None]
-            alike = len({one.dtype for one in found}) == 1
-            weight = Tensor.joined(found) if alike and len(found) == len(parts) else None
+        # Part by part: they need not be all of the weight that the key names.
+        found = [one for part in parts if (one := base.weight(part)) is not None]
+        alike = len({one.dtype for one in found}) == 1
+        if len(parts) > 1 and len(found) == len(parts) and alike:
+            weight: Tensor | None = Tensor.joined(found)
+        else:
+            weight = base.weight(key)
         if weight is None and self.draft.base == "needed":
             message = (
                 f"{where}: {self.stem.text} is relative to the base weight {key}, which the base "

@@ -22,12 +22,13 @@ from loramix import _core, adapters, copying, placing
 from loramix.accounting import Share, total
 from loramix.backends.base import Backend, Job
 from loramix.batching import DENSE_BYTES, READ_BYTES, WRITE_BYTES, batches, bytes_of
+from loramix.digests import Digest, digests_of, placeholders
 from loramix.errors import OutputError
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.making import make
 from loramix.output import CODES, Output
-from loramix.recipes.provenance import Digest, digests_of, placeholders, provenance
+from loramix.recipes.provenance import provenance
 from loramix.refusals import with_names
 from loramix.steps import Plan, Step
 from loramix.types import ITEM_BYTES, Adapter

@@ -15,7 +15,10 @@ from loramix.types import StrPath
 
 PREFERRED = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_INDEX = ".safetensors.index.json"
+INDEX = ".safetensors.index.json"
+"""How the name of the index of a sharded model ends."""
+PIPELINE = "model_index.json"
+"""Marks the folder of a diffusers pipeline."""
 _CACHED = "models--"  # models--ORG--NAME
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _SHOWN = 4
@@ -112,7 +115,7 @@ def caches() -> tuple[Path, ...]:
 
 
 def _there(path: Path, name: str) -> Found:
-    if path.name.endswith(_INDEX):
+    if path.name.endswith(INDEX):
         _refuse_shards(path)
     if path.is_dir():
         path = snapshot(path)
@@ -129,9 +132,9 @@ def _of_folder(folder: Path) -> Path:
     preferred = [folder / name for name in PREFERRED if (folder / name).is_file()]
     if preferred:
         return preferred[0]
-    for index in sorted(folder.glob(f"*{_INDEX}")):
+    for index in sorted(folder.glob(f"*{INDEX}")):
         _refuse_shards(index)
-    if (folder / "model_index.json").is_file():
+    if (folder / PIPELINE).is_file():
         message = f"{folder}: the folder of a pipeline, a base model: name an adapter"
         raise ModelError(message)
     files = sorted(folder.glob("*.safetensors"))

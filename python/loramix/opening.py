@@ -28,7 +28,7 @@ def open_all(
     base: Base | StrPath | None = None,
     rslora: bool = False,
 ) -> list[Adapter]:
-    """Load what is not loaded; what fits several architectures follows what fits one.
+    """Load what is not loaded; what fits several architectures follows what fits one, or the base.
 
     Parameters
     ----------
@@ -42,6 +42,8 @@ def open_all(
         for source in sources
     ]
     known = agreed(stack)
+    if known is None and model is not None and any(_is_open(a) for a in stack):
+        known = model.architecture
     if known is not None:
         stack = [
             loading.resolve(a, known) if a.architecture != known and known in a.candidates else a
@@ -49,6 +51,11 @@ def open_all(
         ]
     _refuse_mixed_unknown(stack)
     return stack
+
+
+def _is_open(adapter: Adapter) -> bool:
+    """Whether it fits several models; of what fits none, a base decides nothing."""
+    return adapter.architecture is None and bool(adapter.candidates)
 
 
 def open_recipe(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loramix.checkpoints import open_checkpoint
-from loramix.checkpoints.finding import INDEX, PIPELINE, digest_of, find
+from loramix.checkpoints.finding import digest_of, find
+from loramix.digests import config_digest
 from loramix.errors import FormatError, LoramixError, ParamError
-from loramix.finding import text_of
+from loramix.finding import INDEX, PIPELINE, text_of
 from loramix.formats.scales import CONFIG
-from loramix.recipes.provenance import config_digest
 from loramix.recipes.records import BaseRecord, SourceRecord
 from loramix.types import Base, StrPath
 

@@ -14,7 +14,8 @@ from entries.basic import MEANINGS, ONE_OF_EACH
 from helpers import F64, MODULES, Pair, Stack, delta_of, pair, pairs, read_safetensors, relative
 
 from loramix import FormatError, Output, OutputError, merge
-from loramix.recipes.provenance import Digest, provenance
+from loramix.digests import Digest
+from loramix.recipes.provenance import provenance
 
 
 def hash_of(key: str) -> int:
@@ -226,7 +227,7 @@ def test_seed_and_parameters_are_in_the_file(three: Stack) -> None:
     path = three.folder / "merged.safetensors"
     merged = merge(three.paths, "dare:density=0.3,dampening=0.25", seed=2**64 - 1, path=path)
     text = json.dumps(read_safetensors(path)[1])
-    found = provenance(merged.plan, [Digest("0")] * 3)
+    found = provenance(merged.plan, [Digest("0")] * 3, "rust")
     assert found["seed"] == 2**64 - 1
     limit = {"only": "all", "guard": "calibrated", "fallback": "everywhere"}
     assert found["method"] == {"name": "dare", "density": 0.3, "dampening": 0.25, **limit}

@@ -327,6 +327,23 @@ def test_a_fused_weight_is_put_together_from_the_base(stored: str, tmp_path: Pat
     assert relative(rows.astype(float), meant[::512]) < 2e-6
 
 
+def test_fused_rows_are_not_taken_for_the_whole_weight(tmp_path: Path) -> None:
+    # Trainers of the original model fuse q, k and v; the base has the MLP's rows in them, too.
+    block = "transformer.single_transformer_blocks.0"
+    parts = {f"{block}.attn.to_{x}": 0.02 * values(3072, 3072, seed=ord(x)) for x in "qkv"}
+    mlp = 0.02 * values(12288, 3072)
+    fused = np.concatenate([*parts.values(), mlp]).astype(float)
+    path, meant = fused_dora(
+        tmp_path, "lora_unet_single_blocks_0_linear1_qkv", fused[:9216]
+    )  # fmt: skip
+    stored = {key: one.astype(float) for key, one in parts.items()}
+    stored |= {f"{block}.proj_mlp": mlp.astype(float), "transformer.single_blocks.0.linear1": fused}
+    adapter = load(path, architecture="flux1", base=Model(stored))
+    found = deltas(adapter)
+    assert set(found) == set(parts)
+    assert relative(np.concatenate([found[key] for key in parts]), meant) < 2e-6
+
+
 def test_swapped_halves_are_swapped_in_the_base_too(tmp_path: Path) -> None:
     weight = 0.02 * values(6144, 3072).astype(float)  # in canonical order
     stored = np.roll(weight, 3072, axis=0)

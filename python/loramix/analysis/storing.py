@@ -16,6 +16,7 @@ from loramix.analysis.statistics import (
     GroupStatistics,
     PairStatistics,
 )
+from loramix.digests import config_digest, digests_of
 from loramix.errors import FormatError
 from loramix.formats.scales import CONFIG
 from loramix.types import Adapter, Target
@@ -82,24 +83,18 @@ class Origin:
 
 def origin_of(adapters: Sequence[Adapter], samples: int | None) -> Origin:
     """What an analysis of this stack depends on; one read of all files."""
-
-    def config(adapter: Adapter) -> str:
-        text = adapter.metadata.get(CONFIG)
-        return hashlib.sha256(text.encode()).hexdigest() if text is not None else ""
-
-    bases = {a.base.path or id(a.base): a.base for a in adapters if a.base is not None}
-    digests = {key: base.sha256() for key, base in bases.items()}
-
-    def base(adapter: Adapter) -> str:
-        return digests[adapter.base.path or id(adapter.base)] if adapter.base is not None else ""
-
     inputs = (
         Input(
-            a.name, a.source.sha256(), config(a), a.architecture, a.coverage.skipped, base(a),
+            a.name,
+            digest.file,
+            config_digest(a.metadata[CONFIG]) if CONFIG in a.metadata else "",
+            a.architecture,
+            a.coverage.skipped,
+            digest.base or "",
             a.reading.rslora,
         )
-        for a in adapters
-    )  # fmt: skip
+        for a, digest in zip(adapters, digests_of(adapters), strict=True)
+    )
     return Origin(tuple(inputs), samples)
 
 

@@ -5,9 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
-
 from loramix.checkpoints import naming
 from loramix.checkpoints.finding import Found, Part, digest_of, find
 from loramix.checkpoints.naming import Names, Place, Stored
@@ -15,7 +12,7 @@ from loramix.errors import FormatError
 from loramix.finding import plain_name
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import Made, StrPath, Target, Tensor
+from loramix.types import StrPath, Target, Tensor
 
 __all__ = ["Checkpoint", "Place", "Shard", "open_checkpoint"]
 
@@ -169,12 +166,7 @@ class Checkpoint:
         if any((p.dtype, p.shape[1:]) != (first.dtype, first.shape[1:]) for p in parts):
             message = f"{self.path}: the parts of {key} have different types or shapes"
             raise FormatError(message)
-        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
-
-        def joined() -> npt.NDArray[np.uint8]:
-            return np.frombuffer(b"".join(part.data for part in parts), dtype=np.uint8)
-
-        return Tensor(first.dtype, shape, Made(joined))
+        return Tensor.joined(parts)
 
     def _view(self, place: Place) -> Tensor:
         tensor = self.tensors[place.name]

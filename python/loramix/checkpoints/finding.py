@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loramix.errors import FormatError
-from loramix.finding import cached, snapshot
+from loramix.finding import INDEX, PIPELINE, cached, snapshot
 
-INDEX = ".safetensors.index.json"
 _SUFFIX = ".safetensors"
-PIPELINE = "model_index.json"
 _PREFERRED = ("model", "diffusion_pytorch_model")
 
 

@@ -10,9 +10,9 @@ from loramix.diagnosing import container
 from loramix.diagnosing.findings import Diagnosis, Finding, in_order
 from loramix.diagnosing.rules import RULES
 from loramix.diagnosing.subject import Subject, subject_of
-from loramix.errors import FormatError, ParamError
+from loramix.errors import FormatError
 from loramix.finding import Found, find, text_of
-from loramix.formats.layout import LAYOUTS, is_architecture
+from loramix.formats.layout import load_layout
 from loramix.formats.scales import CONFIG
 from loramix.io.safetensors import SafetensorsFile
 from loramix.types import Base, Reading, StrPath
@@ -51,12 +51,8 @@ def doctor(
     >>> for one in loramix.doctor("style.safetensors").findings:  # doctest: +SKIP
     ...     print(one.severity, one.where, one.what, one.mend)
     """
-    if architecture is not None and not is_architecture(architecture):
-        message = (
-            f"architecture {architecture!r}; known are {', '.join(LAYOUTS)}, and module tables of "
-            "your own in files whose names end in .layout"
-        )
-        raise ParamError(message)
+    if architecture is not None:
+        load_layout(architecture)  # says what is known
     reading = Reading(lent(base), rslora)
     try:
         found = find(path)

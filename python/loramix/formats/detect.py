@@ -123,8 +123,8 @@ def detect(
 
     Notes
     -----
-    Cost: all layout files are read in the first call, 20 ms; then 2 to 5 tables are expanded, 5 ms
-    each, and kept.  Afterwards 4 to 9 ms for 500 to 1000 modules.
+    Cost: all layout files are read in the first call, then 2 to 5 tables are expanded, and kept;
+    afterwards one look-up per module and table.
     """
     file = _File.of(modules, metadata or {})
     if only:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-_CONFIG = "adapter_config.json"
+from loramix.formats.scales import CONFIG
+
 BASE = "ss_base_model_version"
 SPEC = "modelspec.architecture"
 MODULE = "ss_network_module"
@@ -158,7 +159,7 @@ def hint_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
     ('flux1', 'chroma')
     """
     said = [named(key, metadata[key]) for key in (BASE, SPEC, MODULE) if key in metadata]
-    said.append(_repository(metadata.get(_CONFIG)))
+    said.append(_repository(metadata.get(CONFIG)))
     sets = [set(one) for one in said if one]
     both = set.intersection(*sets) if sets else set()
     return tuple(name for name in NAMES if name in both)

@@ -201,8 +201,8 @@ def text_of(name: str) -> str:
             message = f"{name}: not UTF-8 text ({error.reason} at byte {error.start})"
             raise FormatError(message) from error
     message = (
-        f"architecture {name!r}; known are {', '.join(LAYOUTS)}, and files of your own whose name "
-        f"ends in {SUFFIX}"
+        f"architecture {name!r}; known are {', '.join(LAYOUTS)}, and module tables of your "
+        f"own in files whose names end in {SUFFIX}"
     )
     raise ParamError(message)
 

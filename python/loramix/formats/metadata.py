@@ -40,7 +40,7 @@ def header(
     bias : whether pairs have biases.
     """
     found = trained.carried(sources, architecture)
-    found |= {"format": "pt", "loramix": json.dumps(provenance, sort_keys=True)}
+    found |= {"format": "pt", trained.KEY: json.dumps(provenance, sort_keys=True)}
     known = hints.names_of(architecture)
     if dialect.header == "kohya":
         told = {hints.BASE: known.base, "ss_v2": known.v2}

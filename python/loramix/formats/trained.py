@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from loramix.formats import hints
+from loramix.formats.scales import CONFIG
 
 Strings = Mapping[str, str]
 
@@ -18,14 +19,16 @@ TITLES = ("modelspec.title", "ss_output_name")
 TAGS = "ss_tag_frequency"
 DATASETS = "ss_dataset_dirs"
 
-# What describes tensors, their names or the file: no output has it from an input.  The hashes of
-# sd-scripts are those of the tensors; readers that use them make them where they are missing.
-_OF_THE_FILE = frozenset({
-    "format", "loramix", "adapter_config.json", "lora_adapter_metadata", "sshs_model_hash",
-    "sshs_legacy_hash", "modelspec.hash_sha256", "ss_network_module", "ss_network_dim",
+KEY = "loramix"
+"""Where the provenance of an output is."""
+HASHES = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"})
+"""Of the tensors of the file; readers that use them make them where they are missing."""
+# What describes tensors, their names or the file: no output has it from an input.
+_OF_THE_FILE = HASHES | {
+    "format", KEY, CONFIG, "lora_adapter_metadata", hints.MODULE, "ss_network_dim",
     "ss_network_alpha", "ss_network_args", "alpha", "lora_alpha", "network_alpha", "rank", "r",
     "network_dim",
-})  # fmt: skip
+}  # fmt: skip
 # What says which base model an adapter is for, and how that is run.
 _OF_THE_BASE = frozenset({
     "ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash",

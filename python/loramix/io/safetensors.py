@@ -25,6 +25,8 @@ from loramix.types import Tensor
 
 # The buffer protocol has no name before Python 3.12.
 Buffer: TypeAlias = Any
+# Type, shape, and the half-open bytes after the header.
+_Entry: TypeAlias = tuple[str, tuple[int, ...], int, int]
 
 _SYNC_BYTES = 32 << 20
 _SMALL_BYTES = 8
@@ -124,8 +126,7 @@ class SafetensorsWriter:
 
     def __init__(self, path: Path, header_bytes: int) -> None:
         self.path = path
-        self._entries: dict[str, dict[str, object]] = {}
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._entries: dict[str, _Entry] = {}
         self._room = -(-header_bytes // 8) * 8
         self._offset = 0
         try:
@@ -154,8 +155,7 @@ class SafetensorsWriter:
 
     def begin(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
         """Announce one tensor of so many bytes; `append` brings them, in pieces."""
-        self._spans[name] = self._offset, self._offset + size
-        self._entries[name] = _entry(dtype, shape, self._offset, self._offset + size)
+        self._entries[name] = dtype, shape, self._offset, self._offset + size
 
     def append(self, data: Buffer) -> None:
         """Append bytes of the tensor that was announced last."""
@@ -168,8 +168,8 @@ class SafetensorsWriter:
         """Bytes of tensors that were added, as they are in the file now."""
         mapped = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
         first = 8 + self._room
-        spans = (self._spans[name] for name in names)
-        return [mapped[first + start : first + end] for start, end in spans]
+        entries = (self._entries[name] for name in names)
+        return [mapped[first + start : first + end] for _, _, start, end in entries]
 
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
         """Write the header; the file is complete but hidden, and on its way to the disk.
@@ -212,21 +212,19 @@ class MemoryWriter:
     """The same file as bytes in memory."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[str, object]] = {}
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._entries: dict[str, _Entry] = {}
         self._data = bytearray()
 
     def add(self, name: str, dtype: str, shape: tuple[int, ...], data: Buffer) -> None:
         """Append one tensor."""
         start = len(self._data)
         self._data += memoryview(data).cast("B")
-        self._spans[name] = start, len(self._data)
-        self._entries[name] = _entry(dtype, shape, start, len(self._data))
+        self._entries[name] = dtype, shape, start, len(self._data)
 
     def written(self, names: Iterable[str]) -> list[memoryview]:
         """Bytes of tensors that were added."""
-        spans = (self._spans[name] for name in names)
-        return [memoryview(bytes(self._data[start:end])) for start, end in spans]
+        entries = (self._entries[name] for name in names)
+        return [memoryview(bytes(self._data[start:end])) for _, _, start, end in entries]
 
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
         """The finished file."""
@@ -243,12 +241,12 @@ class MemoryWriter:
         return self._file
 
 
-def _entry(dtype: str, shape: tuple[int, ...], start: int, end: int) -> dict[str, object]:
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-
-
-def _header(entries: Mapping[str, Mapping[str, object]], metadata: Mapping[str, str]) -> bytes:
-    return json.dumps({"__metadata__": dict(metadata), **entries}, separators=(",", ":")).encode()
+def _header(entries: Mapping[str, _Entry], metadata: Mapping[str, str]) -> bytes:
+    rows = {
+        name: {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+        for name, (dtype, shape, start, end) in entries.items()
+    }
+    return json.dumps({"__metadata__": dict(metadata), **rows}, separators=(",", ":")).encode()
 
 
 def header_room(entries: Iterable[tuple[str, int]], metadata: Mapping[str, str]) -> int:

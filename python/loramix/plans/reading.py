@@ -11,6 +11,7 @@ from loramix.analysis.strengths import Strength
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.checkpoints import open_checkpoint
+from loramix.digests import Digest
 from loramix.errors import ParamError
 from loramix.groups import align
 from loramix.methods import Method, reads_gram
@@ -19,7 +20,7 @@ from loramix.output import Output
 from loramix.plans import FORMAT
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
-from loramix.recipes.provenance import Digest, fingerprint
+from loramix.recipes.provenance import fingerprint
 from loramix.recipes.reading import output, read_table
 from loramix.recipes.strict import Table
 from loramix.steps import Choice, Plan

@@ -8,9 +8,10 @@ recipe says it all, the decisions of every group.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 
 from loramix._core import VERSION
+from loramix.digests import Digest, config_digest
 from loramix.errors import ParamError
 from loramix.formats import trained
 from loramix.formats.scales import CONFIG
@@ -20,39 +21,7 @@ from loramix.steps import Choice, Plan, canonical
 from loramix.types import Adapter, Weight
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """What tells a source from all others.
-
-    Attributes
-    ----------
-    file : sha256 of its tensor file.
-    base : that of the base model that its deltas are relative to; None: they are relative to none.
-    """
-
-    file: str
-    base: str | None = None
-
-
-def digests_of(adapters: Sequence[Adapter]) -> list[Digest]:
-    """Digests of sources; one read of every file, and of every base model."""
-    bases: dict[object, str] = {}
-    found = []
-    for adapter in adapters:
-        base, own = adapter.base, None
-        if base is not None:
-            key = base.path or id(base)
-            own = bases[key] = bases.get(key) or base.sha256()
-        found.append(Digest(adapter.source.sha256(), own))
-    return found
-
-
-def placeholders(adapters: Sequence[Adapter]) -> list[Digest]:
-    """What takes the room of digests that are not known yet."""
-    return [Digest("0" * 64, "0" * 64 if one.base is not None else None) for one in adapters]
-
-
-def provenance(plan: Plan, digests: Sequence[Digest], backend: str = "rust") -> dict[str, object]:
+def provenance(plan: Plan, digests: Sequence[Digest], backend: str) -> dict[str, object]:
     """Sources, recipe and decisions, as stored in the output.
 
     Parameters
@@ -111,11 +80,6 @@ def fingerprint(plan: Plan, digests: Sequence[Digest]) -> str:
     everything = provenance(replace(plan, portable=""), digests, plan.backend)
     text = json.dumps(everything, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def config_digest(text: str) -> str:
-    """Digest of the text of an ``adapter_config.json``."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _source(

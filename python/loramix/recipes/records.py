@@ -7,6 +7,7 @@ from typing import Any
 
 from loramix._core import VERSION
 from loramix.errors import FormatError, ParamError
+from loramix.formats import trained
 from loramix.formats.layout import LAYOUTS
 from loramix.recipes.choosing import one_of
 from loramix.recipes.reading import parse
@@ -14,14 +15,11 @@ from loramix.recipes.recipe import Recipe
 from loramix.recipes.strict import Reader, Table
 from loramix.types import Weight
 
-KEY = "loramix"
-"""Name of the string of the header."""
-
 
 def told(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The provenance as it stands in a header; empty if there is none, or nothing readable."""
     try:
-        found = json.loads(metadata.get(KEY, "{}"))
+        found = json.loads(metadata.get(trained.KEY, "{}"))
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -167,12 +165,12 @@ def read_record(metadata: Mapping[str, str], where: str) -> Record:
     ------
     FormatError : loramix did not make it, or it does not say how.
     """
-    if KEY not in metadata:
+    if trained.KEY not in metadata:
         message = f"{where}: made by something else: its header has nothing of loramix"
         raise FormatError(message)
-    place = f"{where}: {KEY} in the header"
+    place = f"{where}: {trained.KEY} in the header"
     try:
-        values = json.loads(metadata[KEY])
+        values = json.loads(metadata[trained.KEY])
     except (ValueError, RecursionError) as error:
         message = f"{place}: not JSON ({error})"
         raise FormatError(message) from None

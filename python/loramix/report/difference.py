@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loramix.recipes.records import KEY
+from loramix.formats.trained import KEY
 from loramix.report import cells
 from loramix.report.inspection import json_object
 

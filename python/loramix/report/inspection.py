@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
+from loramix.formats.scales import CONFIG
 from loramix.policies import POLICIES, policy_from
 from loramix.report import cells
 from loramix.steps import canonical
@@ -81,7 +82,7 @@ def _architecture(facts: Mapping[str, Any]) -> str:
 
 def _scale(facts: Mapping[str, Any]) -> str:
     """Scales as they are applied, and what they are made of."""
-    config = json_object(facts["metadata"].get("adapter_config.json"))
+    config = json_object(facts["metadata"].get(CONFIG))
     root = "sqrt(rank)" if config.get("use_rslora") is True else "rank"
     return f"{cells.span(*facts['scales'])} (alpha / {root})"
 
@@ -95,7 +96,7 @@ def _counts(values: Mapping[object, int]) -> str:
 
 def _metadata(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     lines = []
-    base = json_object(metadata.get("adapter_config.json")).get("base_model_name_or_path")
+    base = json_object(metadata.get(CONFIG)).get("base_model_name_or_path")
     if base:
         lines.append(("base", str(base)))
     trained = [f"{name} {metadata[name]}" for name in _MAIN if name in metadata]

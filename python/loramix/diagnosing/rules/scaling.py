@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from loramix.diagnosing.findings import Finding, convert, without
 from loramix.diagnosing.subject import Module, Subject
 from loramix.formats.dialects import is_flat
-from loramix.recipes.records import KEY
+from loramix.formats.scales import CONFIG
+from loramix.formats.trained import KEY
 
 _FAR = 4.0
 """Largest scale that nobody wonders at; rs-LoRA as LyCORIS stores it has up to sqrt(rank)."""
@@ -50,7 +51,7 @@ def _has_scale(module: Module) -> bool:
 
 
 def _has_config(subject: Subject) -> bool:
-    return "lora_adapter_metadata" in subject.strings or "adapter_config.json" in subject.strings
+    return "lora_adapter_metadata" in subject.strings or CONFIG in subject.strings
 
 
 def alpha_odd(subject: Subject) -> Iterator[Finding]:

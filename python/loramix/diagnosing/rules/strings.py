@@ -6,22 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from loramix.diagnosing.findings import Finding, convert
 from loramix.diagnosing.subject import Subject
+from loramix.formats import hints
 
-# How values of ss_base_model_version and modelspec.architecture begin -> how names of the tables
-# do.  The longest beginning counts.
-_MODELS: Mapping[str, str] = {
-    "sd_v1": "sd15", "sd_1.5": "sd15", "stable-diffusion-v1": "sd15",
-    "sd_v2": "sd2", "sd_2.1": "sd2", "stable-diffusion-v2": "sd2",
-    "sdxl": "sdxl", "stable-diffusion-xl": "sdxl",
-    "sd3": "sd3", "sd_3": "sd3", "stable-diffusion-3": "sd3",
-    "flux1": "flux1", "flux_kontext": "flux1", "flux.1": "flux1", "flux-1": "flux1",
-    "flux2": "flux2", "flux_2": "flux2", "flux.2": "flux2",
-    "chroma": "chroma", "lumina2": "lumina2", "lumina-2": "lumina2",
-    "z_image": "z_image", "zimage": "z_image", "z-image": "z_image",
-    "qwen_image": "qwen_image", "qwen-image": "qwen_image",
-    "wan": "wan", "hunyuan_video": "hunyuan_video", "hunyuan-video": "hunyuan_video",
-}  # fmt: skip
-_STATING = ("ss_base_model_version", "modelspec.architecture")
+_STATING = (hints.BASE, hints.SPEC)
 
 
 def stated_rank(subject: Subject) -> Iterator[Finding]:
@@ -52,11 +39,11 @@ def stated_model(subject: Subject) -> Iterator[Finding]:
         return
     for name in _STATING:
         said = subject.strings.get(name, "")
-        beginning = max((b for b in _MODELS if said.lower().startswith(b)), key=len, default=None)
-        if beginning is not None and not subject.architecture.startswith(_MODELS[beginning]):
+        meant = hints.named(name, said)
+        if meant and subject.architecture not in meant:
             what = (
                 f"the header says {said[:40]}, names and shapes are those of "
-                f"{subject.architecture}: it will not work on {_MODELS[beginning]}"
+                f"{subject.architecture}: it will not work on {' or '.join(meant)}"
             )
             mend = f"{convert(subject.path)} writes what is true"
             yield Finding("stated-model", "warning", name, what, mend)
