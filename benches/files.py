@@ -156,6 +156,8 @@ ROWS: Mapping[str, tuple[Stack, Run]] = {
     "files: convert it, Kohya to diffusers": (Stack("sdxl"), converter("diffusers")),
     "files: copy an adapter of rank 128, synced": (Stack("sdxl", 1, 128), copier(_first)),
     "files: convert it, Kohya to Kohya, rank 128": (Stack("sdxl", 1, 128), converter("kohya")),
+    "files: copy an adapter of rank 256, synced": (Stack("sdxl", 1, 256), copier(_first)),
+    "files: convert it, Kohya to Kohya, rank 256": (Stack("sdxl", 1, 256), converter("kohya")),
     "files: copy a model of 5.1 GB, synced": (Stack("sdxl"), copier(_model)),
     "files: bake linear into it": (Stack("sdxl"), baker("linear")),
     "files: bake auto into it": (Stack("sdxl"), baker("auto")),
