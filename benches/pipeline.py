@@ -127,8 +127,8 @@ def baker(method: str) -> Callable[[list[Path], Path], dict[str, Any]]:
         from loramix.backends.base import Job
         from loramix.backends.rust import RustBackend
         from loramix.batching import DENSE_BYTES, batches
-        from loramix.making import make
-        from loramix.steps import Step
+        from loramix.executing.making import make
+        from loramix.planning.steps import Step
 
         output = loramix.Output(dense=True, dtype="f16")
         plan = loramix.plan(paths, method, weights=WEIGHTS, output=output)

@@ -4,7 +4,7 @@
 `Definition`, and adds what goes around.  Norms are those of whole deltas, and so is the span that
 noise is outside of.
 
-Sources: `loramix.types.Site`; for the published draw, section 1.6 of the reference specification.
+Sources: `loramix.raw.Site`; for the published draw, section 1.6 of the reference specification.
 """
 
 from collections.abc import Sequence

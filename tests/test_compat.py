@@ -11,9 +11,9 @@ from helpers import F64
 from report.stacks import analysis
 
 from loramix import ParamError
+from loramix.analysis.compat import Kind, Pairing, compatibility, linked
 from loramix.analysis.pooling import Meetings, weights_of
 from loramix.analysis.statistics import Analysis
-from loramix.compat import Kind, Pairing, compatibility, linked
 
 KEYS = [f"unet.blocks.{i}.to_q" for i in range(4)]
 SHAPE = (64, 48)

@@ -13,7 +13,7 @@ import pytest
 from helpers import F64, MODULES, Stack, delta_of, pairs
 
 from loramix import METHODS, Merged, Output, merge
-from loramix.accounting import Share
+from loramix.executing.accounting import Share
 from loramix.methods import Level
 
 WEIGHTS = [0.9, -0.6, 1.37]

@@ -13,9 +13,9 @@ from loramix._core import VERSION as __version__
 
 if TYPE_CHECKING:
     from loramix import compose, kernels
-    from loramix.adapters import load
+    from loramix.adapters.loading import load
     from loramix.analyzing import Analyzed, analyze
-    from loramix.baking import Baked, bake
+    from loramix.baking.running import Baked, bake
     from loramix.checkpoints import Checkpoint, open_checkpoint
     from loramix.converting import convert
     from loramix.diagnosing.examining import doctor
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
         ParamError,
         ShapeError,
     )
-    from loramix.executing import Merged
-    from loramix.extracting import extract
+    from loramix.executing.running import Merged
+    from loramix.extracting.running import extract
     from loramix.inspecting import Inspection, ModelInspection, inspect, inspect_model
     from loramix.kernels import expand
     from loramix.memory import combine
     from loramix.merging import execute, follow, merge, plan, resize, save
     from loramix.methods import METHODS, Method
-    from loramix.output import Output
+    from loramix.planning.output import Output
+    from loramix.planning.steps import Plan
     from loramix.plans.reading import load_plan
     from loramix.plans.writing import save_plan
     from loramix.policies import POLICIES, Policy
     from loramix.recipes.reading import read_recipe
     from loramix.recipes.recipe import Recipe
     from loramix.recipes.rules import Rule
-    from loramix.reproducing import Reproduction, reproduce
-    from loramix.steps import Plan
+    from loramix.reproducing.running import Reproduction, reproduce
     from loramix.types import Adapter, Factors, Target
 
 # Loaded when first asked for: the command line's help must not wait for NumPy.
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
-    "Baked": "baking",
+    "Baked": "baking.running",
     "Checkpoint": "checkpoints",
     "Diagnosis": "diagnosing.findings",
     "Difference": "diffing.comparing",
@@ -61,40 +61,40 @@ _HOMES = {
     "Inspection": "inspecting",
     "LoramixError": "errors",
     "METHODS": "methods",
-    "Merged": "executing",
+    "Merged": "executing.running",
     "ModelError": "errors",
     "ModelInspection": "inspecting",
     "Method": "methods",
-    "Output": "output",
+    "Output": "planning.output",
     "OutputError": "errors",
     "POLICIES": "policies",
     "ParamError": "errors",
-    "Plan": "steps",
+    "Plan": "planning.steps",
     "Policy": "policies",
     "Recipe": "recipes.recipe",
-    "Reproduction": "reproducing",
+    "Reproduction": "reproducing.running",
     "Rule": "recipes.rules",
     "ShapeError": "errors",
     "Target": "types",
     "analyze": "analyzing",
-    "bake": "baking",
+    "bake": "baking.running",
     "combine": "memory",
     "convert": "converting",
     "diff": "diffing.comparing",
     "doctor": "diagnosing.examining",
     "execute": "merging",
     "expand": "kernels",
-    "extract": "extracting",
+    "extract": "extracting.running",
     "follow": "merging",
     "inspect": "inspecting",
     "inspect_model": "inspecting",
-    "load": "adapters",
+    "load": "adapters.loading",
     "load_plan": "plans.reading",
     "merge": "merging",
     "open_checkpoint": "checkpoints",
     "plan": "merging",
     "read_recipe": "recipes.reading",
-    "reproduce": "reproducing",
+    "reproduce": "reproducing.running",
     "resize": "merging",
     "save": "merging",
     "save_plan": "plans.writing",

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loramix.backends.base import Job
 from loramix.methods.base import Program
-from loramix.types import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
+from loramix.raw import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 
 __all__ = [
     "VERSION", "CoreError", "approximate", "bake", "checksums", "condense", "cores",

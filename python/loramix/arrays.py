@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loramix.errors import FormatError, ShapeError
-from loramix.types import F64
+from loramix.tensors import F64
 
 Bytes: TypeAlias = tuple[str, npt.NDArray[np.uint8]]
 

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from loramix import executing, placing
 from loramix.backends import backend_of
 from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.digests import digests_of
 from loramix.errors import ParamError
-from loramix.executing import Merged
-from loramix.output import Output
-from loramix.types import Adapter, Base, Dtype, Progress, StrPath
+from loramix.executing import placing, running
+from loramix.executing.running import Merged
+from loramix.planning.output import Output
+from loramix.tensors import Dtype
+from loramix.types import Adapter, Base, Progress, StrPath
 
 
 def convert(  # noqa: PLR0913 - one keyword for each thing that may be said
@@ -87,6 +88,6 @@ def convert(  # noqa: PLR0913 - one keyword for each thing that may be said
         digests = hashing.submit(digests_of, stack.adapters)
         plan = stack.plan(wish, device, ticker, threads)
         ticker.total = ticker.done + 2 * len(plan.steps)
-        return executing.execute(
+        return running.execute(
             plan, target, backend=device, threads=threads, step=ticker.add, digests=digests
         )

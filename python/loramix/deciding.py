@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from loramix import opening, planning
+from loramix import opening
 from loramix.analysis import passing, storing
 from loramix.analysis.statistics import Analysis
 from loramix.backends.base import Backend
@@ -13,8 +13,9 @@ from loramix.errors import ParamError
 from loramix.formats.dialects import Dialect
 from loramix.groups import align, common_architecture
 from loramix.methods import METHODS, Coefficients, Level, Method, Space, method_of, reads_gram
-from loramix.nearest import hint
-from loramix.output import Output
+from loramix.planning import stepping
+from loramix.planning.output import Output
+from loramix.planning.steps import Choice, Plan
 from loramix.policies import POLICIES, policy_of
 from loramix.policies.base import Policy, Stack
 from loramix.policies.filtered import Filtered, filtered
@@ -24,7 +25,7 @@ from loramix.recipes.recipe import Recipe
 from loramix.recipes.recounting import portable, recipe_of
 from loramix.recipes.rules import Resolved, Rule, keys_of, resolve
 from loramix.recipes.writing import to_toml
-from loramix.steps import Choice, Plan
+from loramix.spelling import hint
 from loramix.types import Adapter, Base, Group, Progress, StrPath, Weight
 
 
@@ -179,7 +180,7 @@ class Opened:
         adapters = opening.open_all(
             sources, architecture=architecture, skip=skip, base=base, rslora=rslora
         )
-        dialect = dialect or planning.dialect_of(adapters, wish.output)
+        dialect = dialect or stepping.dialect_of(adapters, wish.output)
         # What is no sum must not depend on how the output spells its names.
         whole = wish.rules == () and wish.analysis is None and _is_sum(wish.policy)
         joined = dialect.fused and not dialect.partial and whole
@@ -197,8 +198,8 @@ class Opened:
         asked = self._asked(resolved)
         analysis = self._analysis(wish, resolved, device, ticker, threads)
         verdict = wish.policy.decide(Stack(self.adapters, analysis, asked, architecture))
-        chosen = planning.choices(self.groups, asked, verdict)
-        made = planning.plan(
+        chosen = stepping.choices(self.groups, asked, verdict)
+        made = stepping.plan(
             self.adapters,
             self.groups,
             analysis,
@@ -245,7 +246,7 @@ class Opened:
         """The users' weights of the members of every group, those of rules included."""
         rows = zip(
             self.groups,
-            planning.asked(self.groups, self.weights),
+            stepping.asked(self.groups, self.weights),
             resolved.settings,
             strict=True,
         )

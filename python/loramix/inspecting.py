@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from loramix.adapters import load
+from loramix.adapters.loading import load
 from loramix.checkpoints import open_checkpoint
 from loramix.formats.dialects import COMPONENTS
 from loramix.recipes.records import told

@@ -11,7 +11,7 @@ from loramix import _core, arrays
 from loramix.backends import backend_of
 from loramix.backends.base import Backend, Job
 from loramix.errors import OutputError, ParamError
-from loramix.making import make
+from loramix.executing.making import make
 from loramix.methods import (
     Coefficients,
     Composite,
@@ -27,9 +27,11 @@ from loramix.methods import (
     site_of,
 )
 from loramix.methods.composite import mixer_of, space_of
+from loramix.planning.steps import Part, Step
+from loramix.raw import Site
 from loramix.refusals import with_names
-from loramix.steps import Part, Step
-from loramix.types import F64, Factors, Group, Site, Target, Tensor
+from loramix.tensors import F64, Tensor
+from loramix.types import Factors, Group, Target
 
 if TYPE_CHECKING:
     import torch

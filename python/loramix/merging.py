@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from loramix import executing, placing
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
@@ -12,17 +11,19 @@ from loramix.backends.base import Backend
 from loramix.converting import convert
 from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.errors import ParamError
-from loramix.executing import Merged
+from loramix.executing import placing, running
+from loramix.executing.running import Merged
 from loramix.methods import Level, Method, Space
 from loramix.opening import open_all, open_recipe
-from loramix.output import Output
+from loramix.planning.output import Output
+from loramix.planning.steps import Plan
 from loramix.policies.base import Policy
 from loramix.recipes.reading import read_recipe
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.rules import Rule
-from loramix.resizing import Budget, rules_for
-from loramix.steps import Plan
-from loramix.types import Adapter, Base, Dtype, Progress, StrPath, Weight
+from loramix.resizing.running import Budget, rules_for
+from loramix.tensors import Dtype
+from loramix.types import Adapter, Base, Progress, StrPath, Weight
 
 
 def merge(  # noqa: PLR0913 - the one call with every option
@@ -252,7 +253,7 @@ def resize(  # noqa: PLR0913 - one keyword for each thing that may be said
     ----------
     rank, energy, max_error : of every target for itself, see `Output`.
     total_error, size : of the whole file, instead; every target gets the rank that pays most, see
-        `loramix.resizing.Budget`.
+        `loramix.resizing.running.Budget`.
     dtype, dialect, client : see `Output`.
     path, threads, progress : see `merge`.
     architecture, skip, base, rslora : see `load`; for a path.
@@ -308,7 +309,7 @@ def _execute(
     plan: Plan, target: Path | None, device: Backend, ticker: Ticker, threads: int | None
 ) -> Merged:
     ticker.total = ticker.done + 2 * len(plan.steps)
-    return executing.execute(plan, target, backend=device, threads=threads, step=ticker.add)
+    return running.execute(plan, target, backend=device, threads=threads, step=ticker.add)
 
 
 def _check_threads(threads: int | None) -> None:

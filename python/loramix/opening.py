@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loramix import adapters as loading
+from loramix.adapters import loading
 from loramix.checkpoints import lent
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects import is_flat

@@ -1,4 +1,4 @@
-"""The nouns of the library: tensors, targets, factors, adapters, groups.
+"""The nouns of the library: targets, factors, adapters, groups.
 
 All frozen; none knows about files, dialects or methods.
 """
@@ -6,50 +6,25 @@ All frozen; none knows about files, dialects or methods.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
-from weakref import ref
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+
+from loramix.raw import RawGroup, RawMember
+from loramix.tensors import Tensor
 
 StrPath: TypeAlias = str | PathLike[str]
-Shape: TypeAlias = tuple[int, ...]
-F32: TypeAlias = npt.NDArray[np.float32]
-F64: TypeAlias = npt.NDArray[np.float64]
-Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
 Weight: TypeAlias = float | Mapping[str, float]
-Side: TypeAlias = Literal["all", "low", "high", "around"]
-"""What a member gives to its group: ``all`` of its delta; only entries with the sign of the
-majority of the members (``low`` conflict), or only the others (``high``); or all of it, around the
-method: it is added to the result, at its weight."""
-RawMember: TypeAlias = tuple[str, memoryview, str, memoryview, int, float, int, int]
-RawPart: TypeAlias = tuple["RawGroup", list[float], "Site", int, bool]
-RawStep: TypeAlias = tuple[int, int, int, list[RawPart]]
-RawGroup: TypeAlias = tuple[int, int, list[RawMember]]
-RawWhole: TypeAlias = tuple[str, memoryview, float, int, int]
-"""A member given entry by entry: type, bytes, factor, first row, rows."""
-RawStrip: TypeAlias = tuple[str, memoryview, int, "RawGroup", list[RawWhole], int]
-"""Rows of a base weight (type, bytes, rows), its delta in both forms, first row of that."""
-RawBaked: TypeAlias = tuple[float, float, float, float, int]
-"""``|delta|^2``, ``|moved|^2``, ``<moved, delta>``, ``|moved - delta|^2``, checksum."""
-RawFactored: TypeAlias = tuple[int, float, float, float, list[float], list[float], list[float]]
-
-_T = TypeVar("_T")
-
 BIAS = ".bias"
 """What the key of a bias has behind that of its module."""
 MODULATION = ".modulation"
 """What the key of a modulation parameter (Wan) has behind that of its block."""
-
-ITEM_BYTES: Mapping[str, int] = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-}  # fmt: skip
 
 
 class Progress(Protocol):
@@ -57,94 +32,6 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int) -> None:
         """Note the progress."""
-
-
-class Made:
-    """Bytes that are computed when somebody uses them, and forgotten when nobody does any more.
-
-    Parameters
-    ----------
-    make : returns an array of the tensor's type and shape; called again after the last view of
-        what it returned is gone, so it must return the same every time.
-    """
-
-    __slots__ = ("_array", "_make")
-
-    def __init__(self, make: Callable[[], npt.NDArray[Any]]) -> None:
-        self._make = make
-        self._array: ref[npt.NDArray[Any]] | None = None
-
-    def __call__(self) -> memoryview:
-        """The bytes."""
-        array = self._array() if self._array is not None else None
-        if array is None:
-            array = np.ascontiguousarray(self._make()).reshape(-1)
-            self._array = ref(array)
-        return array.data.cast("B")
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Bytes, little endian, row-major: borrowed, or computed when they are used.
-
-    Attributes
-    ----------
-    dtype : name in a safetensors header, e.g. ``BF16``.
-    shape : sizes.
-    content : the bytes, usually a part of a mapped file: not read before it is used; or what
-        makes them, such as `Made`.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    content: memoryview | Callable[[], memoryview] = field(repr=False)
-
-    @classmethod
-    def made(cls, shape: tuple[int, ...], make: Callable[[], F32]) -> "Tensor":
-        """F32 values that are computed when they are used."""
-        return cls("F32", shape, Made(make))
-
-    @property
-    def data(self) -> memoryview:
-        """The bytes; whoever keeps them keeps what was computed in memory."""
-        return self.content if isinstance(self.content, memoryview) else self.content()
-
-    @property
-    def is_made(self) -> bool:
-        """Whether the bytes are computed when they are used."""
-        return not isinstance(self.content, memoryview)
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        if isinstance(self.content, memoryview):
-            return len(self.content)
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
-
-    def rows(self, start: int, stop: int) -> "Tensor":
-        """Rows ``start:stop`` of the first axis, without a copy."""
-        size = self.size // self.shape[0] if self.shape[0] else 0
-        shape = (stop - start, *self.shape[1:])
-        span = slice(start * size, stop * size)
-        if isinstance(self.content, memoryview):
-            return Tensor(self.dtype, shape, self.content[span])
-        return Tensor(self.dtype, shape, lambda: self.data[span])
-
-    @classmethod
-    def joined(cls, tensors: Sequence["Tensor"]) -> "Tensor":
-        """The rows of several tensors of one type, one below the other: a copy, made when used."""
-        first = tensors[0]
-        shape = (sum(one.shape[0] for one in tensors), *first.shape[1:])
-
-        def rows() -> npt.NDArray[np.uint8]:
-            return np.frombuffer(b"".join(one.data for one in tensors), dtype=np.uint8)
-
-        return cls(first.dtype, shape, Made(rows))
-
-    def with_halves_swapped(self) -> "Tensor":
-        """The second half of the rows before the first: a copy, made when it is used."""
-        half = self.shape[0] // 2
-        return Tensor.joined([self.rows(half, self.shape[0]), self.rows(0, half)])
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -273,60 +160,6 @@ def _ones(size: int) -> memoryview:
     """Bytes of an identity in the smallest type there is, one copy for all that need them."""
     one = 0x38  # 1.0 in F8_E4M3
     return memoryview((one * np.eye(size, dtype=np.uint8)).tobytes())
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What a program needs to know of the group that it runs on.
-
-    Attributes
-    ----------
-    key : stable hash of the target, for the random draws.
-    seed : of the random draws.
-    most : largest share of positions in conflict, for rules that are limited to those.
-    norm : what the result is brought to; None leaves it.
-    mix : (n * n) row-major, how much of each kept delta goes into each; empty for nothing.  n are
-        the members that the program sees: those that do not go around it.
-    sides : for every member; empty: all.
-
-        Before anything else happens, all members that are seen vote on the sign of every position:
-        one vote each, that of the weighted entry; a draw is decided by the sum of these entries.
-        ``low`` leaves the entries with the sign that won, ``high`` the others.  Where that sum is 0
-        too nobody has won: nothing is left of ``low`` and everything of ``high``.  So negated
-        deltas give the negated result.  What is left is what the program takes for the delta, but
-        for `norm`, which the caller chose, and for cleaning: noise is what is outside the span of
-        whole deltas.
-
-        ``around`` is added at the very end, after norm and cleaning: weight times delta, whatever
-        the space.  Bases, votes, draws and divisors are those of a group without that member.
-    published_sides : whether a draw is positive instead, as published.  Of two members, ``high``
-        leaves the negative entries where they disagree, and nothing else.
-    """
-
-    key: int = 0
-    seed: int = 0
-    most: float = 1.0
-    norm: float | None = None
-    mix: Sequence[float] = ()
-    sides: Sequence[Side] = ()
-    published_sides: bool = False
-
-    def seen(self, members: Sequence[_T]) -> list[_T]:
-        """What there is one of for every member: that of those that the program sees."""
-        sides = self.sides or ["all"] * len(members)
-        return [own for own, side in zip(members, sides, strict=True) if side != "around"]
-
-    def around(self, members: Sequence[_T]) -> list[_T]:
-        """Likewise, that of those that go around it."""
-        sides = self.sides or ["all"] * len(members)
-        return [own for own, side in zip(members, sides, strict=True) if side == "around"]
-
-    def alone(self) -> "Site":
-        """Where the program sees one member at most, which is its delta as it is."""
-        sides: tuple[Side, ...] = ()
-        if "around" in self.sides:
-            sides = tuple("around" if side == "around" else "all" for side in self.sides)
-        return replace(self, norm=None, mix=(), sides=sides)
 
 
 class Source(Protocol):

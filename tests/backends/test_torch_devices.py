@@ -29,6 +29,8 @@ from backends.steps import (
     step_of,
 )
 from helpers import encode
+from loramix.raw import Site
+from loramix.tensors import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
@@ -39,7 +41,7 @@ from loramix.backends.torch import TorchBackend
 from loramix.errors import FormatError, OutputError, ParamError, ShapeError
 from loramix.methods.base import Keep, Program
 from loramix.refusals import with_names
-from loramix.types import Factors, Group, Site, Target, Tensor
+from loramix.types import Factors, Group, Target
 
 
 def named(values: Any) -> Group:

@@ -35,13 +35,13 @@ from loramix import (
     Output,
     OutputError,
     ParamError,
-    adding,
     bake,
     extract,
     merge,
     reproduce,
 )  # fmt: skip
 from loramix.backends.torch import TorchBackend
+from loramix.baking import adding
 
 TYPES = ("F64", "F32", "F16", "BF16")
 

@@ -10,7 +10,8 @@ from baking.cases import WEIGHTS, base_tensors, matrix, stored, two_adapters, wr
 from checkpoints.models import write_shards
 from helpers import F64, Raw, Stack, decode, read_safetensors, write_safetensors
 
-from loramix import OutputError, ParamError, adding, bake
+from loramix import OutputError, ParamError, bake
+from loramix.baking import adding
 
 BARE = {name.removeprefix("model.diffusion_model."): one for name, one in base_tensors().items()}
 

@@ -33,11 +33,11 @@ from loramix import (
     Output,
     OutputError,
     ParamError,
-    executing,
     inspect,
     merge,
     resize,
 )  # fmt: skip
+from loramix.io.safetensors import MemoryWriter
 from loramix.methods import Elementwise
 from loramix.types import Target
 
@@ -272,13 +272,13 @@ def test_nothing_is_left_out_of_a_dense_difference() -> None:
 def test_a_file_that_is_not_what_was_meant_is_refused(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = executing.MemoryWriter.add
+    add = MemoryWriter.add
 
     def damaged(self: Any, name: str, dtype: str, shape: Any, data: Any) -> None:
         if name.endswith("proj_in.diff"):
             data = np.roll(data, 4 * 10)  # one row
         add(self, name, dtype, shape, data)
 
-    monkeypatch.setattr(executing.MemoryWriter, "add", damaged)
+    monkeypatch.setattr(MemoryWriter, "add", damaged)
     with pytest.raises(OutputError, match="blocks_1_proj_in: what was written differs"):
         merge(stack.paths, "ties", output=F32)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import F64, Pair, Stack, delta_of, pairs
+from loramix.raw import Site
+from loramix.tensors import Tensor
 from oracles import linear
 from oracles_entries import Definition, merged
 
@@ -15,10 +17,10 @@ from loramix import FormatError, Output, OutputError, combine, merge
 from loramix._core import CoreError
 from loramix.backends import backend_of
 from loramix.backends.base import Factored, Job
-from loramix.making import make
+from loramix.executing.making import make
 from loramix.methods import Method, method_of
-from loramix.steps import Part, Step
-from loramix.types import Factors, Group, Site, Target, Tensor
+from loramix.planning.steps import Part, Step
+from loramix.types import Factors, Group, Target
 
 BACKENDS = ["rust", "torch:cpu"]
 TIES = method_of("ties")

@@ -24,6 +24,7 @@ from entries.cases import (
     is_defined,
 )
 from helpers import F64
+from loramix.raw import Side, Site
 from oracles import linear
 from oracles_sides import given, sided
 
@@ -33,7 +34,6 @@ from loramix.methods import Coefficients, Composite, method_of, published
 from loramix.methods.base import Keep, Program, Selfish
 from loramix.methods.composite import mixer_of, site_of
 from loramix.refusals import with_names
-from loramix.types import Side, Site
 
 BACKENDS = ["rust", "torch:cpu"]
 

@@ -14,13 +14,15 @@ import pytest
 from backends.steps import delta_of, inner, job_of, read
 from entries.cases import CASES, CLEANED, INNER, MIXED, POSITIVE, Case, as_type, is_defined
 from helpers import F64, decode, encode, relative
+from loramix.raw import RawGroup, Side, Site
+from loramix.tensors import Tensor
 from oracles import linear
 from oracles_sides import given, sided
 from oracles_suite import in_space
 
 from loramix.backends import backend_of
 from loramix.backends.base import Factored, Job
-from loramix.making import make
+from loramix.executing.making import make
 from loramix.methods import (
     METHODS,
     Coefficients,
@@ -33,8 +35,8 @@ from loramix.methods import (
 )
 from loramix.methods.base import Keep, Program
 from loramix.methods.composite import site_of
-from loramix.steps import Part, Step
-from loramix.types import Factors, Group, RawGroup, Side, Site, Target, Tensor
+from loramix.planning.steps import Part, Step
+from loramix.types import Factors, Group, Target
 
 BACKENDS = ["rust", "torch:cpu"]
 SPACES: list[Space] = ["weight", "knots", "core"]

@@ -10,7 +10,7 @@ from helpers import relative
 from oracles_families import F64
 
 from loramix import Adapter, Output, inspect, merge, resize
-from loramix.steps import FULL
+from loramix.planning.steps import FULL
 
 SHAPE = (24, 30)
 MIXED = {

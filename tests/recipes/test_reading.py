@@ -15,7 +15,7 @@ from loramix.methods import METHODS, Composite, Method, method_of
 from loramix.methods.dare import Dare
 from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
-from loramix.output import Output
+from loramix.planning.output import Output
 from loramix.policies.auto import Auto
 from loramix.policies.published import Published
 from loramix.recipes.reading import parse, read_recipe

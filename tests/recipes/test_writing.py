@@ -14,7 +14,7 @@ from loramix.errors import ParamError
 from loramix.methods import METHODS, Method, method_of
 from loramix.methods.linear import Linear
 from loramix.methods.tall import Tall
-from loramix.output import Output
+from loramix.planning.output import Output
 from loramix.policies.auto import Auto
 from loramix.policies.auto.gains import LIMITS
 from loramix.policies.published import Published

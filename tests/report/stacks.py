@@ -20,8 +20,8 @@ from loramix.methods.composite import Composite
 from loramix.methods.linear import Linear
 from loramix.methods.slerp import Slerp
 from loramix.methods.ties import Ties
+from loramix.planning.steps import Choice
 from loramix.policies.base import Decision
-from loramix.steps import Choice
 from loramix.types import Target
 
 ERROR = 0.004

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loramix import ranks
-from loramix.ranks import Spectrum
+from loramix.resizing import ranks
+from loramix.resizing.ranks import Spectrum
 
 Plain = tuple[list[float], int]
 """Singular values, and what one rank costs."""

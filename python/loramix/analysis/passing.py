@@ -17,7 +17,8 @@ from loramix.analysis.uncertainty import TRIANGLE, standard_errors
 from loramix.backends.base import Backend
 from loramix.batching import READ_BYTES, batches, bytes_of
 from loramix.refusals import with_names
-from loramix.types import F64, Adapter, Group
+from loramix.tensors import F64
+from loramix.types import Adapter, Group
 
 SAMPLES = 384
 """Rows, and columns, of a sampled block."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loramix.analysis import baselines
-from loramix.types import F64, Group, Target
+from loramix.tensors import F64
+from loramix.types import Group, Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 from loramix.analysis.statistics import GroupStatistics
 from loramix.methods import Coefficients, Method, apply
 from loramix.methods.average import Average
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from loramix.types import F64
+from loramix.tensors import F64
 
 PARTS = 6
 """Sums that the statistics are made of: conflicting, total, dot, first2, second2, product."""

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F32, F64, RawGroup, RawStep, Site
+from loramix.raw import RawGroup, RawStep, Site
+from loramix.tensors import F32, F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from loramix.arrays import bytes_of, from_f32, matrix_shape
 from loramix.backends.base import Cores, Factored, Job, Mixed
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F32, F64, RawFactored, RawGroup, RawStep, Site
+from loramix.raw import RawFactored, RawGroup, RawStep, Site
+from loramix.tensors import F32, F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from loramix.backends.torch_steps import (
 )
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F32, F64, RawGroup, RawStep, Site
+from loramix.raw import RawGroup, RawStep, Site
+from loramix.tensors import F32, F64
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 

@@ -20,7 +20,8 @@ from loramix.backends import torch_draws as draws
 from loramix.backends.base import Job
 from loramix.backends.torch_device import narrow, refuse, wide
 from loramix.backends.torch_programs import norm_of
-from loramix.types import F64, ITEM_BYTES, RawGroup
+from loramix.raw import RawGroup
+from loramix.tensors import F64, ITEM_BYTES
 
 PROBES = 8
 """Random vectors on either side of a sketch."""

@@ -13,7 +13,8 @@ import torch
 
 from loramix.backends.base import Cores
 from loramix.backends.torch_device import home_of, narrow, refuse, single
-from loramix.types import F64, RawGroup, RawMember
+from loramix.raw import RawGroup, RawMember
+from loramix.tensors import F64
 
 _TYPES = {
     "F64": torch.float64,

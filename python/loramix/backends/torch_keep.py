@@ -10,7 +10,8 @@ import torch
 from loramix.backends import torch_draws as draws
 from loramix.backends.torch_device import single, wide
 from loramix.methods.base import Keep
-from loramix.types import F64, Site
+from loramix.raw import Site
+from loramix.tensors import F64
 
 _BLOCK = 4096
 """Entries whose squares are summed on the device; the sums are added up in order on the CPU."""

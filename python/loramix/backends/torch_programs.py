@@ -12,7 +12,8 @@ import torch
 from loramix.backends.torch_device import refuse, single, wide
 from loramix.backends.torch_keep import keep
 from loramix.methods.base import Program, Selfish
-from loramix.types import F64, Site
+from loramix.raw import Site
+from loramix.tensors import F64
 
 _CHUNK = 1 << 22
 """Entries of a delta that are in f64 at a time."""

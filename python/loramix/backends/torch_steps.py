@@ -17,7 +17,8 @@ from loramix.backends.torch_device import narrow, refuse, wide
 from loramix.backends.torch_factors import Bases, Stack
 from loramix.methods.base import Program
 from loramix.methods.composite import Space
-from loramix.types import F64, RawGroup, RawPart, RawStep, Site
+from loramix.raw import RawGroup, RawPart, RawStep, Site
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

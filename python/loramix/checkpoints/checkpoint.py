@@ -12,7 +12,8 @@ from loramix.errors import FormatError
 from loramix.finding import plain_name
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
-from loramix.types import StrPath, Target, Tensor
+from loramix.tensors import Tensor
+from loramix.types import StrPath, Target
 
 __all__ = ["Checkpoint", "Place", "Shard", "open_checkpoint"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from loramix.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from loramix.checkpoints.finding import find
 from loramix.finding import cached, plain_name
-from loramix.types import Base, StrPath, Tensor
+from loramix.tensors import Tensor
+from loramix.types import Base, StrPath
 
 
 class Lender:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from loramix.errors import FormatError
 from loramix.formats.dialects import COMPONENTS, NETWORKS, split_stem
 from loramix.formats.layout import Hit, Layout, flatten, load_layout
-from loramix.types import Tensor
+from loramix.tensors import Tensor
 
 Role: TypeAlias = Literal["weight", "bias"]
 

@@ -9,7 +9,7 @@ import typer
 from loramix.cli import console, options, planning
 
 if TYPE_CHECKING:
-    from loramix.types import Dtype
+    from loramix.tensors import Dtype
 
 
 ExtractedRank = Annotated[

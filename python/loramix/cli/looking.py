@@ -119,7 +119,7 @@ def compat(
         adapters, samples, threads, exact=exact, strict=strict, skip=skip,
         architecture=architecture, base=base, rslora=rslora, output=None, quiet=as_json,
     )  # fmt: skip
-    from loramix.compat import compatibility
+    from loramix.analysis.compat import compatibility
     from loramix.report.compatibility import render
 
     names = [adapter.name for adapter in found.adapters]

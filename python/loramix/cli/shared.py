@@ -11,7 +11,8 @@ from loramix.errors import FormatError, LoramixError
 if TYPE_CHECKING:
     from loramix import Adapter, Analyzed, Merged, Output, Plan
     from loramix.report.facts import Overview
-    from loramix.types import Base, Dtype, Progress, Weight
+    from loramix.tensors import Dtype
+    from loramix.types import Base, Progress, Weight
 
 
 def explain(error: LoramixError | OSError) -> str:

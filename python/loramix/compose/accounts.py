@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramix.types import F32, F64
+from loramix.tensors import F32, F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
 from loramix.compose.intercepting import argument_names, intercepted, progressing
-from loramix.compose.modes import MODES, Mode, named
+from loramix.compose.modes import MODES, Mode
 from loramix.compose.session import Session, Settings
 from loramix.errors import FormatError, ParamError
+from loramix.spelling import named
 from loramix.types import StrPath
 
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

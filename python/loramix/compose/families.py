@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.packing import pack, unpack
 from loramix.errors import ParamError
-from loramix.nearest import hint
+from loramix.spelling import hint
 
 Arguments: TypeAlias = Mapping[str, Any]
 Layout: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]

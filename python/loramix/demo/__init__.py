@@ -16,10 +16,10 @@ import numpy as np
 
 from loramix import merging
 from loramix.errors import FormatError, LoramixError, OutputError
-from loramix.executing import Merged
+from loramix.executing.running import Merged
 from loramix.inspecting import inspect
 from loramix.report.inspection import json_object
-from loramix.types import F64
+from loramix.tensors import F64
 
 FOLDER = Path(__file__).parent / "adapters"
 WEIGHTS = (1.0, 0.8, 0.6)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from loramix import adapters
-from loramix.deltas import Delta
+from loramix.adapters import loading
+from loramix.adapters.deltas import Delta
+from loramix.adapters.targeting import targets_of
 from loramix.diagnosing.values import Values, values_of
 from loramix.errors import FormatError, LoramixError
 from loramix.formats import keys, scales
@@ -17,8 +18,8 @@ from loramix.formats.dialects import Stem, split_stem
 from loramix.formats.families import Draft
 from loramix.formats.layout import Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
-from loramix.targeting import targets_of
-from loramix.types import Adapter, Factors, Reading, Target, Tensor
+from loramix.tensors import Tensor
+from loramix.types import Adapter, Factors, Reading, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Subject:
         """
         part = _Part(self.file, _SOUND | {name: self.tensors[name] for name in names})
         try:
-            adapters.read(part, "part", self.strings, reading=self.reading)
+            loading.read(part, "part", self.strings, reading=self.reading)
         except LoramixError as error:
             return error
         return None
@@ -199,7 +200,7 @@ def subject_of(
     modules = [_module(entry, tensors) for entry in entries.values() if _has_both(entry)]
     found, refusal = None, None
     try:
-        found = adapters.read(
+        found = loading.read(
             file, path.name, strings, architecture=architecture, skip=skip, reading=reading
         )
     except LoramixError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loramix.types import Tensor
+from loramix.tensors import Tensor
 
 _CHUNK = 1 << 22
 """Entries that are looked at together."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from loramix.errors import FormatError
 from loramix.formats.values import decoded
-from loramix.types import Tensor
+from loramix.tensors import Tensor
 
 CONFIG = "adapter_config.json"
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from loramix.errors import FormatError
-from loramix.types import F32, Tensor
+from loramix.tensors import F32, Tensor
 
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from loramix import _core
 from loramix.errors import FormatError, OutputError
-from loramix.types import Tensor
+from loramix.tensors import Tensor
 
 # The buffer protocol has no name before Python 3.12.
 Buffer: TypeAlias = Any

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from loramix import _core, arrays
 from loramix.errors import FormatError, OutputError, ParamError
 from loramix.methods.base import Program
+from loramix.raw import Site
 from loramix.refusals import with_names
-from loramix.types import F64, Site
+from loramix.tensors import F64
 
 _WIDTHS = range(1 << 8, (1 << 16) + 1)
 """Columns with which the kernels cut a matrix into tiles of the size that they like."""

@@ -11,8 +11,9 @@ from loramix.kernels.entries import back, check, run, sizes_of
 from loramix.memory import Array
 from loramix.methods.base import Program
 from loramix.methods.tall import Tall
+from loramix.raw import Site
 from loramix.refusals import with_names
-from loramix.types import F64, Site
+from loramix.tensors import F64
 
 
 def gram(deltas: Sequence[Array], *, threads: int | None = None) -> F64:

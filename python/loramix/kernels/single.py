@@ -10,7 +10,7 @@ from loramix.memory import Array
 from loramix.methods.base import Keep, Program, check_shares
 from loramix.methods.dare import Dare
 from loramix.methods.della import Della
-from loramix.types import Site
+from loramix.raw import Site
 
 
 def trim(

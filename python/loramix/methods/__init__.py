@@ -7,9 +7,9 @@ To add one: a file beside this one, a line here, its oracle in the table of
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -40,8 +40,8 @@ from loramix.methods.tall import Tall
 from loramix.methods.ties import Ties
 from loramix.methods.ties_upstream import TiesMergekit, TiesPeft, TiesPublished
 from loramix.methods.tsv import Tsv
-from loramix.nearest import hint
-from loramix.types import F64
+from loramix.spelling import named
+from loramix.tensors import F64
 
 _Plain: TypeAlias = Coefficients | Elementwise | Subspace
 Method: TypeAlias = _Plain | Composite
@@ -100,7 +100,7 @@ def method_of(
                 message = f"method {method!r} and space {space!r}: say it once"
                 raise ParamError(message)
             method, space = found[2], cast("Space", found[1])
-        method = _named(method)
+        method = cast("Method", named("method", method, METHODS))
     thin = method_of(sparsify) if sparsify is not None else None
     if thin is None and refine == "none" and space == "weight":
         return method
@@ -114,42 +114,6 @@ def method_of(
 
 
 _SPACED = re.compile(r"(knots|core)\((.*)\)")
-
-
-def _named(text: str) -> Method:
-    name, _, parameters = text.partition(":")
-    if name not in METHODS:
-        message = f"method {name!r}{hint(name, METHODS)}; known are {', '.join(METHODS)}"
-        raise ParamError(message)
-    kind = cast("Callable[..., Method]", METHODS[name])
-    return kind(**_parameters(METHODS[name], parameters))
-
-
-def _parameters(method: type[_Plain], text: str) -> dict[str, Any]:
-    """Values of ``key=value,key=value`` in the types of the method's fields."""
-    known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cast("Any", method))}
-    found: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, _, value = part.partition("=")
-        key = f"{key}_" if f"{key}_" in known else key  # `lambda` is a word of Python
-        if key in found:
-            message = f"{method.name}: {key} is given twice"
-            raise ParamError(message)
-        if key not in known:
-            message = f"{method.name}: no parameter {key!r}; it has {', '.join(known) or 'none'}"
-            raise ParamError(message)
-        found[key] = _value(type(known[key]), value)
-    return found
-
-
-def _value(kind: type, text: str) -> object:
-    """A text as a number or a truth, or as it is: the method says what it allows."""
-    if kind is bool:
-        return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
-    try:
-        return kind(text)
-    except ValueError:
-        return text
 
 
 def reads_gram(method: Method) -> bool:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from loramix.methods.base import Law
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from loramix.errors import ParamError
-from loramix.types import F64
+from loramix.tensors import F64
 
 Law = Literal["homogeneous", "odd", "permutation", "identical", "continuity"]
 

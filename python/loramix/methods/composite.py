@@ -11,7 +11,8 @@ from loramix.errors import ParamError
 from loramix.methods.base import Coefficients, Elementwise, Law, Program, Selfish, Subspace
 from loramix.methods.ortho import GramSchmidt, gram_schmidt, orthogonalised
 from loramix.methods.ties_upstream import TiesPublished
-from loramix.types import F64, Side, Site
+from loramix.raw import Side, Site
+from loramix.tensors import F64
 
 Level: TypeAlias = Literal["none", "refine", "full", "refine-published", "full-published"]
 Space: TypeAlias = Literal["weight", "knots", "core"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from loramix.methods.base import Law
 from loramix.methods.spectra import check_part, isometry, size_of, spectrum
-from loramix.types import F64
+from loramix.tensors import F64
 
 _BREAKS: frozenset[Law] = frozenset({"identical", "continuity"})
 _FLATTEN = 0.25

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from loramix.methods.base import Law
 from loramix.methods.sphere import spherical, until_settled
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from loramix.errors import ParamError
 from loramix.methods.base import Law
 from loramix.methods.spectra import Spectrum, spectrum
-from loramix.types import F64
+from loramix.tensors import F64
 
 _I64 = npt.NDArray[np.int64]
 _STARTS = 8

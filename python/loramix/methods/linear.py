@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from loramix.methods.base import Law
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from loramix.methods.average import Average
 from loramix.methods.base import Law
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from loramix.methods.base import Law
-from loramix.types import F64
+from loramix.tensors import F64
 
 _RIDGE = 0.25
 """Of the squared norm: bounds how much of a small residual is blown up, at 1 / sqrt(0.25) = 2."""

@@ -16,7 +16,8 @@ from loramix.methods.base import Keep, Program
 from loramix.methods.composite import QUOTA, Composite, calibration, mixer_of
 from loramix.methods.ortho import gram_schmidt
 from loramix.methods.ties_upstream import TiesPublished
-from loramix.types import F32, F64, Site
+from loramix.raw import Site
+from loramix.tensors import F32, F64
 
 Dense: TypeAlias = npt.NDArray[Any]
 Run: TypeAlias = Callable[..., F32]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from loramix.errors import ParamError
 from loramix.methods.base import Law
-from loramix.types import F64
+from loramix.tensors import F64
 
 _RIDGE = 1e-10
 """Of the squared norm: shares an adapter out evenly among its copies."""

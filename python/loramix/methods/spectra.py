@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loramix.errors import ParamError
-from loramix.types import F64
+from loramix.tensors import F64
 
 ZERO = 1e-7
 """Relative size of a singular value that is taken for zero: above the 1e-8 of Gram matrices."""

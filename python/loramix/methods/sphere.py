@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from loramix.types import F64
+from loramix.tensors import F64
 
 # Between these the result goes over from what the data do not determine to what they do.
 _OPPOSED = (1e-4, 1e-2)  # 1 + cosine: of a pair, or of a direction and the mean

@@ -8,7 +8,7 @@ import numpy as np
 from loramix.errors import ParamError
 from loramix.methods.base import Law, check_shares
 from loramix.methods.spectra import ZERO, check_part, size_of, spectrum
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

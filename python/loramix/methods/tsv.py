@@ -7,7 +7,7 @@ import numpy as np
 
 from loramix.methods.base import Law, check_shares
 from loramix.methods.spectra import Spectrum, isometry, spectrum
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

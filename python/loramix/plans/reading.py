@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import cast, get_args
 
-from loramix import adapters, planning
+from loramix.adapters import loading
 from loramix.analysis.passing import nothing, products
 from loramix.analysis.strengths import Strength
 from loramix.backends import backend_of
@@ -15,15 +15,16 @@ from loramix.digests import Digest
 from loramix.errors import ParamError
 from loramix.groups import align
 from loramix.methods import Method, reads_gram
-from loramix.nearest import hint
-from loramix.output import Output
+from loramix.planning import stepping
+from loramix.planning.output import Output
+from loramix.planning.steps import Choice, Plan
 from loramix.plans import FORMAT
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
 from loramix.recipes.provenance import fingerprint
 from loramix.recipes.reading import output, read_table
 from loramix.recipes.strict import Table
-from loramix.steps import Choice, Plan
+from loramix.spelling import hint
 from loramix.types import Adapter, Base, Group, StrPath, Weight
 
 
@@ -95,13 +96,13 @@ def planned(
     Parameters
     ----------
     device : what is meant to carry it out.
-    others : see `loramix.planning.plan`.
+    others : see `loramix.planning.stepping.plan`.
     """
     if any(reads_gram(choice.decision.method) for choice in chosen):
         analysis = products(groups, stack, device, threads=threads)
     else:
         analysis = nothing(groups)
-    return planning.plan(
+    return stepping.plan(
         stack,
         groups,
         analysis,
@@ -227,7 +228,7 @@ def _opened(entry: Table, bases: _Bases) -> Adapter:
     base: Base | None = None
     if found.base is not None:
         base = bases.checked(found.base, found.base_sha256, entry.where)
-    adapter = adapters.load(
+    adapter = loading.load(
         found.path, name=found.name, architecture=found.architecture, skip=found.skip,
         base=base, rslora=found.rslora,
     )  # fmt: skip
@@ -278,7 +279,7 @@ def _choice(row: Table, group: Group, names: Sequence[str], weights: Sequence[We
         found.method, each, found.regime, found.why, numbers, sides, found.published_sides
     )
     if found.asked is None:
-        (asked,) = planning.asked([group], weights)
+        (asked,) = stepping.asked([group], weights)
     else:
         asked = numbers_of(row, "asked", found.asked, len(own))
     return Choice(group.target, group.owners, asked, decision, found.rank)

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from loramix import planning
 from loramix.analysis.strengths import Strength
 from loramix.backends.base import Backend
 from loramix.errors import FormatError, ParamError
 from loramix.groups import align
 from loramix.methods import Method
-from loramix.output import Output
+from loramix.planning import stepping
+from loramix.planning.output import Output
+from loramix.planning.steps import Choice, Plan
 from loramix.plans.reading import SIDES, numbers_of, planned
 from loramix.policies.base import Decision, Side, Verdict
 from loramix.recipes import choosing
 from loramix.recipes.reading import output
 from loramix.recipes.records import Record
 from loramix.recipes.strict import Table
-from loramix.steps import Choice, Plan
 from loramix.types import Adapter, Group
 
 
@@ -81,7 +81,7 @@ def recall(
             )
             raise FormatError(message)
         weights = tuple(one.weight for one in record.sources)
-        asked = planning.asked(groups, weights)
+        asked = stepping.asked(groups, weights)
         chosen = [
             _choice(found, record.plan, place, group, own)
             for place, group, own in zip(found.groups, groups, asked, strict=True)

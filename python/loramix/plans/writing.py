@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from loramix import __version__
-from loramix.adapters import place_of
+from loramix.adapters.loading import place_of
 from loramix.digests import Digest, digests_of
 from loramix.errors import ParamError
 from loramix.io.text import write_text
-from loramix.output import Output
+from loramix.planning.output import Output
+from loramix.planning.steps import Choice, Plan, Step
 from loramix.plans import FORMAT
 from loramix.recipes import choosing, spelling
 from loramix.recipes.provenance import fingerprint
-from loramix.steps import Choice, Plan, Step
 from loramix.types import Adapter, StrPath, Weight, weight_of
 
 _HEAD = """\

@@ -11,7 +11,8 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from loramix.analysis.statistics import Analysis, GroupStatistics
 from loramix.analysis.strengths import Strength
 from loramix.methods import Method
-from loramix.types import Adapter, Side
+from loramix.raw import Side
+from loramix.types import Adapter
 
 Reads: TypeAlias = Literal["nothing", "products", "statistics"]
 """What a policy needs of pass 1: nothing, inner products, or all statistics."""

@@ -26,8 +26,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from loramix.errors import ParamError
-from loramix.nearest import hint
 from loramix.recipes.block_tables import BlockTable, load_table, load_tables
+from loramix.spelling import hint
 
 _UNIFORM: Mapping[str, float] = MappingProxyType({"ALL": 1.0, "NONE": 0.0, "ALL0.5": 0.5})
 _SD15: Mapping[str, str] = MappingProxyType({

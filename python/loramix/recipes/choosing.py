@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias, cast, get_args, get_origin, get_type
 from loramix.errors import ParamError
 from loramix.methods import METHODS, Composite, Level, Method, Space, describe, method_of
 from loramix.methods.composite import LEVELS, SPACES
-from loramix.nearest import hint
 from loramix.recipes.strict import Reader, Table, finite, whole
+from loramix.spelling import hint
 
 Scalar: TypeAlias = str | int | float | bool
 _WRAPPERS = ("knots", "core")

@@ -15,9 +15,9 @@ from loramix.digests import Digest, config_digest
 from loramix.errors import ParamError
 from loramix.formats import trained
 from loramix.formats.scales import CONFIG
-from loramix.output import Output
+from loramix.planning.output import Output
+from loramix.planning.steps import Choice, Plan, canonical
 from loramix.recipes import choosing
-from loramix.steps import Choice, Plan, canonical
 from loramix.types import Adapter, Weight
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
 
 from loramix.errors import FormatError, ParamError
-from loramix.output import Output
+from loramix.planning.output import Output
 from loramix.recipes import choosing, policy
 from loramix.recipes.choosing import one_of
 from loramix.recipes.recipe import CONFLICT_MODES, KEY_FILTERS, Entry, Recipe

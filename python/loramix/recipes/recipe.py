@@ -14,7 +14,7 @@ from loramix.formats.layout import LAYOUTS, is_architecture
 from loramix.methods import Level, Method, Space
 from loramix.methods.composite import LEVELS, SPACES
 from loramix.methods.linear import Linear
-from loramix.output import Output
+from loramix.planning.output import Output
 from loramix.policies.base import Policy
 from loramix.recipes import blocks as lbw
 from loramix.recipes.choosing import composed

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loramix.adapters import place_of
+from loramix.adapters.loading import place_of
 from loramix.errors import ParamError
 from loramix.groups import common_architecture
 from loramix.methods import Composite
-from loramix.output import Output
+from loramix.planning.output import Output
+from loramix.planning.steps import canonical
 from loramix.policies.base import Policy
 from loramix.policies.filtered import Filtered
 from loramix.policies.fixed import Fixed
@@ -19,7 +20,6 @@ from loramix.recipes import spelling
 from loramix.recipes.recipe import Entry, Recipe
 from loramix.recipes.rules import Rule
 from loramix.recipes.writing import tables
-from loramix.steps import canonical
 from loramix.types import Adapter, Weight
 
 

@@ -15,9 +15,9 @@ from loramix.errors import ParamError
 from loramix.formats.layout import load_layout
 from loramix.methods import Composite, Method, Space
 from loramix.methods.composite import SPACES
-from loramix.nearest import hint
 from loramix.recipes import choosing
 from loramix.recipes.strict import finite
+from loramix.spelling import hint
 
 Property: TypeAlias = Literal["method", "weight", "rank", "space"]
 PROPERTIES: tuple[Property, ...] = ("method", "weight", "rank", "space")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from loramix.errors import ParamError
-from loramix.nearest import hint
 from loramix.recipes import spelling
+from loramix.spelling import hint
 
 _T = TypeVar("_T")
 Reader: TypeAlias = Callable[["Table", str], Any]

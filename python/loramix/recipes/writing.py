@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from loramix.methods import Method
-from loramix.output import Output
+from loramix.planning.output import Output
 from loramix.policies.base import Policy
 from loramix.recipes import choosing, policy, spelling
 from loramix.recipes.recipe import Entry, Recipe

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from loramix.executing import Merged
+from loramix.executing.running import Merged
 from loramix.report.facts import Bin, Certificate, Worst
 
 _WORST = 10

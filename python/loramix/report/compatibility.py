@@ -1,4 +1,4 @@
-"""Which adapters go together as text, made from the plain data of `loramix.compat`."""
+"""Which adapters go together as text, made from the plain data of `loramix.analysis.compat`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
 
     Parameters
     ----------
-    facts : see `loramix.compat.Compatibility.as_dict`.
+    facts : see `loramix.analysis.compat.Compatibility.as_dict`.
     """
     letters = naming.letters(len(facts["names"]))
     pairs = [(letters[p["first"]] + letters[p["second"]], p) for p in facts["pairs"]]

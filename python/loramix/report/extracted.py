@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, TypedDict
 
 from loramix import __version__
-from loramix.executing import Merged
+from loramix.executing.running import Merged
 from loramix.report import cells
 
 _WORST = 3

@@ -247,7 +247,7 @@ class Overview(TypedDict):
         none.
     shared : number of groups with two members or more.
     pairs : (0, 1), (0, 2), ..., (1, 2), ...
-    compatibility : see `loramix.compat.Compatibility`; None for one adapter.
+    compatibility : see `loramix.analysis.compat.Compatibility`; None for one adapter.
     methods : most frequent first.
     strengths : energy normalisation by branch.
     became : what became of the adapters; empty without a result.

@@ -6,9 +6,9 @@ from shlex import quote
 from typing import Any
 
 from loramix.formats.scales import CONFIG
+from loramix.planning.steps import canonical
 from loramix.policies import POLICIES, policy_from
 from loramix.report import cells
-from loramix.steps import canonical
 
 _MAIN = ("ss_base_model_version", "ss_network_dim", "ss_network_alpha")
 _SAID = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")

@@ -6,12 +6,12 @@ from dataclasses import asdict, fields
 from typing import Any, TypedDict
 
 from loramix import __version__
-from loramix.accounting import Share
-from loramix.executing import Merged
+from loramix.executing.accounting import Share
+from loramix.executing.running import Merged
+from loramix.executing.verifying import Row
+from loramix.planning.steps import Plan
 from loramix.report.naming import method_name
-from loramix.steps import Plan
 from loramix.types import Adapter, Weight
-from loramix.verifying import Row
 
 
 class Input(TypedDict):

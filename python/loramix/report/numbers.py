@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loramix.analysis.statistics import GroupStatistics
+from loramix.planning.steps import Choice
 from loramix.report import naming
-from loramix.steps import Choice
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from loramix import __version__
+from loramix.analysis.compat import Compatibility, judge
 from loramix.analysis.pooling import Meetings, Pooled, energies, weights_of
 from loramix.analysis.statistics import Analysis, GroupStatistics
-from loramix.compat import Compatibility, judge
-from loramix.executing import Merged
+from loramix.executing.running import Merged
+from loramix.executing.verifying import Row
 from loramix.groups import common_architecture
+from loramix.planning.steps import Choice
 from loramix.report import naming
 from loramix.report.blocks import blocks, pair_of, used
 from loramix.report.certificate import certificate
@@ -16,9 +18,7 @@ from loramix.report.facts import Energy, Entrant, Fate, GroupRow, Overview
 from loramix.report.model import became, input_of
 from loramix.report.numbers import Names, finite, root
 from loramix.report.verdict import verdict, warnings
-from loramix.steps import Choice
 from loramix.types import Adapter, Target, Weight
-from loramix.verifying import Row
 
 
 def overview(

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
+from loramix.planning.steps import Choice, Plan, Step
 from loramix.recipes import rules
 from loramix.report import cells, naming
 from loramix.report.facts import Overview
 from loramix.report.text import render_plan, suggested
-from loramix.steps import Choice, Plan, Step
 
 FEW = 12
 """Groups that are shown one by one without being asked for."""

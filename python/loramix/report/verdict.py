@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from loramix.compat import Compatibility, Pairing
+from loramix.analysis.compat import Compatibility, Pairing
 from loramix.report import cells
 from loramix.report.facts import Overview
 

@@ -7,7 +7,7 @@ import numpy as np
 from loramix.arrays import to_numpy
 from loramix.compose.functional.arrays import Array
 from loramix.errors import ParamError, ShapeError
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 def fit(mask: Array, height: int, width: int) -> F64:

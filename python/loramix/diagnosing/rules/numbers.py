@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from loramix.diagnosing.findings import Finding, convert, without
 from loramix.diagnosing.subject import Module, Subject
-from loramix.types import ITEM_BYTES
+from loramix.tensors import ITEM_BYTES
 
 _MANY = 0.05
 """Share of the entries of a file below which those that are too small do not matter."""

@@ -10,7 +10,8 @@ from loramix.errors import FormatError, ShapeError
 from loramix.formats.keys import Role
 from loramix.formats.scales import PeftConfig, scalar
 from loramix.formats.values import values
-from loramix.types import F32, ITEM_BYTES, Factors, Shape, Tensor
+from loramix.tensors import F32, ITEM_BYTES, Shape, Tensor
+from loramix.types import Factors
 
 Part: TypeAlias = Literal["weight", "bias", "norm", "modulation"]
 """Which parameter of a module is changed."""

@@ -24,7 +24,8 @@ import numpy as np
 from loramix.errors import FormatError, ShapeError
 from loramix.formats.families.base import Draft, Parts, Place, dense, product
 from loramix.formats.keys import Role
-from loramix.types import F32, Factors
+from loramix.tensors import F32
+from loramix.types import Factors
 
 MAGNITUDES: tuple[Role, ...] = ("dora_scale", "magnitude")
 _EPSILON = float(np.finfo(np.float32).eps)

@@ -25,7 +25,8 @@ from loramix.formats.families.base import (
     with_kernel,
 )
 from loramix.formats.keys import Role
-from loramix.types import F32, Factors
+from loramix.tensors import F32
+from loramix.types import Factors
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ import numpy as np
 from loramix.errors import FormatError, ShapeError
 from loramix.formats.families.base import Draft, Family, Parts, Place, dense, roles
 from loramix.formats.keys import Role
-from loramix.types import F32, Factors
+from loramix.tensors import F32
+from loramix.types import Factors
 
 
 def _lycoris(parts: Parts) -> tuple[Draft, ...]:

@@ -25,7 +25,8 @@ from loramix.formats.families.base import (
     roles,
     with_kernel,
 )
-from loramix.types import F32, Factors
+from loramix.tensors import F32
+from loramix.types import Factors
 
 _SIDES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 

@@ -33,7 +33,8 @@ from loramix.formats.families.base import (
     roles,
     with_kernel,
 )
-from loramix.types import F32, Factors, Shape
+from loramix.tensors import F32, Shape
+from loramix.types import Factors
 
 _FIRST = ("lokr_w1", "lokr_w1_a lokr_w1_b")
 _SECOND = ("lokr_w2", "lokr_w2_a lokr_w2_b", "lokr_w2_a lokr_w2_b lokr_t2")

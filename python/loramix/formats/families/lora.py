@@ -17,7 +17,8 @@ from loramix.formats.families.base import (
     roles,
     with_kernel,
 )
-from loramix.types import F32, Factors, Tensor
+from loramix.tensors import F32, Tensor
+from loramix.types import Factors
 
 
 def _pair(parts: Parts) -> tuple[Draft, ...]:

@@ -22,7 +22,8 @@ import numpy as np
 from loramix.errors import FormatError, ShapeError
 from loramix.formats.families.base import Draft, Family, Parts, Place, dense, roles
 from loramix.formats.keys import Role
-from loramix.types import F32, F64, Factors, Shape
+from loramix.tensors import F32, F64, Shape
+from loramix.types import Factors
 
 
 def _read(parts: Parts) -> tuple[Draft, ...]:

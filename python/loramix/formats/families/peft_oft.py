@@ -24,7 +24,8 @@ from loramix.errors import FormatError, ShapeError
 from loramix.formats.families.base import Draft, Family, Parts, Place, dense, roles
 from loramix.formats.families.oft import turn
 from loramix.formats.scales import CONFIG, PeftConfig
-from loramix.types import F32, F64, Factors
+from loramix.tensors import F32, F64
+from loramix.types import Factors
 
 
 def _oft(parts: Parts) -> tuple[Draft, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from loramix.analysis.statistics import DeltaStatistics, GroupStatistics, PairStatistics
 from loramix.errors import ParamError
-from loramix.types import F64
+from loramix.tensors import F64
 
 _APART = 1e-3
 """Share of the overlap by chance under which subspaces do not meet: of two random directions 3 %

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from loramix.policies.auto.evidence import Evidence
-from loramix.types import F64
+from loramix.tensors import F64
 
 Limit: TypeAlias = Literal["independent", "strongest", "none"]
 LIMITS: tuple[Limit, ...] = ("independent", "strongest", "none")

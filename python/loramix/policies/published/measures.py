@@ -13,7 +13,7 @@ import numpy as np
 
 from loramix.analysis.statistics import PairStatistics
 from loramix.policies.published.members import Members
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from loramix.analysis.statistics import GroupStatistics, PairStatistics
 from loramix.policies.base import Side, Stack
-from loramix.types import F64
+from loramix.tensors import F64
 
 KeyFilter: TypeAlias = Literal["all", "shared_only", "unique_only"]
 ConflictMode: TypeAlias = Literal["all", "low", "high"]

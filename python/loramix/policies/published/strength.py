@@ -12,7 +12,7 @@ from loramix.methods.consensus import Consensus
 from loramix.methods.ties_upstream import TiesPublished
 from loramix.policies.base import Decision
 from loramix.policies.published.members import Members
-from loramix.types import F64
+from loramix.tensors import F64
 
 
 def strengths_of(

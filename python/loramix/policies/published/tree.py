@@ -13,7 +13,7 @@ from loramix.methods.slerp import Slerp
 from loramix.methods.ties_upstream import TiesPublished
 from loramix.policies.published.measures import Figures
 from loramix.policies.published.presets import Preset
-from loramix.types import F64
+from loramix.tensors import F64
 
 Regime: TypeAlias = Literal["weighted_sum", "weighted_average", "slerp", "consensus", "ties"]
 StrategySet: TypeAlias = Literal["full", "no_slerp", "basic"]

@@ -1,0 +1,1 @@
+"""Files become adapters: every tensor used, left out on request, or refused."""

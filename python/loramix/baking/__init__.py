@@ -1,0 +1,1 @@
+"""Deltas in the weights of a base model."""

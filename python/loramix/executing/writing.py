@@ -1,0 +1,205 @@
+"""The tensors of an output: computed batch by batch, copied where nothing changes, written.
+
+Resident at a time: the factors of one batch of steps, two output buffers of a batch, and what
+the threads decode; independent of the size of the model.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from loramix import _core
+from loramix.backends.base import Backend, Job
+from loramix.batching import DENSE_BYTES, READ_BYTES, WRITE_BYTES, batches, bytes_of
+from loramix.errors import OutputError
+from loramix.executing import copying
+from loramix.executing.making import make
+from loramix.executing.verifying import FLOOR, Done, release
+from loramix.io.safetensors import SafetensorsFile
+from loramix.planning.output import CODES, Output
+from loramix.planning.steps import Plan, Step
+from loramix.refusals import with_names
+from loramix.tensors import ITEM_BYTES
+
+
+class Writer(Protocol):
+    """Where tensors go; see `SafetensorsWriter`."""
+
+    def add(
+        self, name: str, dtype: str, shape: tuple[int, ...], data: npt.NDArray[np.uint8]
+    ) -> None:
+        """Append one tensor."""
+
+    def written(self, names: Iterable[str]) -> list[memoryview]:
+        """Bytes of tensors that were added, as they are now."""
+
+    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
+        """Complete the file, still hidden."""
+
+
+def write(
+    plan: Plan,
+    writer: Writer,
+    backend: Backend,
+    threads: int | None,
+    step: Callable[[int], None],
+) -> list[Done]:
+    """Compute a batch while the one before is written."""
+    size = ITEM_BYTES[CODES[plan.dtype]]
+    wish = plan.output
+    rule = partial(
+        Job,
+        dtype=CODES[plan.dtype],
+        energy=wish.energy,
+        max_error=wish.max_error,
+        alpha=plan.alpha,
+        threads=threads,
+    )
+
+    def capacity(one: Step) -> int:
+        return one.numbers(one.largest_rank(plan.output)) * size
+
+    if plan.alpha is not None:
+        # First in the file: readers want four-byte numbers at multiples of four.
+        alpha = np.frombuffer(struct.pack("<f", plan.alpha), dtype=np.uint8)
+        for one in plan.steps:
+            if one.kind != "dense":
+                writer.add(one.stem + ".alpha", "F32", (), alpha)
+    done = _copy(plan, writer, step)
+    copied = {item.step.target for item in done}
+    rest = [one for one in plan.steps if one.target not in copied]
+    arenas = [np.empty(0, dtype=np.uint8)] * 2
+    with ThreadPoolExecutor(1) as background:
+        pending: Future[None] | None = None
+        for index, batch in enumerate(_batches(rest, capacity)):
+            offsets = np.cumsum([0, *map(capacity, batch)]).tolist()
+            if len(arenas[index % 2]) < offsets[-1]:
+                arenas[index % 2] = np.empty(offsets[-1], dtype=np.uint8)
+            arena = arenas[index % 2]
+            job = rule(arena, offsets, rank=batch[0].rank or wish.rank)
+            finished = _compute(plan, batch, backend, job)
+            release(plan)
+            _core.give_back()
+            if pending is not None:
+                pending.result()
+            pending = background.submit(_append, plan, writer, finished, arena, offsets)
+            done += finished
+            step(len(batch))
+        if pending is not None:
+            pending.result()
+    return done
+
+
+def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]:
+    """Write the pairs that nothing changes; the file is compared while the next are written."""
+    copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
+    with ThreadPoolExecutor(1) as checking:
+        pending: Future[None] | None = None
+        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
+            added = _append_copies(plan, writer, batch)
+            if pending is not None:
+                pending.result()
+            pending = checking.submit(_check_copies, plan, writer, added)
+            step(len(batch))
+        if pending is not None:
+            pending.result()
+    return [Done(one, copying.unmeasured(one), copied=True) for one in copies]
+
+
+def _append_copies(
+    plan: Plan, writer: Writer, batch: Sequence[Step]
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """What was added, by name."""
+    code = CODES[plan.dtype]
+    added = {}
+    for one in batch:
+        rank, kernel = one.pieces[0].factors.rank, one.target.shape[1:]
+        ones = (1,) * (len(kernel) - 1)
+        shapes = (one.target.rows, rank, *ones), (rank, *kernel)
+        for name, shape, side in zip(
+            one.tensors(plan.dialect), shapes, copying.sides(plan, one), strict=True
+        ):
+            writer.add(name, code, shape, side)
+            added[name] = side
+    return added
+
+
+def _check_copies(plan: Plan, writer: Writer, added: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+    """Compare the file with what was to be in it, byte by byte."""
+    for (name, data), found in zip(added.items(), writer.written(added), strict=True):
+        if not copying.equal(found, data):
+            message = f"{name}: the file does not hold the bytes just written; nothing was kept"
+            raise OutputError(message)
+    release(plan)
+
+
+def _batches(steps: Sequence[Step], capacity: Callable[[Step], int]) -> Iterator[list[Step]]:
+    """Steps that are made alike together."""
+    for (kind, _, _), alike in groupby(steps, key=lambda s: (s.kind, s.method, s.rank)):
+        limit = DENSE_BYTES if kind == "dense" else WRITE_BYTES
+
+        def size(one: Step, limit: int = limit) -> int:
+            return max(capacity(one), one.made * limit // READ_BYTES)
+
+        yield from batches(alike, size, limit)
+
+
+def _compute(plan: Plan, batch: Sequence[Step], backend: Backend, job: Job) -> list[Done]:
+    work = partial(make, batch, backend, job)
+    made = with_names([one.group() for one in batch], work)
+    done = [Done(one, result) for one, result in zip(batch, made, strict=True)]
+    for item in done:
+        _check_budget(plan.output, item)
+    return done
+
+
+def _check_budget(rule: Output, item: Done) -> None:
+    """An elementwise result has full rank: an error budget may be out of reach."""
+    made = item.made
+    if rule.max_error is not None and rule.rank is None and made.cut > rule.max_error + FLOOR:
+        message = (
+            f"{item.step.target.key}: the best of rank {made.rank} leaves a relative error of "
+            f"{made.cut:.3g}, more than max_error = {rule.max_error}; entry by entry methods "
+            "have full rank: give a larger --rank, or a larger error"
+        )
+        raise OutputError(message)
+
+
+def _append(
+    plan: Plan,
+    writer: Writer,
+    batch: Sequence[Done],
+    arena: npt.NDArray[np.uint8],
+    offsets: Sequence[int],
+) -> None:
+    """Write the dense difference, or up and down, of every step of a batch."""
+    code = CODES[plan.dtype]
+    for item, start in zip(batch, offsets[:-1], strict=True):
+        step, rank = item.step, item.made.rank
+        target, names = step.target, step.tensors(plan.dialect)
+        ones = (1,) * (len(target.shape) - 2)
+        first = target.shape if item.dense else (target.rows, rank, *ones)
+        end = start + step.numbers(rank) * ITEM_BYTES[code]
+        split = start + math.prod(first) * ITEM_BYTES[code]
+        data = arena[start:split]
+        if step.swap:
+            data = np.roll(data, len(data) // 2)
+        if step.embedding and not item.dense:
+            writer.add(names[0], code, first[::-1], _transposed(data, *first))
+            shape = (rank, target.cols)
+            writer.add(names[1], code, shape[::-1], _transposed(arena[split:end], *shape))
+            continue
+        writer.add(names[0], code, first, data)
+        if not item.dense:
+            writer.add(names[1], code, (rank, *target.shape[1:]), arena[split:end])
+
+
+def _transposed(data: npt.NDArray[np.uint8], rows: int, cols: int) -> npt.NDArray[np.uint8]:
+    return data.reshape(rows, cols, -1).swapaxes(0, 1).reshape(-1)

@@ -1,0 +1,1 @@
+"""The difference of two models of one architecture, as an adapter."""

@@ -1,0 +1,1 @@
+"""An output made again from what it says of itself, and compared."""
