@@ -37,7 +37,8 @@ class Forwards:
     ) -> dict[Pass, Any]:
         """What the denoiser returns for every pass, in their order."""
         found: dict[Pass, Any] = {}
-        left = list(passes)
+        # Those whose weights are there go first, before they have to make room.
+        left = sorted(passes, key=lambda one: not self._attached.is_near(one))
         while left:
             chunk = left[: self._size]
             # A row has one adapter: what has several, or others by layer, is alone.
@@ -45,7 +46,7 @@ class Forwards:
                 chunk = left[:1]
             found |= self._chunk(forward, arguments, chunk)
             left = left[len(chunk) :]
-        return found
+        return {one: found[one] for one in passes}
 
     def _chunk(self, forward: Forward, arguments: Arguments, passes: list[Pass]) -> dict[Pass, Any]:
         if len(passes) == 1:

@@ -30,6 +30,7 @@ class _State:
     """What is known in the middle of a run."""
 
     memory: object
+    swaps: int = 0
     step: int = -1
     steps: int | None = None
     blend: Blend | None = None
@@ -49,6 +50,8 @@ class Settings:
     prior : (n,), at least 0.
     masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
     max_batch : passes in one forward, at least 1.
+    shown : names of the adapters, for the account.
+    notes : what is to be known before the first step.
     """
 
     mode: Mode
@@ -57,6 +60,7 @@ class Settings:
     masks: tuple[Array | None, ...] | None
     max_batch: int
     shown: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Session:
@@ -79,7 +83,8 @@ class Session:
         self._attached = attached
         self._settings = settings
         self._prepared = settings.mode.prepare(attached) if settings.prior else None
-        self._forwards = Forwards(family, attached, settings.max_batch, self.note)
+        size = min(settings.max_batch, attached.room or settings.max_batch)
+        self._forwards = Forwards(family, attached, size, self.note)
         self._context: str | None = None
         self._masks: tuple[tuple[int, ...], Array] | None = None
         self._state: _State | None = None
@@ -95,7 +100,10 @@ class Session:
     def begin(self) -> None:
         """Note that the pipeline starts to denoise."""
         self._runs = list(self.runs)
-        self._state = _State(self._prepared, steps=getattr(self._pipe, "_num_timesteps", None))
+        self._state = _State(
+            self._prepared, self._attached.swaps,
+            steps=getattr(self._pipe, "_num_timesteps", None),
+        )  # fmt: skip
 
     def enter(self, context: str | None) -> None:
         """Note what the pipeline says about its next call."""
@@ -110,7 +118,7 @@ class Session:
         names : of its positional arguments.
         """
         arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-        state = self._state = self._state or _State(self._prepared)
+        state = self._state = self._state or _State(self._prepared, self._attached.swaps)
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
@@ -239,14 +247,15 @@ class Session:
 
     def _account(self, state: _State) -> Run:
         """What is known of a run."""
-        guidance, notes = self._settings.guidance, list(state.notes)
+        guidance, notes = self._settings.guidance, [*self._settings.notes, *state.notes]
         recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
         if self._settings.prior and recentres and not state.guided:
             notes.append(
                 "the pipeline asked for no unconditional prediction (a guidance-distilled model, "
                 "or guidance is off): nothing was re-centred"
             )
-        return Run(self._settings.shown, tuple(state.found), tuple(notes))
+        swaps = self._attached.swaps - state.swaps
+        return Run(self._settings.shown, tuple(state.found), tuple(notes), swaps)
 
 
 def _known(blend: Blend | None) -> Blend:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from loramix.compose.modes.base import Mode as Mode
+from loramix.compose.modes.base import Moment as Moment
 from loramix.compose.modes.cm import Cm as Cm
 from loramix.compose.modes.composite import Composite as Composite
 from loramix.compose.modes.k_lora import KLora as KLora
