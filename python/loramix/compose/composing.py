@@ -72,7 +72,7 @@ class Composition:
             chosen = named("guidance", chosen, GUIDANCE)
         self._guidance: Guidance = chosen
         if self._pool is not None:
-            _refuse_with_pool(weights=weights, priors=priors, masks=masks, text=text)
+            _refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
         self._weights = _numbers("weights", weights, count, low=-math.inf)
         self._priors = _numbers("priors", priors, count)
@@ -279,13 +279,19 @@ def _numbers(
     return tuple(values)
 
 
-def _refuse_with_pool(**given: object) -> None:
+def _refuse_with_pool(mode: Mode, **given: object) -> None:
     """What is said for each adapter of a list is not known of a pool.
 
     Raises
     ------
-    ParamError : such an argument.
+    ParamError : such an argument, or a mode that makes one adapter of a list.
     """
+    if isinstance(mode, Merge) and mode.method != "linear":
+        message = (
+            f"mode merge with method {mode.method} takes a list of adapters; of a pool, choose one "
+            "that runs them one at a time, such as loratorio:k=2"
+        )
+        raise ParamError(message)
     for name, value in given.items():
         if value is not None and value != "none":
             message = (
