@@ -4,8 +4,6 @@ diffusers loads files of its own dialect with plain factors, as anybody's pipeli
 bits are theirs.  Whatever else loramix reads is written as such a file first.
 """
 
-import errno
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from loramix import adapters
 from loramix.compose.attaching import COMPONENTS, held, pair_of, tuner_layers
 from loramix.converting import convert
 from loramix.errors import FormatError, ParamError
+from loramix.finding import cached
 from loramix.formats.scales import CONFIG
 from loramix.merging import merge
 from loramix.output import Output
@@ -46,6 +45,7 @@ class Loader:
         self._folder = folder
         self._architecture = architecture
         self._known = _loaded(pipe)
+        self._files: set[Path] = set()
 
     def add(self, one: StrPath) -> str:
         """A file, or the name of an adapter that the pipeline has loaded.
@@ -56,7 +56,7 @@ class Loader:
 
         Raises
         ------
-        ParamError : neither, or a name that is given twice.
+        ParamError : neither, or one that is given twice.
         FormatError : a file that neither loramix nor diffusers understands.
         FileNotFoundError : a path that is not there.
         """
@@ -66,7 +66,12 @@ class Loader:
                 raise ParamError(message)
             self.names[one] = one
             return one
-        return self._file(self._there(one), _shown(Path(one)))
+        path = self._there(one)
+        if (real := path.resolve()) in self._files:
+            message = f"{one} is given twice: give it once, with a prior"
+            raise ParamError(message)
+        self._files.add(real)
+        return self._file(path, _shown(Path(one)))
 
     def add_merged(self, several: Sequence[StrPath], weights: Sequence[float], method: str) -> str:
         """What loramix makes of several adapters, as one; those that are loaded, too.
@@ -96,14 +101,16 @@ class Loader:
         ParamError : what is neither a file nor loaded.
         FileNotFoundError : a path that is not there.
         """
-        path = Path(one)
-        if path.exists():
-            return path
-        if isinstance(one, str):
-            have = ", ".join(sorted(self._known)) or "none"
-            message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
-            raise ParamError(message)
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        if Path(one).exists():
+            return Path(one)
+        try:
+            return cached(one)
+        except FileNotFoundError:
+            if not isinstance(one, str):
+                raise
+        have = ", ".join(sorted(self._known)) or "none"
+        message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
+        raise ParamError(message)
 
     def _written(self, name: str) -> Path:
         """A loaded adapter as a file, at weight 1.
@@ -243,8 +250,10 @@ def _load_file(
             # PEFT warns of a second adapter in a model: that is what is wanted here.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
             pipe.load_lora_weights(str(readable), adapter_name=name)
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
-        message = f"{path}: diffusers cannot load it into {type(pipe).__name__}: {error}"
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        message = (
+            f"{path}: diffusers cannot load it into {type(pipe).__name__}: {str(error).strip()}"
+        )
         if refusal is not None:
             message = f"{message}; and loramix: {refusal}"
         raise FormatError(message) from error

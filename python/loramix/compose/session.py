@@ -10,7 +10,7 @@ import numpy as np
 from loramix.arrays import to_numpy
 from loramix.compose.accounts import Run, Step
 from loramix.compose.attaching import Attached
-from loramix.compose.calls import Arguments, Forward, Forwards, holding, prediction_of
+from loramix.compose.calls import Arguments, Forward, Forwards
 from loramix.compose.families import Family
 from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.masking import fit
@@ -135,15 +135,10 @@ class Session:
             self._attached.switch(BASE)
             self._count(state, role, sides, None)
             return forward(**arguments)
-        returned = self._forwards.run(forward, arguments, self._wanted(state, role))
-        template = next(iter(returned.values()))
-        latents = {
-            one: self._family.unpacked(prediction_of(value), arguments)
-            for one, value in returned.items()
-        }
+        latents, wrap = self._forwards.run(forward, arguments, self._wanted(state, role))
         composed = self._composed(state, role, latents)
         self._count(state, role, len(latents) * sides, state.blend)
-        return holding(template, self._family.packed(composed, arguments))
+        return wrap(self._family.packed(composed, arguments))
 
     def _role(self, state: _State, arguments: Arguments) -> Role:
         """Which side this call is, or both."""
@@ -187,8 +182,11 @@ class Session:
                 for half in (slice(rows // 2), slice(rows // 2, None))
             ]
             blend = self._weighed(state, parts[1])
-            both = [self._side(blend, side, part) for side, part in zip(_SIDES, parts, strict=True)]
-            return library_of(both[0]).concatenate(both, axis=0)
+            first = next(iter(latents.values()))
+            whole = library_of(first).empty_like(first)
+            for which, start, part in zip(_SIDES, (0, rows // 2), parts, strict=True):
+                whole[start : start + rows // 2] = self._side(blend, which, part)
+            return whole
         if role == "conditional":
             return self._side(self._weighed(state, latents), "conditional", latents)
         side: Side = "unconditional" if role == "unconditional" else "conditional"
