@@ -21,9 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-warnings.simplefilter("ignore")
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -175,8 +172,8 @@ def model_rows(name: str, size: int, count: int, steps: int, runs: int) -> None:
                 if len(memory) < 3:
                     memory.append(peak())
     turn, together = (median(c.calls for c in clocks) for clocks in rows.values())
-    print(f"| {name}: {numbers:.1f} M parameters, latents 2 x 4 x {size} x {size}, {count} adapters,"
-          f" {steps} steps, {runs} runs | |")  # fmt: skip
+    print(f"| {name}: {numbers:.1f} M parameters, latents 2 x 4 x {size} x {size}, {count} "
+          f"adapters, {steps} steps, {runs} runs | |")  # fmt: skip
     print(f"| the pipeline without adapters | {base:.3f} s |")
     for batch, clocks in rows.items():
         extra = [c.calls - c.forwards for c in clocks]
@@ -185,9 +182,8 @@ def model_rows(name: str, size: int, count: int, steps: int, runs: int) -> None:
         print(f"| of that beside forwards | {median(extra):.4f} s, {100 * share:.2f} % |")
         print(f"| predictions held while a forward begins | {max(c.alive for c in clocks)} |")
     print(f"| in one batch, faster by | {turn / together:.2f} |")
-    print(
-        f"| peak memory: plain, in turn, in one batch | {', '.join(f'{m:.0f}' for m in memory)} MB |"
-    )
+    megabytes = ", ".join(f"{one:.0f}" for one in memory)
+    print(f"| peak memory in MB: plain, in turn, in one batch | {megabytes} |", flush=True)
 
 
 def sums(count: int, runs: int, make: Callable[[Any], Any], what: str) -> None:
@@ -211,8 +207,11 @@ def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(given.threads)
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} on "
           f"{torch.get_num_threads()} threads\n")  # fmt: skip
     print("| work | |\n|---|---|")
