@@ -174,8 +174,11 @@ def compose(  # noqa: PLR0913 - one parameter per option
     with drawing.quiet():
         from loramix.compose import compose as composed
 
+        kind = drawing.kind_of(model)
+        if kind is not None:
+            drawing.refuse_call(kind, call)
         pipe = drawing.open_pipeline(model, dtype, device, fetch=fetch)
-        drawing.refuse_call(pipe, call)
+        drawing.refuse_call(type(pipe), call)
         composition = composed(
             pipe, sources, mode=chosen, guidance=guided, weights=weights, max_batch=max_batch,
             architecture=architecture,

@@ -48,6 +48,35 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def kind_of(model: str) -> type | None:
+    """The class of a model in a folder, before it is opened; None where that is not known.
+
+    Raises
+    ------
+    ModelError : a path that is no folder of a pipeline.
+    """
+    import diffusers
+
+    path = Path(model)
+    if not path.exists():
+        return None
+    index = path / "model_index.json"
+    if not index.is_file():
+        message = (
+            f"{model}: no model_index.json there: name the folder of a diffusers pipeline, as "
+            "save_pretrained writes it"
+        )
+        raise ModelError(message)
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        message = f"{index}: no JSON: {_line(error)}"
+        raise ModelError(message) from error
+    name = found.get("_class_name") if isinstance(found, dict) else None
+    kind = getattr(diffusers, str(name), None)
+    return kind if isinstance(kind, type) else None
+
+
 def open_pipeline(model: str, dtype: str | None, device: str | None, *, fetch: bool) -> Any:  # noqa: ANN401
     """Open the model.
 
@@ -66,12 +95,6 @@ def open_pipeline(model: str, dtype: str | None, device: str | None, *, fetch: b
     where = _device(device)
     kind = kinds[dtype or ("f32" if where.type == "cpu" else "bf16")]
     path = Path(model)
-    if path.exists() and not (path / "model_index.json").is_file():
-        message = (
-            f"{model}: no model_index.json there: name the folder of a diffusers pipeline, as "
-            "save_pretrained writes it"
-        )
-        raise ModelError(message)
     try:
         opened: Any = DiffusionPipeline.from_pretrained  # untyped
         pipe = opened(model, torch_dtype=kind, local_files_only=not fetch)
@@ -107,15 +130,15 @@ def _device(name: str | None) -> Any:  # noqa: ANN401 - torch's
     return where
 
 
-def refuse_call(pipe: Any, call: Mapping[str, Any]) -> None:  # noqa: ANN401 - diffusers'
+def refuse_call(kind: type, call: Mapping[str, Any]) -> None:
     """Refuse pipelines that do not make a picture of a prompt, and options that they do not have.
 
     Raises
     ------
     ParamError : what it is, and what to do.
     """
-    name = type(pipe).__name__
-    known = inspect.signature(type(pipe).__call__).parameters
+    name = kind.__name__
+    known = inspect.signature(kind.__call__).parameters
     for argument, what in (("num_frames", "makes videos"), ("image", "begins with a picture")):
         if argument in known:
             message = f"{name} {what}: use loramix.compose from Python, see docs/COMPOSE.md"
