@@ -166,6 +166,33 @@ def test_targets_that_the_pipeline_lacks_are_noted(pipe: Any, tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize("prefix", ["text_encoder.text_model.encoder", "text_encoder.encoder"])
+def test_text_encoders_have_two_spellings(prefix: str, tmp_path: Path) -> None:
+    pipe = sd(encoder=True)
+    made = adapter(pipe.text_encoder, "text_encoder", tmp_path / "t", seed=1, scale=0.6)
+    plain = load_file(adapter(pipe.unet, "unet", tmp_path / "u", seed=2, scale=0.4))
+    end = ".encoder.layers"
+    parts = {f"{prefix}.layers{key.partition(end)[2]}": v for key, v in load_file(made).items()}
+    file, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({**plain, **parts}, file)
+    save_file({**plain, **{key: value * 0.5 for key, value in parts.items()}}, other)
+    words = {"prompt": ["a cat", "a dog"], "prompt_embeds": None, "negative_prompt_embeds": None}
+    composition = loramix.compose(pipe, [file, other])
+    with composition as inside:
+        SD.run(inside, **words)
+        layer = inside.text_encoder.encoder.layers[0].self_attn.q_proj
+        assert set(layer.lora_A) == {"a", "b"}
+    assert composition.runs[0].notes == ()
+    if "text_model" in prefix:  # what files have; what is loaded is merged with them
+        mode = "merge:method=average"
+        with loramix.compose(pipe, [file, other], mode=mode) as inside:
+            meant = SD.run(inside, **words)
+        pipe.load_lora_weights(str(file), adapter_name="loaded")
+        with loramix.compose(pipe, ["loaded", other], mode=mode) as inside:
+            got = SD.run(inside, **words)
+        assert float((got - meant).abs().max()) < 1e-3 * float(meant.abs().max())
+
+
 def test_what_loramix_refuses_is_left_to_diffusers_and_noted(pipe: Any, tmp_path: Path) -> None:
     """DoRA needs weights of its base model here, and none there."""
     where = PLACES[0]

@@ -126,8 +126,9 @@ class Loader:
             for where, layer in tuner_layers(part).items():
                 if name in held(layer):
                     up, down = pair_of(layer, name, where)
-                    tensors[f"{component}.{where}.lora_B.weight"] = up
-                    tensors[f"{component}.{where}.lora_A.weight"] = down
+                    key = _key(component, part, where)
+                    tensors[f"{key}.lora_B.weight"] = up
+                    tensors[f"{key}.lora_A.weight"] = down
         path = self._folder / f"{len(list(self._folder.iterdir()))}-loaded.safetensors"
         save_file(tensors, path)
         return path
@@ -204,13 +205,20 @@ def _shown(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
+def _key(component: str, part: Any, where: str) -> str:  # noqa: ANN401 - torch's
+    """The canonical key of a layer: newer versions of transformers leave ``text_model`` out."""
+    short = type(part).__name__.startswith("CLIPText") and not hasattr(part, "text_model")
+    return f"{component}.text_model.{where}" if short else f"{component}.{where}"
+
+
 def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'
-    """Canonical keys of the layers that have an adapter."""
+    """Keys of the layers that have an adapter, canonical ones and the model's own."""
     return {
-        f"{component}.{where}"
+        key
         for component, part in components_of(pipe).items()
         for where, layer in tuner_layers(part).items()
         if name in held(layer)
+        for key in (f"{component}.{where}", _key(component, part, where))
     }
 
 
