@@ -140,6 +140,10 @@ class _Layer:
 
     def __init__(self) -> None:
         self.lora_A = torch.nn.ModuleDict()
+        self.base = torch.nn.Linear(2, 2)
+
+    def get_base_layer(self) -> torch.nn.Linear:
+        return self.base
 
 
 def test_half_precision_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -228,6 +232,8 @@ def test_copies_and_what_does_nothing_have_no_place(pipe: Any, tmp_path: Path) -
         "unet.elsewhere.lora_B.weight": np.ones((8, 2), np.float32),
     }
     save_file(stranger, tmp_path / "pool" / "stranger.safetensors")
+    words = tmp_path / "pool" / "words.safetensors"
+    adapter(pipe.text_encoder, "text_encoder", words, seed=1)
     composition = loramix.compose(pipe, Pool(tmp_path / "pool", short=8), mode=Composite())
     with composition as inside:
         SD.run(inside)
@@ -238,8 +244,9 @@ def test_copies_and_what_does_nothing_have_no_place(pipe: Any, tmp_path: Path) -
     assert why["cat"].endswith("with ann")
     assert why["dan"] == "all its deltas are zero"
     assert why["broken"].startswith("it cannot be read: ")
-    assert why["stranger"] == "it has no layer of this pipeline"
-    assert len(why) == 6
+    for name in ("stranger", "words"):
+        assert why[name] == "it has no layer of this pipeline's denoiser"
+    assert len(why) == 7
     norms = {one.name: one.norm for one in composition.candidates}
     tensors = load_file(bob)
     square = sum(

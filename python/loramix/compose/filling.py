@@ -59,10 +59,11 @@ def refuse_crowds(mode: Mode, count: int, hold: int) -> None:
 
 
 def _shapes(parts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights by canonical key."""
+    """Shapes of the weights of the denoisers by canonical key."""
     return {
         f"{component}.{name.removesuffix('.base_layer')}": tuple(layer.weight.shape)
         for component, part in parts.items()
+        if component not in ENCODERS
         for name, layer in part.named_modules()
         if getattr(layer, "weight", None) is not None
     }

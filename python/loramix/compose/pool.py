@@ -63,7 +63,7 @@ class Candidate:
     path : file or folder.
     name : for reports.
     relevance : of its words for the prompt, at least 0; see `relevances`.
-    norm : Frobenius norm of all its deltas that the pipeline has layers for; None: not looked at.
+    norm : Frobenius norm of all its deltas; None: not looked at.
     left_out : why it is not on the short list; empty: it is.
     """
 
@@ -104,7 +104,7 @@ def short_list(
 
     Parameters
     ----------
-    keys : shapes of the weights of the pipeline by canonical key.
+    keys : shapes of the weights of the pipeline's denoisers by canonical key.
     architecture : see `loramix.load`.
 
     Returns
@@ -226,7 +226,7 @@ def _opened(path: Path, keys: Mapping[str, tuple[int, ...]], architecture: str |
         entry.leave(f"it cannot be read: {error}")
         return entry
     if not any(keys.get(target.key) == target.shape for target in adapter.targets):
-        entry.leave("it has no layer of this pipeline")
+        entry.leave("it has no layer of this pipeline's denoiser")
         return entry
     entry.adapter, entry.words = adapter, words_of(name, adapter.metadata)
     return entry

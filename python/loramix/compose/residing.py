@@ -13,8 +13,14 @@ from loramix.errors import ParamError
 class _Part:
     """Where an adapter sits in a layer: a module or a parameter in a container of PEFT's."""
 
+    layer: Any
     container: Any
     value: Any
+
+    @property
+    def device(self) -> Any:  # noqa: ANN401 - torch's
+        """Where the layer is now: offloading may have moved it since."""
+        return self.layer.get_base_layer().weight.device
 
     @property
     def parameters(self) -> tuple[Any, ...]:
@@ -69,7 +75,7 @@ class Residents:
         from safetensors.torch import save_file
 
         self._parts[name] = tuple(
-            _Part(container, container[name])
+            _Part(layer, container, container[name])
             for layers in denoisers
             for layer in layers.values()
             for kind in layer.adapter_layer_names
@@ -77,7 +83,9 @@ class Residents:
         )
         tensors = {
             str(number): parameter.detach().cpu().contiguous()
-            for number, parameter in enumerate(self._parameters(name))
+            for number, parameter in enumerate(
+                one for part in self._parts[name] for one in part.parameters
+            )
         }
         save_file(tensors, self._file(name))
         self._inside[name] = None
@@ -117,18 +125,16 @@ class Residents:
         import torch
         from safetensors import safe_open
 
-        parts = self._parts[name]
         # Pipelines may run in inference mode, whose tensors no parameter takes.
         with torch.inference_mode(mode=False), safe_open(self._file(name), "pt") as file:
-            for number, parameter in enumerate(self._parameters(name)):
-                parameter.data = file.get_tensor(str(number)).to(parameter.device)
-        for part in parts:
-            part.container[name] = part.value
+            number = 0
+            for part in self._parts[name]:
+                for parameter in part.parameters:
+                    parameter.data = file.get_tensor(str(number)).to(part.device)
+                    number += 1
+                part.container[name] = part.value
         self._inside[name] = None
         self.swaps += 1
-
-    def _parameters(self, name: str) -> list[Any]:
-        return [one for part in self._parts[name] for one in part.parameters]
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.weights"
