@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import Pair, decode, encode, pairs, read_safetensors, write_adapter, write_safetensors
-from loramix.tensors import Tensor
 
 from loramix import Merged, Output, OutputError, convert, diff, load, merge, reproduce
 from loramix.cli.app import main
 from loramix.executing import copying
+from loramix.tensors import Tensor
 
 CODES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 FACTORS = (0.5, 2.0, 0.25, 2.0**-6, 1 / 3, 1.7, -0.5, -1 / 3)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import encode
-from loramix.raw import RawGroup, Site
 
 from loramix import _core
 from loramix.backends.base import Job, Mixed
 from loramix.backends.rust import RustBackend
 from loramix.methods.base import Program
+from loramix.raw import RawGroup, Site
 
 SIDES = [memoryview(encode("F32", np.ones(6))) for _ in range(2)]
 GROUP: RawGroup = (3, 3, [("F32", SIDES[0], "F32", SIDES[1], 2, 1.0, 0, 3)])

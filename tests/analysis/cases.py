@@ -7,10 +7,10 @@ from typing import TypeAlias
 import numpy as np
 import oracles_analysis as oracle
 from helpers import F64, decode, encode
-from loramix.tensors import Tensor
 
 from loramix.analysis.passing import analyze
 from loramix.analysis.statistics import GroupStatistics, PairStatistics
+from loramix.tensors import Tensor
 from loramix.types import Factors, Group, Target
 
 KEY = "unet.somewhere"

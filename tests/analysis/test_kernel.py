@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from loramix.raw import RawGroup, RawMember
 
 from loramix import _core
+from loramix.raw import RawGroup, RawMember
 
 ROOM = 4 + 2 * 68 + 79
 """Numbers of a group of two."""

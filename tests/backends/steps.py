@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from helpers import F64, decode, encode
-from loramix.raw import RawGroup, RawStep, Site
 
 from loramix import _core
 from loramix.backends.base import Factored, Job
 from loramix.backends.torch import TorchBackend
 from loramix.methods.base import Keep, Program, Selfish
+from loramix.raw import RawGroup, RawStep, Site
 
 CPU = torch.device("cpu")
 

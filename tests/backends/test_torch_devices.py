@@ -29,8 +29,6 @@ from backends.steps import (
     step_of,
 )
 from helpers import encode
-from loramix.raw import Site
-from loramix.tensors import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
@@ -40,7 +38,9 @@ from loramix.backends.base import Factored, Job, Mixed
 from loramix.backends.torch import TorchBackend
 from loramix.errors import FormatError, OutputError, ParamError, ShapeError
 from loramix.methods.base import Keep, Program
+from loramix.raw import Site
 from loramix.refusals import with_names
+from loramix.tensors import Tensor
 from loramix.types import Factors, Group, Target
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from backends.steps import BACKEND, delta_of, group_of, inner, low_rank, member
 from helpers import F64, decode
-from loramix.raw import RawGroup
 
 from loramix import _core
 from loramix.backends.base import Cores
+from loramix.raw import RawGroup
 
 
 def norm_scale(gram: F64) -> F64:

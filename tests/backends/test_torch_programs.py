@@ -21,11 +21,11 @@ from backends.steps import (
     low_rank,
 )
 from helpers import F64
-from loramix.raw import Site
 from oracles import philox
 
 from loramix.backends import torch_draws
 from loramix.methods.base import Keep, Program, Selfish
+from loramix.raw import Site
 
 
 @pytest.mark.parametrize(

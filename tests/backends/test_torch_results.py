@@ -24,11 +24,11 @@ from backends.steps import (
     tail,
 )
 from helpers import F64
-from loramix.raw import RawGroup, Site
 from oracles import philox, ties
 
 from loramix.backends.rust import RustBackend
 from loramix.methods.base import Keep, Program, Selfish
+from loramix.raw import RawGroup, Site
 
 
 def dense_of(group: RawGroup, program: Program, site: Site = HERE) -> F64:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from cli.program import Outcome
-from loramix.tensors import F64
 
 from loramix import demo
+from loramix.tensors import F64
 
 Run = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("folder")

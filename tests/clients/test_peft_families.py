@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from families.files import deltas
 from helpers import InMemory, relative
-from loramix.tensors import Tensor
 from oracles_families import F64
 
 from loramix import load
+from loramix.tensors import Tensor
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")

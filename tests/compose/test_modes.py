@@ -178,7 +178,7 @@ CASES: Mapping[str, tuple[Mode, Guidance | None, Sequence[float] | None, Rule]] 
         WSwitch(every=1, importance=(1.0, 0.0, 2.0)), None, None,
         together(lambda step: ((2,), (0,), (2,), (2,))[step]),
     ),
-    "merge": (Merge(), None, None, together(lambda _: (0, 1, 2))),
+    "merge": (Merge("linear"), None, None, together(lambda _: (0, 1, 2))),
 }  # fmt: skip
 
 
@@ -197,10 +197,11 @@ def test_autolora_is_the_difference_of_two_guided_predictions(bench: Bench) -> N
         return moved, moved
 
     meant = bench.by_hand(rule)
-    assert close(bench.composed(mode="merge", guidance=AutoLora(1.5)), meant)
+    assert close(bench.composed(mode="merge:method=linear", guidance=AutoLora(1.5)), meant)
     assert bench.last.runs[0].forwards == STEPS * 2 * 2
     assert close(
-        bench.composed(mode="merge", guidance="autolora:gamma=1"), bench.composed(mode="merge")
+        bench.composed(mode="merge:method=linear", guidance="autolora:gamma=1"),
+        bench.composed(mode="merge:method=linear"),
     )
 
 

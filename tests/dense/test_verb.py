@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import F64, decode, encode, relative
-from loramix.raw import RawStep, Site
-from loramix.tensors import Tensor
 
 from loramix import OutputError, ShapeError
 from loramix.backends.base import Backend, Factored, Job
 from loramix.backends.rust import RustBackend
 from loramix.backends.torch import TorchBackend
 from loramix.methods.base import Keep, Program
+from loramix.raw import RawStep, Site
 from loramix.refusals import with_names
+from loramix.tensors import Tensor
 from loramix.types import Factors, Group, Target
 
 WEIGHTS = [0.9, -0.6, 1.37]

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import F64, Pair, Stack, delta_of, pairs
-from loramix.raw import Site
-from loramix.tensors import Tensor
 from oracles import linear
 from oracles_entries import Definition, merged
 
@@ -20,6 +18,8 @@ from loramix.backends.base import Factored, Job
 from loramix.executing.making import make
 from loramix.methods import Method, method_of
 from loramix.planning.steps import Part, Step
+from loramix.raw import Site
+from loramix.tensors import Tensor
 from loramix.types import Factors, Group, Target
 
 BACKENDS = ["rust", "torch:cpu"]

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from entries.cases import MIXED, POSITIVE, draw, norm
-from loramix.raw import Site
 from oracles import F64
 from oracles_entries import set_aside
 
@@ -14,6 +13,7 @@ from loramix import combine
 from loramix.backends import backend_of
 from loramix.methods.base import Program
 from loramix.methods.ortho import orthogonalised
+from loramix.raw import Site
 
 
 @pytest.mark.parametrize("cosine", [-0.99999, -0.9, 0.0, 0.5, 0.9, 0.999, 0.9999999, 1.0])

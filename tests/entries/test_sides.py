@@ -24,7 +24,6 @@ from entries.cases import (
     is_defined,
 )
 from helpers import F64
-from loramix.raw import Side, Site
 from oracles import linear
 from oracles_sides import given, sided
 
@@ -33,6 +32,7 @@ from loramix.backends import backend_of
 from loramix.methods import Coefficients, Composite, method_of, published
 from loramix.methods.base import Keep, Program, Selfish
 from loramix.methods.composite import mixer_of, site_of
+from loramix.raw import Side, Site
 from loramix.refusals import with_names
 
 BACKENDS = ["rust", "torch:cpu"]

@@ -14,8 +14,6 @@ import pytest
 from backends.steps import delta_of, inner, job_of, read
 from entries.cases import CASES, CLEANED, INNER, MIXED, POSITIVE, Case, as_type, is_defined
 from helpers import F64, decode, encode, relative
-from loramix.raw import RawGroup, Side, Site
-from loramix.tensors import Tensor
 from oracles import linear
 from oracles_sides import given, sided
 from oracles_suite import in_space
@@ -36,6 +34,8 @@ from loramix.methods import (
 from loramix.methods.base import Keep, Program
 from loramix.methods.composite import site_of
 from loramix.planning.steps import Part, Step
+from loramix.raw import RawGroup, Side, Site
+from loramix.tensors import Tensor
 from loramix.types import Factors, Group, Target
 
 BACKENDS = ["rust", "torch:cpu"]

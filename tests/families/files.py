@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import oracles_families as oracles
 from helpers import InMemory, Raw, decode, encode, write_safetensors
-from loramix.tensors import Tensor
 from oracles_families import F64, Oracle
 
 from loramix import Adapter, load
+from loramix.tensors import Tensor
 
 NAMES: Mapping[str, str] = {
     "up": "lora_up.weight", "down": "lora_down.weight", "mid": "lora_mid.weight",

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from families.files import CASES, PEFT_OFT, RELATIVE, deltas, file_of, read
 from helpers import relative
-from loramix.tensors import Made
 from oracles_families import F64
 
 from loramix import formats, load
 from loramix.formats import families as table
+from loramix.tensors import Made
 
 DTYPES = ("F32", "BF16", "F16", "F64", "F8_E4M3", "F8_E5M2")
 ALL = {**CASES, **RELATIVE}

@@ -16,6 +16,7 @@ import typer
 from loramix import __version__
 from loramix.cli import (
     baking,
+    composing,
     console,
     converting,
     looking,
@@ -43,6 +44,7 @@ for command in (
     merging.resize,
     baking.bake,
     baking.extract,
+    composing.compose,
     converting.convert,
     looking.inspect,
     reproducing.reproduce,

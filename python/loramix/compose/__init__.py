@@ -30,6 +30,8 @@ from loramix.compose.modes import Switch as Switch
 from loramix.compose.modes import WComposite as WComposite
 from loramix.compose.modes import WSwitch as WSwitch
 from loramix.compose.modes import importance_of as importance_of
+from loramix.compose.pool import Candidate as Candidate
+from loramix.compose.pool import Pool as Pool
 
 
 class _Room(ModuleType):

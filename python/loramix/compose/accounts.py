@@ -1,5 +1,6 @@
 """What happened in a run: who was active where and when, and what it cost."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,12 @@ class Step:
         """(n, batch), which adapters had any weight."""
         return np.asarray((self.weights != 0).reshape(*self.weights.shape[:2], -1).any(axis=2))
 
+    @property
+    def means(self) -> F64:
+        """(n, batch), weights as means over patches."""
+        flat = self.weights.reshape(*self.weights.shape[:2], -1)
+        return np.asarray(flat.mean(axis=2, dtype=np.float64))
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -47,13 +54,67 @@ class Run:
     adapters : their names, in the order of the weights.
     steps : those that were done.
     notes : what the user should know, as sentences.
+    swaps : how often an adapter of a pool came back into the denoiser.
     """
 
     adapters: tuple[str, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
+    swaps: int = 0
 
     @property
     def forwards(self) -> int:
         """Predictions of the denoiser per image in all."""
         return sum(step.forwards for step in self.steps)
+
+    @property
+    def map(self) -> F32:
+        """(n, batch, *grid), weights as means over the steps: who was active where.
+
+        Steps of another grid (outside a window, say) count with their mean weight everywhere.
+        """
+        if not self.steps:
+            return np.zeros((len(self.adapters), 1), np.float32)
+        widest = max((step.weights for step in self.steps), key=lambda one: (one.ndim, one.size))
+        grid = widest.shape[2:]
+        total = np.zeros(widest.shape)
+        for step in self.steps:
+            same = step.weights.shape == widest.shape
+            flat = step.means.reshape(*step.means.shape, *(1,) * len(grid))
+            total += step.weights if same else flat
+        return (total / len(self.steps)).astype(np.float32)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON: who was active where and when, and what it cost.
+
+        ``adapters[i].steps`` are the steps in which it had weight in any picture, its ``map`` the
+        mean over the steps; ``steps[t].weights`` means over patches, of every adapter in every
+        picture.
+        """
+        chosen = np.array([step.chosen.any(axis=1) for step in self.steps])
+        maps = self.map
+        return {
+            "forwards": self.forwards,
+            "swaps": self.swaps,
+            "notes": list(self.notes),
+            "adapters": [
+                {
+                    "name": name,
+                    "weight": float(maps[i].mean(dtype=np.float64)),
+                    "steps": [s.number for s, c in zip(self.steps, chosen, strict=True) if c[i]],
+                    "map": maps[i].tolist(),
+                }
+                for i, name in enumerate(self.adapters)
+            ],
+            "steps": [
+                {
+                    "number": step.number,
+                    "timestep": step.timestep if math.isfinite(step.timestep) else None,
+                    "forwards": step.forwards,
+                    "entropy": step.entropy.tolist(),
+                    "weights": step.means.tolist(),
+                    "chosen": step.chosen.tolist(),
+                }
+                for step in self.steps
+            ],
+        }

@@ -11,11 +11,12 @@ from typing import Any
 
 from loramix.compose.functional.arrays import Array
 from loramix.compose.modes.base import Pass
+from loramix.compose.residing import Residents
 from loramix.errors import FormatError, ParamError
 
-_COMPONENTS = (
-    "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3",
-)  # fmt: skip
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+COMPONENTS = ("unet", "transformer", "transformer_2", *ENCODERS)
+"""The parts of pipelines that can hold adapters."""
 
 
 def tuner_layers(module: Any) -> dict[str, Any]:  # noqa: ANN401 - torch's
@@ -26,8 +27,33 @@ def tuner_layers(module: Any) -> dict[str, Any]:  # noqa: ANN401 - torch's
 
 
 def held(layer: Any) -> set[str]:  # noqa: ANN401 - PEFT's
-    """Names of the adapters of a layer."""
-    return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
+    """Names of the adapters of a layer, those whose weights wait in a file among them."""
+    inside = {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
+    return inside | set(layer.scaling)
+
+
+def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's
+    """Up, times the scale of weight 1 in float32, and down of an adapter in a layer.
+
+    Raises
+    ------
+    ParamError : another kind of adapter than LoRA, or DoRA and its like.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    variants = getattr(layer, "lora_variant", {})
+    if not isinstance(layer, LoraLayer) or name in variants or name not in layer.lora_A:
+        message = (
+            f"{where}: {name} is no plain LoRA there ({type(layer).__name__}): give its file, or "
+            "merge:method=linear, which adds what is loaded"
+        )
+        raise ParamError(message)
+    before = layer.scaling[name]
+    layer.set_scale(name, 1.0)
+    scale = layer.scaling[name]
+    layer.scaling[name] = before
+    up = layer.lora_B[name].weight.detach().float().cpu() * scale
+    return up.contiguous(), layer.lora_A[name].weight.detach().float().cpu().contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +114,18 @@ class Attached:
     denoisers : components that predict.
     encoders : components that encode text.
     names : adapters as PEFT knows them.
+    residents : who of them is in the denoisers; None: all.
     """
 
     def __init__(
-        self, denoisers: Sequence[Any], encoders: Sequence[Any], names: Sequence[str]
+        self,
+        denoisers: Sequence[Any],
+        encoders: Sequence[Any],
+        names: Sequence[str],
+        residents: Residents | None = None,
     ) -> None:
         self.names = tuple(names)
+        self._residents = residents
         self._denoisers = [tuner_layers(one) for one in denoisers]
         self._own = {
             layer: held(layer) & set(names) for one in self._denoisers for layer in one.values()
@@ -126,6 +158,25 @@ class Attached:
                 message = f"adapter {name}: diffusers found no layer of this pipeline in it"
                 raise FormatError(message)
 
+    @property
+    def swaps(self) -> int:
+        """How often an adapter came back into the denoisers."""
+        return self._residents.swaps if self._residents else 0
+
+    @property
+    def room(self) -> int | None:
+        """How many can be in the denoisers at once; None: all."""
+        return self._residents.hold if self._residents else None
+
+    def is_near(self, wanted: Pass) -> bool:
+        """Whether the adapters of a pass are in the denoisers."""
+        residents = self._residents
+        return residents is None or all(self.names[i] in residents.inside for i in wanted.active)
+
+    def _bring(self, names: Sequence[str]) -> None:
+        if self._residents is not None:
+            self._residents.need(list(dict.fromkeys(names)))
+
     def encode_with(self, names: Sequence[str]) -> None:
         """Make adapters active in the text encoders, all at once."""
         for layers in self._encoders:
@@ -135,6 +186,7 @@ class Attached:
     def switch(self, wanted: Pass) -> None:
         """Make the adapters of a pass active in the denoisers."""
         active = [self.names[i] for i in wanted.active]
+        self._bring(active)
         special = {
             name: [self.names[i] for i in which] for name, which in (wanted.layers or {}).items()
         }
@@ -172,6 +224,7 @@ class Attached:
         rows : adapter of each row, or None.
         """
         given = [name or "__base__" for name in rows]  # PEFT's word
+        self._bring([name for name in rows if name])
 
         def give(_: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's hook
             # Some layers see several vectors of a row one after the other, as rows of their own.
@@ -205,6 +258,7 @@ class Attached:
         """See `modes.base.Model`; of the first denoiser that has the layer."""
         name = self.names[adapter]
         one = self._layer(layer)
+        self._bring([name])
         return one.get_delta_weight(name).detach() if name in held(one) else None
 
     def rank(self, layer: str, adapter: int) -> int:
@@ -224,7 +278,7 @@ def put_back(pipe: Any) -> Iterator[None]:  # noqa: ANN401 - diffusers'
     """Whatever happens inside, the components of a pipeline are afterwards what they were."""
     import torch
 
-    parts = [getattr(pipe, name, None) for name in _COMPONENTS]
+    parts = [getattr(pipe, name, None) for name in COMPONENTS]
     before = [_snapshot(part) for part in parts if isinstance(part, torch.nn.Module)]
     try:
         yield

@@ -34,23 +34,41 @@ class Forwards:
 
     def run(
         self, forward: Forward, arguments: Arguments, passes: Sequence[Pass]
-    ) -> dict[Pass, Any]:
-        """What the denoiser returns for every pass, in their order."""
-        found: dict[Pass, Any] = {}
-        left = list(passes)
+    ) -> tuple[dict[Pass, Array], Callable[[Array], Any]]:
+        """Predictions of every pass as (batch, channels, *space), in their order.
+
+        Returns
+        -------
+        The predictions, and what makes of one what the denoiser would return.
+        """
+        found: dict[Pass, Array] = {}
+        wrap: Callable[[Array], Any] = _wrap(())
+        # Those whose weights are there go first, before they have to make room.
+        left = sorted(passes, key=lambda one: not self._attached.is_near(one))
         while left:
             chunk = left[: self._size]
             # A row has one adapter: what has several, or others by layer, is alone.
             if any(len(one.active) > 1 or one.layers is not None for one in chunk):
                 chunk = left[:1]
-            found |= self._chunk(forward, arguments, chunk)
+            returned = self._returned(forward, arguments, chunk)
+            if returned is None:
+                continue  # with smaller chunks
+            wrap = _wrap(returned)
+            parts = (
+                prediction_of(returned).chunk(len(chunk))
+                if len(chunk) > 1
+                else [prediction_of(returned)]
+            )
+            for one, part in zip(chunk, parts, strict=True):
+                found[one] = self._family.unpacked(part, arguments)
             left = left[len(chunk) :]
-        return found
+        return {one: found[one] for one in passes}, wrap
 
-    def _chunk(self, forward: Forward, arguments: Arguments, passes: list[Pass]) -> dict[Pass, Any]:
+    def _returned(self, forward: Forward, arguments: Arguments, passes: list[Pass]) -> Any:  # noqa: ANN401
+        """What the denoiser returns for passes; None where memory ran out for so many."""
         if len(passes) == 1:
             self._attached.switch(passes[0])
-            return {passes[0]: forward(**arguments)}
+            return forward(**arguments)
         import torch
 
         try:
@@ -59,11 +77,9 @@ class Forwards:
             self._size = (len(passes) + 1) // 2
         torch.cuda.empty_cache()
         self._note(f"memory ran out: {self._size} passes in one forward from here on")
-        return self.run(forward, arguments, passes)
+        return None
 
-    def _together(
-        self, forward: Forward, arguments: Arguments, passes: list[Pass]
-    ) -> dict[Pass, Any]:
+    def _together(self, forward: Forward, arguments: Arguments, passes: list[Pass]) -> Any:  # noqa: ANN401
         """All passes in one batch, one block of rows after the other."""
         rows = len(arguments[self._family.latents])
         larger = {
@@ -72,10 +88,7 @@ class Forwards:
         }
         names = [self._attached.names[p.active[0]] if p.active else None for p in passes]
         with self._attached.each_row([name for name in names for _ in range(rows)]):
-            returned = forward(**larger)
-        parts = prediction_of(returned).chunk(len(passes))
-        # A copy of each: a view would keep all of them as long as one is used.
-        return {p: holding(returned, one.clone()) for p, one in zip(passes, parts, strict=True)}
+            return forward(**larger)
 
 
 def prediction_of(returned: Any) -> Any:  # noqa: ANN401 - diffusers'
@@ -83,8 +96,10 @@ def prediction_of(returned: Any) -> Any:  # noqa: ANN401 - diffusers'
     return returned[0] if isinstance(returned, tuple) else returned.sample
 
 
-def holding(returned: Any, prediction: Array) -> Any:  # noqa: ANN401 - diffusers'
-    """The same with another tensor."""
+def _wrap(returned: Any) -> Callable[[Array], Any]:  # noqa: ANN401 - diffusers'
+    """What makes of a prediction the same as what a denoiser returned; keeps no prediction."""
     if isinstance(returned, tuple):
-        return (prediction, *returned[1:])
-    return type(returned)(sample=prediction)
+        rest = returned[1:]
+        return lambda prediction: (prediction, *rest)
+    kind = type(returned)
+    return lambda prediction: kind(sample=prediction)

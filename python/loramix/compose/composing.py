@@ -1,30 +1,33 @@
 """The context in which a pipeline composes."""
 
-import errno
 import math
-import os
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from loramix.compose.accounts import Run
-from loramix.compose.attaching import Attached, held, put_back, tuner_layers
+from loramix.compose.attaching import ENCODERS, Attached, put_back
 from loramix.compose.families import family_of
+from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
 from loramix.compose.intercepting import argument_names, intercepted, progressing
-from loramix.compose.modes import MODES, Mode
+from loramix.compose.loading import Loader
+from loramix.compose.modes import MODES, Merge, Mode
+from loramix.compose.pool import Candidate, Pool
+from loramix.compose.residing import Residents
 from loramix.compose.session import Session, Settings
-from loramix.errors import FormatError, ParamError
+from loramix.deciding import policy_for
+from loramix.errors import ParamError
 from loramix.spelling import named
 from loramix.types import StrPath
 
-_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+Text: TypeAlias = Literal["all", "none"]
 
 
 class Composition:
@@ -37,12 +40,14 @@ class Composition:
     Attributes
     ----------
     runs : the account of every call of the pipeline so far.
+    candidates : of a pool, when it was entered: the short list, best first, and all others with
+        the reason.  Empty for a list of adapters.
     """
 
     def __init__(
         self,
         pipe: Any,  # noqa: ANN401 - diffusers'
-        adapters: Sequence[StrPath],
+        adapters: Sequence[StrPath] | Pool,
         *,
         mode: str | Mode,
         weights: Sequence[float] | None,
@@ -50,19 +55,25 @@ class Composition:
         masks: Sequence[Array | None] | None,
         guidance: str | Guidance | None,
         max_batch: int,
-        text: Literal["all", "none"],
+        text: Text | None,
+        architecture: str | None,
     ) -> None:
         self._pipe = pipe
         self._family = family_of(pipe)
         if isinstance(adapters, str | PathLike):
-            message = f"adapters = {adapters}: give a list of files or names"
+            message = f"adapters = {adapters}: give a list of files or names, or a Pool"
             raise ParamError(message)
-        self._adapters = tuple(adapters)
+        self._pool = adapters if isinstance(adapters, Pool) else None
+        self._adapters: tuple[StrPath, ...] = () if isinstance(adapters, Pool) else tuple(adapters)
         self._mode: Mode = named("mode", mode, MODES) if isinstance(mode, str) else mode
+        if isinstance(self._mode, Merge):
+            policy_for(self._mode.method)  # says what is known
         chosen = self._mode.guidance if guidance is None else guidance
         if isinstance(chosen, str):
             chosen = named("guidance", chosen, GUIDANCE)
         self._guidance: Guidance = chosen
+        if self._pool is not None:
+            _refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
         self._weights = _numbers("weights", weights, count, low=-math.inf)
         self._priors = _numbers("priors", priors, count)
@@ -71,12 +82,14 @@ class Composition:
             raise ParamError(message)
         self._masks = self._checked_masks(masks)
         check_count("compose", "max_batch", max_batch)
-        check_word("compose", "text", text, ("all", "none"))
         self._max_batch = max_batch
-        self._text = text
+        self._text: Text = text or ("all" if self._pool is None else "none")
+        check_word("compose", "text", self._text, ("all", "none"))
+        self._architecture = architecture
         self._session: Session | None = None
         self._runs: tuple[Run, ...] = ()
         self._open: ExitStack | None = None
+        self.candidates: tuple[Candidate, ...] = ()
 
     def _checked_masks(
         self, masks: Sequence[Array | None] | None
@@ -105,16 +118,19 @@ class Composition:
             message = "this composition is already entered"
             raise ParamError(message)
         with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="loramix-")))
             stack.enter_context(put_back(self._pipe))
             denoisers = self._denoisers()
-            names = self._load()
-            encoders = [m for n in _ENCODERS if (m := getattr(self._pipe, n, None)) is not None]
-            attached = Attached(denoisers, encoders, tuple(names))
-            attached.set_weights(self._weights)
+            loader = Loader(self._pipe, folder, self._architecture)
+            attached, priors = self._attach(loader, denoisers, folder)
             if self._max_batch > 1:
                 attached.check_rows()
-            attached.encode_with(tuple(names) if self._text == "all" else ())
-            self._session = self._new_session(attached, tuple(names.values()))
+            attached.encode_with(attached.names if self._text == "all" else ())
+            settings = Settings(
+                self._mode, self._guidance, priors, self._masks, self._max_batch,
+                tuple(loader.names.values()), tuple(loader.notes),
+            )  # fmt: skip
+            self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
                 stack.enter_context(intercepted(one, self._session))
             stack.enter_context(progressing(self._pipe, self._session))
@@ -132,11 +148,37 @@ class Composition:
         if opened is not None:
             opened.__exit__(kind, error, trace)
 
-    def _new_session(self, attached: Attached, shown: tuple[str, ...]) -> Session:
-        settings = Settings(
-            self._mode, self._guidance, self._priors, self._masks, self._max_batch, shown
-        )
-        return Session(self._pipe, self._family, attached, settings)
+    def _attach(
+        self, loader: Loader, denoisers: Sequence[Any], folder: Path
+    ) -> tuple[Attached, tuple[float, ...]]:
+        """Load the adapters: at their weights, with their priors."""
+        residents: Residents | None = None
+        if self._pool is not None:
+            self.candidates, residents = fill(
+                self._pool, self._pipe, loader, denoisers, folder, self._architecture
+            )
+            refuse_crowds(self._mode, len(loader.names), self._pool.hold)
+            weights = (self._pool.weight,) * len(loader.names)
+            priors = (1.0,) * len(weights)
+        elif isinstance(self._mode, Merge) and self._mode.method != "linear" and self._several:
+            files = [self._adapters[i] for i in self._several]
+            merged = [self._weights[i] for i in self._several]
+            loader.add_merged(files, merged, self._mode.method)
+            weights = priors = (1.0,)
+        else:
+            for one in self._adapters:
+                loader.add(one)
+            weights, priors = self._weights, self._priors
+        encoders = [m for n in ENCODERS if (m := getattr(self._pipe, n, None)) is not None]
+        attached = Attached(denoisers, encoders, tuple(loader.names), residents)
+        attached.set_weights(weights)
+        return attached, priors
+
+    @property
+    def _several(self) -> tuple[int, ...]:
+        """The adapters with a prior, where there are two or more."""
+        taking = tuple(i for i, prior in enumerate(self._priors) if prior > 0)
+        return taking if len(taking) > 1 else ()
 
     def _denoisers(self) -> list[Any]:
         found = [
@@ -159,35 +201,10 @@ class Composition:
                 raise ParamError(message)
         return found
 
-    def _load(self) -> dict[str, str]:
-        """Load the files; names of all adapters as PEFT knows them, and as they are shown."""
-        known = _loaded(self._pipe)
-        names: dict[str, str] = {}
-        for one in self._adapters:
-            if isinstance(one, str) and one in known:
-                name = shown = one
-            elif isinstance(one, str) and not Path(one).exists():
-                have = ", ".join(sorted(known)) or "none"
-                message = (
-                    f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
-                )
-                raise ParamError(message)
-            else:
-                shown = Path(one).stem
-                name = "".join(c if c.isalnum() else "_" for c in shown)
-                while name in known or name in names:
-                    name += "_"
-                _load_file(self._pipe, one, name)
-            if name in names:
-                message = f"adapter {name} is given twice: give it once, with a prior"
-                raise ParamError(message)
-            names[name] = shown
-        return names
-
 
 def compose(
     pipe: Any,  # noqa: ANN401 - diffusers'
-    adapters: Sequence[StrPath],
+    adapters: Sequence[StrPath] | Pool,
     *,
     mode: str | Mode = "loratorio",
     weights: Sequence[float] | None = None,
@@ -195,7 +212,8 @@ def compose(
     masks: Sequence[Array | None] | None = None,
     guidance: str | Guidance | None = None,
     max_batch: int = 1,
-    text: Literal["all", "none"] = "all",
+    text: Text | None = None,
+    architecture: str | None = None,
 ) -> Composition:
     """Compose adapters while a diffusers pipeline runs, without merging them.
 
@@ -205,8 +223,9 @@ def compose(
     Parameters
     ----------
     pipe : a pipeline of `families.FAMILIES`.
-    adapters : files, or names of adapters that the pipeline has loaded.  Others that it has loaded
-        rest.  None: the base as it is.
+    adapters : files or folders of any dialect and family that loramix reads, or names of adapters
+        that the pipeline has loaded; or a `Pool`.  Others that it has loaded rest.  An empty list:
+        the base as it is.
     mode : an object of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
     weights : of the deltas, one per adapter, any finite number; 1 each unless given.
     priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
@@ -218,8 +237,9 @@ def compose(
     max_batch : how many adapters (the base counts as one) are run in one forward, each with all
         rows of the pipeline; 1: in turn, which gives the same bits as the pipeline with that
         adapter.  Where the memory of a GPU is not enough, fewer.
-    text : ``all``: text encoders have all adapters at once, at their weights, so prompts are
-        encoded once; ``none``: they have none.
+    text : ``all`` (default for a list): text encoders have all adapters at once, at their weights,
+        so prompts are encoded once; ``none`` (a pool): they have none.
+    architecture : see `loramix.load`, for files whose names and shapes cannot tell.
 
     Returns
     -------
@@ -229,8 +249,8 @@ def compose(
     ------
     ParamError : a pipeline that is not known, or a value out of range; when entered, an adapter
         that is not there.
-    FormatError : when entered, a file that diffusers does not understand, or one without a layer
-        of this pipeline.
+    FormatError : when entered, a file that neither loramix nor diffusers understands, or one
+        without a layer of this pipeline.
     FileNotFoundError : when entered, a path that is not there.
 
     Examples
@@ -243,7 +263,7 @@ def compose(
     """
     return Composition(
         pipe, adapters, mode=mode, weights=weights, priors=priors, masks=masks, guidance=guidance,
-        max_batch=max_batch, text=text,
+        max_batch=max_batch, text=text, architecture=architecture,
     )  # fmt: skip
 
 
@@ -260,35 +280,23 @@ def _numbers(
     return tuple(values)
 
 
-def _load_file(pipe: Any, path: StrPath, name: str) -> None:  # noqa: ANN401 - diffusers'
-    """Have diffusers load a file.
+def _refuse_with_pool(mode: Mode, **given: object) -> None:
+    """What is said for each adapter of a list is not known of a pool.
 
     Raises
     ------
-    FormatError : it does not understand it.
-    FileNotFoundError : it is not there.
+    ParamError : such an argument, or a mode that makes one adapter of a list.
     """
-    from safetensors import SafetensorError
-
-    if not Path(path).exists():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    try:
-        with warnings.catch_warnings():
-            # PEFT warns of a second adapter in a model: that is what is wanted here.
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            pipe.load_lora_weights(str(path), adapter_name=name)
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
-        message = f"{path}: diffusers cannot load it into {type(pipe).__name__}: {error}"
-        raise FormatError(message) from error
-
-
-def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
-    """Names of the adapters in any component."""
-    parts = [getattr(pipe, n, None) for n in ("unet", "transformer", "transformer_2", *_ENCODERS)]
-    return {
-        name
-        for part in parts
-        if part is not None
-        for layer in tuner_layers(part).values()
-        for name in held(layer)
-    }
+    if isinstance(mode, Merge) and mode.method != "linear":
+        message = (
+            f"mode merge with method {mode.method} takes a list of adapters; of a pool, choose one "
+            "that runs them one at a time, such as loratorio:k=2"
+        )
+        raise ParamError(message)
+    for name, value in given.items():
+        if value is not None and value != "none":
+            message = (
+                f"{name} goes with a list of adapters; of a pool, whose members are not known "
+                "before, give Pool(weight=...) for all, and text encoders have none of them"
+            )
+            raise ParamError(message)

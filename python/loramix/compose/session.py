@@ -10,7 +10,7 @@ import numpy as np
 from loramix.arrays import to_numpy
 from loramix.compose.accounts import Run, Step
 from loramix.compose.attaching import Attached
-from loramix.compose.calls import Arguments, Forward, Forwards, holding, prediction_of
+from loramix.compose.calls import Arguments, Forward, Forwards
 from loramix.compose.families import Family
 from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.masking import fit
@@ -30,6 +30,7 @@ class _State:
     """What is known in the middle of a run."""
 
     memory: object
+    swaps: int = 0
     step: int = -1
     steps: int | None = None
     blend: Blend | None = None
@@ -49,6 +50,8 @@ class Settings:
     prior : (n,), at least 0.
     masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
     max_batch : passes in one forward, at least 1.
+    shown : names of the adapters, for the account.
+    notes : what is to be known before the first step.
     """
 
     mode: Mode
@@ -57,6 +60,7 @@ class Settings:
     masks: tuple[Array | None, ...] | None
     max_batch: int
     shown: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Session:
@@ -79,7 +83,8 @@ class Session:
         self._attached = attached
         self._settings = settings
         self._prepared = settings.mode.prepare(attached) if settings.prior else None
-        self._forwards = Forwards(family, attached, settings.max_batch, self.note)
+        size = min(settings.max_batch, attached.room or settings.max_batch)
+        self._forwards = Forwards(family, attached, size, self.note)
         self._context: str | None = None
         self._masks: tuple[tuple[int, ...], Array] | None = None
         self._state: _State | None = None
@@ -95,7 +100,10 @@ class Session:
     def begin(self) -> None:
         """Note that the pipeline starts to denoise."""
         self._runs = list(self.runs)
-        self._state = _State(self._prepared, steps=getattr(self._pipe, "_num_timesteps", None))
+        self._state = _State(
+            self._prepared, self._attached.swaps,
+            steps=getattr(self._pipe, "_num_timesteps", None),
+        )  # fmt: skip
 
     def enter(self, context: str | None) -> None:
         """Note what the pipeline says about its next call."""
@@ -110,7 +118,7 @@ class Session:
         names : of its positional arguments.
         """
         arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-        state = self._state = self._state or _State(self._prepared)
+        state = self._state = self._state or _State(self._prepared, self._attached.swaps)
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
@@ -127,15 +135,10 @@ class Session:
             self._attached.switch(BASE)
             self._count(state, role, sides, None)
             return forward(**arguments)
-        returned = self._forwards.run(forward, arguments, self._wanted(state, role))
-        template = next(iter(returned.values()))
-        latents = {
-            one: self._family.unpacked(prediction_of(value), arguments)
-            for one, value in returned.items()
-        }
+        latents, wrap = self._forwards.run(forward, arguments, self._wanted(state, role))
         composed = self._composed(state, role, latents)
         self._count(state, role, len(latents) * sides, state.blend)
-        return holding(template, self._family.packed(composed, arguments))
+        return wrap(self._family.packed(composed, arguments))
 
     def _role(self, state: _State, arguments: Arguments) -> Role:
         """Which side this call is, or both."""
@@ -179,8 +182,11 @@ class Session:
                 for half in (slice(rows // 2), slice(rows // 2, None))
             ]
             blend = self._weighed(state, parts[1])
-            both = [self._side(blend, side, part) for side, part in zip(_SIDES, parts, strict=True)]
-            return library_of(both[0]).concatenate(both, axis=0)
+            first = next(iter(latents.values()))
+            whole = library_of(first).empty_like(first)
+            for which, start, part in zip(_SIDES, (0, rows // 2), parts, strict=True):
+                whole[start : start + rows // 2] = self._side(blend, which, part)
+            return whole
         if role == "conditional":
             return self._side(self._weighed(state, latents), "conditional", latents)
         side: Side = "unconditional" if role == "unconditional" else "conditional"
@@ -239,14 +245,15 @@ class Session:
 
     def _account(self, state: _State) -> Run:
         """What is known of a run."""
-        guidance, notes = self._settings.guidance, list(state.notes)
+        guidance, notes = self._settings.guidance, [*self._settings.notes, *state.notes]
         recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
         if self._settings.prior and recentres and not state.guided:
             notes.append(
                 "the pipeline asked for no unconditional prediction (a guidance-distilled model, "
                 "or guidance is off): nothing was re-centred"
             )
-        return Run(self._settings.shown, tuple(state.found), tuple(notes))
+        swaps = self._attached.swaps - state.swaps
+        return Run(self._settings.shown, tuple(state.found), tuple(notes), swaps)
 
 
 def _known(blend: Blend | None) -> Blend:

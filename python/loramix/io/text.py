@@ -1,4 +1,4 @@
-"""Text files that appear whole or not at all."""
+"""Text files, and other small ones, that appear whole or not at all."""
 
 import os
 import tempfile
@@ -24,7 +24,12 @@ def refuse_place(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to a temporary file beside its place, and rename it.
+    """Write UTF-8 text; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a temporary file beside its place, and rename it.
 
     Raises
     ------
@@ -36,7 +41,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(number, "wb") as file:
-            file.write(text.encode())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~umask())  # mkstemp made it private

@@ -51,13 +51,12 @@ def aggregate(
             f"{tuple(first.shape)}: allowed is (n,), (n, batch) or (n, batch, *space)"
         )
         raise ShapeError(message)
-    total = None
-    for one, weight in zip(predictions, table, strict=True):
-        part = wide(one) * _along(weight, first.ndim)
-        total = part if total is None else total + part
+    total = wide(first) * _along(table[0], first.ndim)
+    for one, weight in zip(predictions[1:], table[1:], strict=True):
+        total += wide(one) * _along(weight, first.ndim)
     if base is not None:
         rest = 1 - library_of(table).sum(table, axis=0)
-        total = total + wide(base) * _along(rest, first.ndim)
+        total += wide(base) * _along(rest, first.ndim)
     return cast_like(total, first)
 
 

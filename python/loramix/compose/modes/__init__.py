@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from loramix.compose.modes.base import Mode as Mode
+from loramix.compose.modes.base import Moment as Moment
 from loramix.compose.modes.cm import Cm as Cm
 from loramix.compose.modes.composite import Composite as Composite
 from loramix.compose.modes.k_lora import KLora as KLora

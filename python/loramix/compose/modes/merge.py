@@ -9,19 +9,29 @@ from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen, single
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """The sum of the deltas at their weights: what `loramix.merge` with ``linear`` writes.
+    """One adapter of all of them.
 
-    For any other method merge first, and give the result as the one adapter.  Adapters of prior 0
-    are left out; other priors are not looked at.
+    What `loramix.merge` makes of the files at their weights, before the first step.  With method
+    ``linear`` nothing is made: the adapters act at once, which is the plain sum of their deltas,
+    and those that the pipeline has loaded can take part.  Adapters of prior 0 are left out; other
+    priors are not looked at.
+
+    Parameters
+    ----------
+    method : of `loramix.merge`, a method or a policy, with parameters if there is one, such as
+        ``ties:density=0.3``.
 
     Notes
     -----
-    Forwards per step: 2 with classifier-free guidance, 1 without.
+    Forwards per step: 2 with classifier-free guidance, 1 without.  Merges take seconds, and a
+    temporary file.
     """
 
     name: ClassVar[str] = "merge"
     per_pixel: ClassVar[bool] = False
     guidance: ClassVar[Guidance] = Cfg()
+
+    method: str = "auto"
 
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
         """Nothing."""

@@ -1,0 +1,268 @@
+"""What a user names, as adapters in the components of a pipeline.
+
+diffusers loads files of its own dialect with plain factors, as anybody's pipeline does, so its
+bits are theirs.  Whatever else loramix reads is written as such a file first.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loramix.adapters import loading
+from loramix.compose.attaching import COMPONENTS, held, pair_of, tuner_layers
+from loramix.converting import convert
+from loramix.errors import FormatError, ParamError
+from loramix.finding import cached
+from loramix.formats.scales import CONFIG
+from loramix.merging import merge
+from loramix.planning.output import Output
+from loramix.tensors import Dtype
+from loramix.types import Adapter, StrPath
+
+_DIALECT = "diffusers"
+_SHOWN = 3
+
+
+class Loader:
+    """Loads adapters into a pipeline, one after the other.
+
+    Parameters
+    ----------
+    pipe : a diffusers pipeline.
+    folder : where files may be written, by the caller's leave for good.
+    architecture : see `loramix.load`.
+
+    Attributes
+    ----------
+    names : of every adapter as PEFT knows it, and as it is shown, in their order.
+    notes : what the user should know, as sentences.
+    """
+
+    def __init__(self, pipe: Any, folder: Path, architecture: str | None) -> None:  # noqa: ANN401
+        self.names: dict[str, str] = {}
+        self.notes: list[str] = []
+        self._pipe = pipe
+        self._folder = folder
+        self._architecture = architecture
+        self._known = _loaded(pipe)
+        self._files: set[Path] = set()
+
+    def add(self, one: StrPath) -> str:
+        """A file, or the name of an adapter that the pipeline has loaded.
+
+        Returns
+        -------
+        Its name as PEFT knows it.
+
+        Raises
+        ------
+        ParamError : neither, or one that is given twice.
+        FormatError : a file that neither loramix nor diffusers understands.
+        FileNotFoundError : a path that is not there.
+        """
+        if isinstance(one, str) and one in self._known:
+            if one in self.names:
+                message = f"adapter {one} is given twice: give it once, with a prior"
+                raise ParamError(message)
+            self.names[one] = one
+            return one
+        path = self._there(one)
+        if (real := path.resolve()) in self._files:
+            message = f"{one} is given twice: give it once, with a prior"
+            raise ParamError(message)
+        self._files.add(real)
+        return self._file(path, _shown(Path(one)))
+
+    def add_merged(self, several: Sequence[StrPath], weights: Sequence[float], method: str) -> str:
+        """What loramix makes of several adapters, as one; those that are loaded, too.
+
+        Raises
+        ------
+        ParamError : neither a file nor loaded.
+        FormatError, ShapeError, OutputError : see `loramix.merge`.
+        """
+        files = [
+            self._written(one) if isinstance(one, str) and one in self._known else self._there(one)
+            for one in several
+        ]
+        path = self._folder / "merged.safetensors"
+        output = Output(dialect=_DIALECT, dtype=self._dtype)
+        merge(
+            files, method, weights=weights, output=output, path=path,
+            architecture=self._architecture,
+        )  # fmt: skip
+        return self._file(path, f"{method}({', '.join(_shown(Path(one)) for one in several)})")
+
+    def _there(self, one: StrPath) -> Path:
+        """A path that is there.
+
+        Raises
+        ------
+        ParamError : what is neither a file nor loaded.
+        FileNotFoundError : a path that is not there.
+        """
+        if Path(one).exists():
+            return Path(one)
+        try:
+            return cached(one)
+        except FileNotFoundError:
+            if not isinstance(one, str):
+                raise
+        have = ", ".join(sorted(self._known)) or "none"
+        message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
+        raise ParamError(message)
+
+    def _written(self, name: str) -> Path:
+        """A loaded adapter as a file, at weight 1.
+
+        Raises
+        ------
+        ParamError : one that is no plain LoRA in some layer.
+        """
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for component, part in components_of(self._pipe).items():
+            for where, layer in tuner_layers(part).items():
+                if name in held(layer):
+                    up, down = pair_of(layer, name, where)
+                    key = _key(component, part, where)
+                    tensors[f"{key}.lora_B.weight"] = up
+                    tensors[f"{key}.lora_A.weight"] = down
+        path = self._folder / f"{len(list(self._folder.iterdir()))}-loaded.safetensors"
+        save_file(tensors, path)
+        return path
+
+    @property
+    def _dtype(self) -> Dtype | None:
+        """What is multiplied into factors is not rounded to less than the pipeline's type."""
+        return "f32" if str(self._pipe.dtype) == "torch.float32" else None
+
+    def _file(self, path: Path, shown: str) -> str:
+        name = "".join(c if c.isalnum() else "_" for c in shown)
+        while name in self._known or name in self.names:
+            name += "_"
+        meant: Adapter | None = None
+        refusal: FormatError | None = None
+        readable = path
+        try:
+            meant = loading.load(path, architecture=self._architecture)
+            readable = self._readable(meant, name)
+        except FormatError as error:
+            # DoRA without its base model, names of a model that no table knows: diffusers may know
+            # them, and leaves out what it does not know.
+            refusal = error
+        _load_file(self._pipe, path, readable, name, refusal)
+        if refusal is not None:
+            self.notes.append(
+                f"{shown}: loaded by diffusers alone, which leaves out what it does not know; "
+                f"loramix says: {refusal}"
+            )
+        elif meant is not None:
+            self._compare(meant, name, shown)
+        self.names[name] = shown
+        return name
+
+    def _readable(self, adapter: Adapter, name: str) -> Path:
+        """A file of the adapter that diffusers reads: its own, or one in the folder."""
+        own = adapter.source.path
+        if own is not None and _is_plain(adapter):
+            return own
+        path = self._folder / f"{name}.safetensors"
+        convert(adapter, path, dialect=_DIALECT, dtype=self._dtype)
+        return path
+
+    def _compare(self, meant: Adapter, name: str, shown: str) -> None:
+        """Note the targets of a file that have no layer in the pipeline."""
+        found = _places(self._pipe, name)
+        missing = [t.key for t in meant.targets if t.key not in found]
+        if missing and len(missing) < len(meant.targets):
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            listed = ", ".join(missing[:_SHOWN])
+            self.notes.append(
+                f"{shown}: {len(missing)} of {len(meant.targets)} targets are not in the pipeline: "
+                f"{listed}{more}"
+            )
+
+
+def components_of(pipe: Any) -> Mapping[str, Any]:  # noqa: ANN401 - diffusers'
+    """The parts of a pipeline that can hold adapters, by name."""
+    parts = {name: getattr(pipe, name, None) for name in COMPONENTS}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _is_plain(adapter: Adapter) -> bool:
+    """Whether diffusers reads the file as it is: its dialect, nothing but pairs of factors."""
+    weights = adapter.targets.items()
+    return (
+        adapter.dialect == _DIALECT
+        and CONFIG not in adapter.metadata
+        and all(factors.family == "lora" and not target.is_vector for target, factors in weights)
+    )
+
+
+def _shown(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
+
+
+def _key(component: str, part: Any, where: str) -> str:  # noqa: ANN401 - torch's
+    """The canonical key of a layer: newer versions of transformers leave ``text_model`` out."""
+    short = type(part).__name__.startswith("CLIPText") and not hasattr(part, "text_model")
+    return f"{component}.text_model.{where}" if short else f"{component}.{where}"
+
+
+def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'
+    """Keys of the layers that have an adapter, canonical ones and the model's own."""
+    return {
+        key
+        for component, part in components_of(pipe).items()
+        for where, layer in tuner_layers(part).items()
+        if name in held(layer)
+        for key in (f"{component}.{where}", _key(component, part, where))
+    }
+
+
+def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
+    """Names of the adapters in any component."""
+    return {
+        name
+        for part in components_of(pipe).values()
+        for layer in tuner_layers(part).values()
+        for name in held(layer)
+    }
+
+
+def _load_file(
+    pipe: Any,  # noqa: ANN401 - diffusers'
+    path: Path,
+    readable: Path,
+    name: str,
+    refusal: FormatError | None,
+) -> None:
+    """Have diffusers load a file.
+
+    Parameters
+    ----------
+    path : for messages.
+    readable : the file itself, or its conversion.
+    refusal : why loramix could not read it.
+
+    Raises
+    ------
+    FormatError : it does not understand it.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with warnings.catch_warnings():
+            # PEFT warns of a second adapter in a model: that is what is wanted here.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+            pipe.load_lora_weights(str(readable), adapter_name=name)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        message = (
+            f"{path}: diffusers cannot load it into {type(pipe).__name__}: {str(error).strip()}"
+        )
+        if refusal is not None:
+            message = f"{message}; and loramix: {refusal}"
+        raise FormatError(message) from error

@@ -1,0 +1,208 @@
+"""The command that draws: its files, its words, what it refuses before it loads anything large."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.program import Outcome
+from compose.pipelines import adapter, flux, sd
+from PIL import Image
+
+import loramix
+
+Run = Callable[..., Outcome]
+DRAW = ("compose", "--model", "model", "--prompt", "a cat")
+SMALL = ("--steps", "3", "--width", "48", "--height", "32")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, and adapters for it."""
+    folder = tmp_path_factory.mktemp("studio")
+    pipe = sd(encoder=True)
+    pipe.save_pretrained(folder / "model")
+    (folder / "pool").mkdir()
+    for seed, name in enumerate(("style", "face.v2", "pool/cat", "pool/dog", "pool/tree")):
+        adapter(pipe.unet, "unet", folder / f"{name}.safetensors", seed=seed, scale=0.4)
+    adapter(flux().transformer, "transformer", folder / "flux.safetensors", seed=1)
+    whole = (folder / "style.safetensors").read_bytes()
+    (folder / "broken.safetensors").write_bytes(whole[:3000])
+    (folder / "empty").mkdir()
+    index = json.loads((folder / "model" / "model_index.json").read_text())
+    for name, kind in (("video", "WanPipeline"), ("image", "StableDiffusionImg2ImgPipeline")):
+        (folder / name).mkdir()
+        text = json.dumps({**index, "_class_name": kind})
+        (folder / name / "model_index.json").write_text(text)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder of links to the studio."""
+    for one in studio.iterdir():
+        (tmp_path / one.name).symlink_to(one)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    from diffusers.utils import logging as theirs
+    from transformers.utils import logging as others
+
+    before = [(one, one.get_verbosity()) for one in (theirs, others)]
+    yield tmp_path
+    for one, level in before:
+        one.set_verbosity(level)
+        one.enable_progress_bar()
+
+
+def written() -> set[str]:
+    return {path.name for path in Path().iterdir() if not path.is_symlink()}
+
+
+def test_a_picture_its_weights_and_its_account(run: Run) -> None:
+    files = ("style.safetensors:0.8", "face.v2.safetensors")
+    how = ("--mode", "loratorio:patch=1,tau=0.2", "--seed", "7", "--guidance-scale", "1.5")
+    done = run(*DRAW, *files, *SMALL, *how, "-o", "out.png")
+    assert (done.code, done.err) == (0, "")
+    assert written() == {"out.png", "out.weights.png", "out.json"}
+    assert max(map(len, done.out.splitlines())) <= 80
+    for words in ("picture    out.png", "forwards   18 in 3 steps", "style", "face.v2", "3 of 3"):
+        assert words in done.out
+    found = json.loads(Path("out.json").read_text())
+    assert found["given"] == list(files)
+    assert (found["seed"], found["forwards"], found["notes"]) == (7, 18, [])
+    assert [one["name"] for one in found["adapters"]] == ["style", "face.v2"]
+    assert np.shape(found["adapters"][0]["map"]) == (1, 16, 24)
+    assert found["mode"] == "loratorio:patch=1,tau=0.2"
+
+    # As anybody draws it from Python.
+    import torch
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained("model", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    paths = [file.partition(":")[0] for file in files]
+    with loramix.compose(pipe, paths, mode=how[1], weights=[0.8, 1.0]) as inside:
+        meant = inside(
+            "a cat", num_inference_steps=3, width=48, height=32, guidance_scale=1.5,
+            generator=torch.Generator().manual_seed(7),
+        ).images[0]  # fmt: skip
+    with Image.open("out.png") as picture:
+        assert picture.size == (48, 32)
+        assert np.array_equal(np.asarray(picture), np.asarray(meant))
+    first = Path("out.png").read_bytes()
+    assert run(*DRAW, *files, *SMALL, *how, "-o", "out.png").code == 0
+    assert Path("out.png").read_bytes() == first
+
+
+def test_a_pool(run: Run) -> None:
+    done = run(*DRAW, "--pool", "pool", "--short", "2", "--hold", "1", *SMALL, "-o", "p.webp")
+    assert (done.code, done.err) == (0, "")
+    assert written() == {"p.webp", "p.weights.png", "p.json"}
+    assert "swaps      3" in done.out
+    found = json.loads(Path("p.json").read_text())
+    assert found["pool"][0]["name"] == "cat"
+    assert sum(one["left_out"] is None for one in found["pool"]) == 2
+    assert f"left out   {found['pool'][2]['name']}: the short list has 2 places" in done.out
+    assert found["given"] == ["pool"]
+
+
+def test_json_and_a_merge(run: Run) -> None:
+    how = ("--mode", "merge", "--guidance", "cfg", "--max-batch", "2", "--json")
+    done = run(*DRAW, "style.safetensors", "face.v2.safetensors", *SMALL, *how, "-o", "m.jpg")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert found == json.loads(Path("m.json").read_text())
+    assert [one["name"] for one in found["adapters"]] == ["auto(style, face.v2)"]
+    assert found["forwards"] == 6
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("compose",),
+        ("compose", "--model", "model", "style.safetensors", "-o", "o.png"),
+        (*DRAW, "style.safetensors"),
+        (*DRAW, "-o", "o.png"),
+        (*DRAW, "style.safetensors", "-o", "o.gif"),
+        (*DRAW, "style.safetensors:0.5:0.7", "-o", "o.png"),
+        (*DRAW, "style.safetensors:lbw=1,0", "-o", "o.png"),
+        (*DRAW, "style.safetensors:x", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--mode", "loratorrio", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--mode", "loratorio:tau=0", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--mode", "k-lora", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--guidance", "cgf", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--steps", "0", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--width", "0", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--guidance-scale", "nan", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--true-cfg-scale", "2", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--seed", "-1", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--dtype", "f8", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--device", "banana", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--max-batch", "0", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "style.safetensors", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--pool", "pool", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--short", "2", "-o", "o.png"),
+        (*DRAW, "--pool", "empty", "-o", "o.png"),
+        (*DRAW, "--pool", "nowhere", "-o", "o.png"),
+        (*DRAW, "--pool", "pool", "--hold", "0", "-o", "o.png"),
+        ("compose", "--model", "video", "--prompt", "x", "style.safetensors", "-o", "o.png"),
+        ("compose", "--model", "image", "--prompt", "x", "style.safetensors", "-o", "o.png"),
+    ],
+)
+def test_usage_errors(run: Run, args: Sequence[str]) -> None:
+    done = run(*args)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert written() == set()
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ((*DRAW, "missing.safetensors", "-o", "o.png"), "missing.safetensors: No such file"),
+        ((*DRAW, "broken.safetensors", "-o", "o.png"), "a truncated download"),
+        ((*DRAW, "flux.safetensors", "-o", "o.png"), "flux: diffusers found no layer"),
+        ((*DRAW, "style.safetensors", "-o", "empty"), "empty is a folder"),
+        ((*DRAW, "style.safetensors", "-o", "no/o.png"), "the folder no does not exist"),
+        (("compose", "--model", "nowhere", "--prompt", "x", "style.safetensors", "-o", "o.png"),
+         "nowhere: no such folder, and no such model in the local cache"),
+        (("compose", "--model", "empty", "--prompt", "x", "style.safetensors", "-o", "o.png"),
+         "empty: no model_index.json"),
+        (("compose", "--model", "style.safetensors", "--prompt", "x", "style.safetensors", "-o",
+          "o.png"), "style.safetensors: no model_index.json"),
+    ],
+)  # fmt: skip
+def test_failures(run: Run, args: Sequence[str], named: str) -> None:
+    done = run(*args)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert named in done.err
+    assert done.err.count("\n") == 1
+    assert written() == set()
+
+
+def test_a_model_without_its_weights(run: Run) -> None:
+    shutil.copytree("model", "bad")
+    (Path("bad") / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    args = ("compose", "--model", "bad", "--prompt", "x", "style.safetensors", "-o", "o.png")
+    done = run(*args)
+    assert done.code == 1
+    assert done.err.startswith("error: bad: diffusers cannot open it: ")
+    assert done.err.count("\n") == 1
+    assert written() == {"bad"}
+
+
+def test_without_the_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "peft" else plain(name)
+    )
+    done = run(*DRAW, "style.safetensors", "-o", "o.png")
+    assert done.code == 2
+    assert done.err == "error: compose needs peft: pip install 'loramix[diffusers]'\n"

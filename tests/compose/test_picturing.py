@@ -1,0 +1,79 @@
+"""The picture of weights: its shape, its colours, what it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loramix import ParamError
+from loramix.compose import Run, Step
+from loramix.compose.picturing import picture_of
+
+
+def run_of(weights: np.ndarray, names: tuple[str, ...]) -> Run:
+    steps = tuple(Step(i, 99.0 - i, 4, one.astype(np.float32)) for i, one in enumerate(weights))
+    return Run(names, steps, ())
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    assert picture.mode == "RGB"
+    return np.asarray(picture).astype(int)
+
+
+def cells(found: np.ndarray, rows: int, columns: int, size: tuple[int, int]) -> np.ndarray:
+    """Pixels in the middle of every cell."""
+    wide, tall = size
+    return np.array(
+        [
+            [found[44 + r * (tall + 8) + tall // 2, 190 + c * (wide + 8) + wide // 2]
+             for c in range(columns)]
+            for r in range(rows)
+        ]
+    )  # fmt: skip
+
+
+def test_every_adapter_has_a_row_and_every_step_a_column() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet([1, 1, 1], size=(5, 1, 4, 8)).transpose(0, 4, 1, 2, 3)
+    for columns, shown in ((8, 5), (3, 3), (1, 1)):
+        picture = picture_of(run_of(weights, ("a", "b", "c")), columns=columns)
+        assert picture.height == 44 + 3 * (52 + 8) + 58
+        assert picture.width >= 190 + (shown + 1) * (104 + 8)
+    twice = [pixels(picture_of(run_of(weights, ("a", "b", "c")))) for _ in range(2)]
+    assert np.array_equal(*twice)
+
+
+def test_more_is_brighter_and_nothing_is_grey() -> None:
+    levels = np.array([[0.9, 0.0], [0.1, 0.5], [0.0, 0.5]])[:, None]  # (n, batch, steps)
+    weights = levels.transpose(2, 0, 1)[..., None, None] * np.ones((2, 3, 1, 2, 2))
+    found = cells(pixels(picture_of(run_of(weights, ("a", "b", "c")))), 3, 2, (104, 104))
+    light = found @ [0.3, 0.6, 0.1]
+    assert light[0, 0] > light[1, 1] == light[2, 1] > light[1, 0]
+    assert found[0, 0].tolist() == [253, 231, 37]
+    assert found[1, 0].tolist() == [68, 1, 84]
+    assert found[0, 1].tolist() == found[2, 0].tolist() == [232, 232, 232]
+
+
+@pytest.mark.parametrize("grid", [(), (3, 2, 2)])
+def test_videos_and_modes_without_places(grid: tuple[int, ...]) -> None:
+    weights = np.full((2, 2, 1, *grid), 0.5)
+    found = cells(pixels(picture_of(run_of(weights, ("a", "b")))), 2, 3, (104, 104))
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) == 1
+
+
+def test_what_cannot_be_shown() -> None:
+    run = run_of(np.ones((2, 1, 1, 2, 2)), ("a",))
+    with pytest.raises(ParamError, match="image = 1: the run made 1"):
+        picture_of(run, image=1)
+    with pytest.raises(ParamError, match="columns = 0"):
+        picture_of(run, columns=0)
+    with pytest.raises(ParamError, match="without steps or adapters"):
+        picture_of(Run(("a",), (), ()))
+
+
+def test_maps_of_steps_with_and_without_places_are_averaged() -> None:
+    rng = np.random.default_rng(1)
+    local = rng.dirichlet([1, 1], size=(1, 2, 3)).transpose(3, 0, 1, 2).astype(np.float32)
+    flat = np.array([[0.25], [0.75]], np.float32)
+    run = Run(("a", "b"), (Step(0, 9.0, 4, flat), Step(1, 1.0, 4, local)), ())
+    assert np.allclose(run.map, (local + flat[..., None, None]) / 2)
+    assert picture_of(run).width > 0
