@@ -162,3 +162,17 @@ def test_a_header_says_nothing_about_an_unknown_model() -> None:
     stems = [split_stem("diffusion_model.a.b")]
     header = {"software": "ai-toolkit", "ot_branch": "master"}
     assert convention(stems, [], ["diffusion_model.a.b.lora_A.weight"], None, header) == "comfyui"
+
+
+@pytest.mark.parametrize("text", ["text_encoder.", "text_encoder_2."])
+def test_encoders_as_transformers_5_names_them(text: str) -> None:
+    layout = load_layout("sdxl")
+    path = "text_model.encoder.layers.7.mlp.fc1"
+    size = (3072, 768) if text == "text_encoder." else (5120, 1280)
+    hits = [
+        lookup(split_stem(text + name), layout, size)
+        for name in (path, path.removeprefix("text_model."))
+    ]
+    assert hits[0] is not None
+    assert hits[0] == hits[1]
+    assert lookup(split_stem(text + "encoder.layers.99.mlp.fc1"), layout, size) is None

@@ -191,6 +191,8 @@ def _places(stem: Stem, layout: Layout) -> list[tuple[str | None, str]]:
         # PEFT around a pipeline's part, not around a model that calls a module "transformer".
         parts = ((part, prefix) for prefix, part, _ in _PARTS if stem.path.startswith(prefix))
         found += [(part, stem.path.removeprefix(prefix)) for part, prefix in parts]
+    # transformers 5 has no such level any more, and files that are saved with it neither.
+    found += [(c, f"text_model.{path}") for c, path in found if (c or "").startswith(_ENCODER)]
     return found
 
 
