@@ -8,6 +8,7 @@
 //! out what is selfish, mix, vote, reduce, add back what was taken out; at the very end, after norm
 //! and cleaning, the members that go around the program.
 
+mod chunks;
 mod decide;
 mod dots;
 mod owners;
@@ -31,12 +32,15 @@ pub use program::{Ballot, Conflicts, Fallback, Keep, Program, Reduce, Selfish, S
 pub use signs::{Disagreement, disagreement};
 pub use source::{Dense, Factored, Source};
 
-/// Entries of a tile: `N` deltas of a few rows stay in cache.
-const TILE: usize = 1 << 15;
+/// Entries of a tile, those of all deltas and of the result: they stay in cache.
+const TILE: usize = 1 << 17;
+/// Rows that matrix products take at once: tiles have multiples.
+const STEP: usize = 4;
 
-/// Rows of a tile.
-fn rows_of_tile(cols: usize) -> usize {
-    (TILE / cols.max(1)).clamp(1, 256)
+/// Rows of a tile of `count` deltas.
+fn rows_of_tile(cols: usize, count: usize) -> usize {
+    let rows = TILE / ((count + 1) * cols).max(1);
+    (rows / STEP * STEP).clamp(STEP, 256)
 }
 
 /// Entries of deltas that are one row each.
