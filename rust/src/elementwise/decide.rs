@@ -53,14 +53,22 @@ impl Kernel for Tile<'_> {
         let mut entries = vec![[0f32; LANES]; count];
         for (index, out) in out.chunks_mut(LANES).enumerate() {
             let at = index * LANES;
-            load(values, len, at, &mut entries);
+            let rest;
+            let block = if out.len() == LANES {
+                Block { values, len, at }
+            } else {
+                rest = padded(values, len, at);
+                Block { values: &rest, len: LANES, at: 0 }
+            };
             if looks {
-                let inside = look.drop_surely(&mut entries);
+                let inside = look.surely_kept(block, &mut entries);
                 for lane in set(&inside).take_while(|lane| *lane < out.len()) {
                     survey.places.push(start + at + lane);
                     let member = |i| values[i * len + at + lane];
                     survey.values.extend((0..count).map(member));
                 }
+            } else {
+                in_chunks!(count, load(block, &mut entries));
             }
             let result = rule.result(&mut entries);
             if let Some(whole) = out.first_chunk_mut() {
@@ -77,18 +85,36 @@ impl Kernel for Tile<'_> {
     }
 }
 
-/// The entries from `at` on of members that are `len` long; zeros behind them.
-#[inline(always)]
-fn load(values: &[f32], len: usize, at: usize, entries: &mut [Lanes]) {
-    for (i, entries) in entries.iter_mut().enumerate() {
-        let values = &values[i * len + at..(i + 1) * len];
-        if let Some(whole) = values.first_chunk() {
-            *entries = *whole;
-        } else {
-            *entries = [0.0; LANES];
-            entries[..values.len()].copy_from_slice(values);
-        }
+/// The entries from `at` on, [`LANES`] of each, of members that are `len` long.
+#[derive(Clone, Copy)]
+struct Block<'v> {
+    values: &'v [f32],
+    len: usize,
+    at: usize,
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn chunk<const C: usize>(&self, from: usize) -> [&Lanes; C] {
+        let of = |i: usize| self.values[i * self.len + self.at..].first_chunk();
+        std::array::from_fn(|i| of(from + i).expect("a whole block"))
     }
+}
+
+/// A whole block of the entries from `at` on, with zeros behind them.
+fn padded(values: &[f32], len: usize, at: usize) -> Vec<f32> {
+    let mut block = vec![0f32; values.len() / len * LANES];
+    for (block, values) in block.chunks_exact_mut(LANES).zip(values.chunks_exact(len)) {
+        block[..len - at].copy_from_slice(&values[at..]);
+    }
+    block
+}
+
+/// Copies members `from..from + C`.
+#[inline(always)]
+fn load<const C: usize>(from: usize, block: Block<'_>, entries: &mut [Lanes]) {
+    let (block, entries) = (block.chunk::<C>(from), chunk_mut::<_, C>(entries, from));
+    entries.iter_mut().zip(block).for_each(|(entries, block)| *entries = *block);
 }
 
 /// Compares entries with brackets.
@@ -111,65 +137,71 @@ impl Look {
         }
     }
 
-    /// Zeroes what is below the low bracket or above the high one, and counts what is not below.
-    /// Gives 1 where some entry is inside of a bracket.
+    /// Fills `entries`, with zeros for what is below the low bracket or above the high one, and
+    /// counts what is not below.  Gives 1 where some entry is inside of a bracket.
     #[inline(always)]
-    fn drop_surely(&mut self, entries: &mut [Lanes]) -> [u8; LANES] {
+    fn surely_kept(&mut self, block: Block<'_>, entries: &mut [Lanes]) -> [u8; LANES] {
         let mut inside = [0u8; LANES];
         let reached = &mut self.reached[..];
+        in_chunks!(entries.len(), keep_large(block, &self.lows, entries, reached, &mut inside));
         if self.both {
-            in_chunks!(entries.len(), drop_large(&self.highs, entries, reached, &mut inside));
+            in_chunks!(
+                entries.len(),
+                drop_large(block, &self.highs, entries, reached, &mut inside)
+            );
         }
-        in_chunks!(entries.len(), drop_small(&self.lows, entries, reached, &mut inside));
         inside
     }
 }
 
-/// Zeroes what is above the brackets.
+/// Copies what is not below the low brackets.
 #[inline(always)]
-fn drop_large<const C: usize>(
+fn keep_large<const C: usize>(
     from: usize,
+    block: Block<'_>,
     brackets: &[Bracket],
     entries: &mut [Lanes],
     reached: &mut [[Counts; 2]],
     inside: &mut [u8; LANES],
 ) {
+    let block = block.chunk::<C>(from);
     let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
     let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
     for lane in 0..LANES {
         let mut any = false;
         for i in 0..C {
-            let (value, (low, high)) = (entries[i][lane], brackets[i]);
-            let bits = magnitude(value);
-            any |= (bits >= low) & (bits <= high);
-            reached[i][0][lane] += u32::from(bits >= low);
-            reached[i][1][lane] += u32::from(bits > high); // the low bracket will not see it
-            entries[i][lane] = if bits > high { 0.0 } else { value };
-        }
-        inside[lane] |= u8::from(any);
-    }
-}
-
-/// Zeroes what is below the brackets.
-#[inline(always)]
-fn drop_small<const C: usize>(
-    from: usize,
-    brackets: &[Bracket],
-    entries: &mut [Lanes],
-    reached: &mut [[Counts; 2]],
-    inside: &mut [u8; LANES],
-) {
-    let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
-    let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
-    for lane in 0..LANES {
-        let mut any = false;
-        for i in 0..C {
-            let (value, (low, high)) = (entries[i][lane], brackets[i]);
+            let (value, (low, high)) = (block[i][lane], brackets[i]);
             let bits = magnitude(value);
             let reaches = bits >= low;
             any |= reaches & (bits <= high);
             reached[i][1][lane] += u32::from(reaches);
             entries[i][lane] = if reaches { value } else { 0.0 };
+        }
+        inside[lane] |= u8::from(any);
+    }
+}
+
+/// Zeroes what is above the high brackets.
+#[inline(always)]
+fn drop_large<const C: usize>(
+    from: usize,
+    block: Block<'_>,
+    brackets: &[Bracket],
+    entries: &mut [Lanes],
+    reached: &mut [[Counts; 2]],
+    inside: &mut [u8; LANES],
+) {
+    let block = block.chunk::<C>(from);
+    let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
+    let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
+    for lane in 0..LANES {
+        let mut any = false;
+        for i in 0..C {
+            let (low, high) = brackets[i];
+            let bits = magnitude(block[i][lane]);
+            any |= (bits >= low) & (bits <= high);
+            reached[i][0][lane] += u32::from(bits >= low);
+            entries[i][lane] = if bits > high { 0.0 } else { entries[i][lane] };
         }
         inside[lane] |= u8::from(any);
     }
@@ -208,11 +240,13 @@ impl Kernel for TakeOut<'_> {
         let Self { rule, values, len } = self;
         let mut entries = vec![[0.0; LANES]; rule.count()];
         for at in (0..len).step_by(LANES) {
-            load(values, len, at, &mut entries);
+            let own = at..len.min(at + LANES);
+            for (entries, values) in entries.iter_mut().zip(values.chunks_exact(len)) {
+                entries[..own.len()].copy_from_slice(&values[own.clone()]);
+            }
             rule.take_out(&mut entries, &mut [0.0; LANES]);
-            for (i, entries) in entries.iter().enumerate() {
-                let values = &mut values[i * len + at..(i + 1) * len];
-                values.iter_mut().zip(entries).for_each(|(value, entry)| *value = *entry);
+            for (entries, values) in entries.iter().zip(values.chunks_exact_mut(len)) {
+                values[own.clone()].copy_from_slice(&entries[..own.len()]);
             }
         }
     }

@@ -32,15 +32,14 @@ pub use program::{Ballot, Conflicts, Fallback, Keep, Program, Reduce, Selfish, S
 pub use signs::{Disagreement, disagreement};
 pub use source::{Dense, Factored, Source};
 
-/// Entries of a tile, those of all deltas and of the result: they stay in cache.
-const TILE: usize = 1 << 17;
-/// Rows that matrix products take at once: tiles have multiples.
+/// Entries of a tile: `N` deltas of a few rows stay in cache.
+const TILE: usize = 1 << 15;
+/// Rows that a matrix product takes at once.
 const STEP: usize = 4;
 
-/// Rows of a tile of `count` deltas.
-fn rows_of_tile(cols: usize, count: usize) -> usize {
-    let rows = TILE / ((count + 1) * cols).max(1);
-    (rows / STEP * STEP).clamp(STEP, 256)
+/// Rows of a tile.
+fn rows_of_tile(cols: usize) -> usize {
+    (TILE / cols.max(1)).next_multiple_of(STEP).clamp(STEP, 256)
 }
 
 /// Entries of deltas that are one row each.

@@ -177,7 +177,7 @@ impl<'s, S: Source> Prepared<'s, S> {
     /// One pass: everything decided but the positions of the survey.
     fn pass(&self, brackets: &[Brackets], out: &mut [f32], along: bool) -> Result<Survey> {
         let cols = self.source.cols();
-        let step = rows_of_tile(cols, brackets.len());
+        let step = rows_of_tile(cols);
         let tiles = out.par_chunks_mut(step * cols).enumerate();
         let one = |(index, out): (usize, &mut [f32])| {
             let first = index * step;
@@ -311,7 +311,7 @@ fn tiles<S: Source, T: Send>(
     work: impl Fn(Range<usize>, &mut [f32], usize) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let (rows, cols) = (source.rows(), source.cols());
-    let tiles: Vec<_> = pieces(rows, rows_of_tile(cols, source.count())).collect();
+    let tiles: Vec<_> = pieces(rows, rows_of_tile(cols)).collect();
     let one = |tile: Range<usize>| {
         let len = tile.len() * cols;
         scratch::floats(count * len, |values| {

@@ -258,7 +258,7 @@ impl Sample {
 /// The bin in which the largest entries reach a share of the squared norm: one pass.
 fn holding<S: Source>(source: &S, member: usize, energy: f64) -> Result<Bracket> {
     let (rows, cols) = (source.rows(), source.cols());
-    let tiles: Vec<_> = pieces(rows, rows_of_tile(cols, 1)).collect();
+    let tiles: Vec<_> = pieces(rows, rows_of_tile(cols)).collect();
     let squares = |tile: std::ops::Range<usize>| {
         scratch::floats(tile.len() * cols, |values| {
             source.fill(member, tile, values)?;

@@ -63,7 +63,7 @@ impl<'s, S: Source> Sided<'s, S> {
         if self.around.is_empty() || out.is_empty() {
             return Ok(());
         }
-        let step = rows_of_tile(cols, 1);
+        let step = rows_of_tile(cols);
         let add = |(index, out): (usize, &mut [f32])| {
             let first = index * step;
             scratch::floats(out.len(), |delta| {
