@@ -61,7 +61,7 @@ pub struct Part<'g, 'a> {
 
 /// Writes the factors of an elementwise result, up (`rows x k`) and then down (`k x cols`).
 ///
-/// `scratch` is grown to `rows * cols` and may be used again.
+/// `scratch` is grown to `rows * cols` entries, which then are the result, and may be used again.
 ///
 /// # Errors
 /// [`Error::NonFinite`] for bad input, [`Error::Overflow`] if the output type is too small,
@@ -77,8 +77,9 @@ pub fn condense(
     check_rule(rule)?;
     let (cols, rank) = wanted(parts, rows, rule);
     check(parts, rows, cols, (rows + cols) * rank * dtype.size(), out.len())?;
-    fill(parts, rows, cols, scratch)?;
-    approximate(parts, rows, rule, dtype, scratch, out)
+    #[allow(clippy::redundant_closure_for_method_calls)] // the method is of one lifetime only
+    let (values, _) = fill(parts, rows, cols, scratch, |one, out| one.run(out))?;
+    approximate(parts, rows, rule, dtype, values, out)
 }
 
 /// The members of all parts, where they stand in the output.
@@ -96,26 +97,33 @@ pub(crate) fn placed<'a>(part: &Part<'_, 'a>) -> impl Iterator<Item = Member<'a>
     part.group.members().iter().map(move |m| Member { row_start: start + m.row_start, ..*m })
 }
 
-/// Runs the programs into `scratch`, which gets `rows * cols` entries.
-pub(crate) fn fill(
+/// Calls `run` with every part's program and its rows of the first `rows * cols` entries of
+/// `scratch`.  Gives these entries, and what the calls gave.
+pub(crate) fn fill<'s, T>(
     parts: &[Part<'_, '_>],
     rows: usize,
     cols: usize,
-    scratch: &mut Vec<f32>,
-) -> Result<()> {
-    scratch.resize(rows * cols, 0.0);
+    scratch: &'s mut Vec<f32>,
+    run: impl Fn(&Prepared<'_, Factored<'_, '_>>, &mut [f32]) -> Result<T>,
+) -> Result<(&'s [f32], Vec<T>)> {
+    if scratch.len() < rows * cols {
+        *scratch = Vec::new(); // or both were there at a time
+        *scratch = vec![0.0; rows * cols];
+    }
+    let all = &mut scratch[..rows * cols];
     let follows = |at: Option<usize>, part: &Part<'_, '_>| {
         at.filter(|at| *at == part.row_start).map(|at| at + part.group.rows())
     };
     if parts.iter().try_fold(0, |at, part| follows(Some(at), part)) != Some(rows) {
-        scratch.fill(0.0); // there are gaps
+        all.fill(0.0); // there are gaps
     }
+    let mut found = Vec::with_capacity(parts.len());
     for part in parts {
         let source = Factored::new(part.group, part.weights.clone())?;
         let range = part.row_start * cols..(part.row_start + part.group.rows()) * cols;
         let prepared = Prepared::new(&part.program, &source)?;
-        let values = &mut scratch[range];
-        prepared.run(values)?;
+        let values = &mut all[range];
+        found.push(run(&prepared, values)?);
         if part.program.clean {
             let noise = prepared.noise(values)?;
             match Split::of(part)? {
@@ -125,7 +133,7 @@ pub(crate) fn fill(
         }
         prepared.add_around(values)?;
     }
-    Ok(())
+    Ok((all, found))
 }
 
 /// The second half of [`condense`]: the factors of the result of its programs, `rows x cols` in

@@ -1,11 +1,12 @@
 //! The result of a program itself, entry by entry, with an account of the members in it.
 //!
 //! One pass over the f32 result M after the program, tile by tile: bytes of the output type, the
-//! square, and the product with `[D^T | X]`, the members' down sides and random signs.  That gives
-//! the inner products `<M, U_i D_i> = sum of (M D_i^T) * U_i`, and the sketch `Z^T M X`.
+//! square, and the product with random signs X, for the sketch `Z^T M X`.  The inner products
+//! `<M, U_i D_i>` are summed while the deltas are at hand; where that is not possible, they are the
+//! sum of `(M D_i^T) * U_i`, and M is multiplied by `[D^T | X]`.
 //!
-//! Cost: `2 rows cols (R + 8)` flops and one read of M, which is the only dense matrix; beside them
-//! `(rows + cols) R^2` for the Gram matrices of the factors.
+//! Cost: `16 rows cols` flops, or `2 rows cols (R + 8)`, and one read of M, which is the only dense
+//! matrix; beside them `(rows + cols) R^2` for the Gram matrices of the factors.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -16,7 +17,7 @@ use crate::account::{Account, inner};
 use crate::condense::{Part, check, check_result, fill};
 use crate::dtype::Dtype;
 use crate::gram::{factor_grams, is_safe};
-use crate::group::Group;
+use crate::group::{Group, Member};
 use crate::passes::square;
 use crate::probe::{PROBES, add_left, signs};
 use crate::rng::Stream;
@@ -52,8 +53,9 @@ pub fn write(
 ) -> Result<Whole> {
     let cols = parts.first().map_or(0, |part| part.group.cols());
     check(parts, rows, cols, rows * cols * dtype.size(), out.len())?;
-    fill(parts, rows, cols, scratch)?;
-    store(parts, rows, streams, dtype, scratch, out)
+    #[allow(clippy::redundant_closure_for_method_calls)] // the method is of one lifetime only
+    let (values, along) = fill(parts, rows, cols, scratch, |one, out| one.run_along(out))?;
+    encode(parts, along, rows, streams, dtype, values, out)
 }
 
 /// The second half of [`write`]: the result of its programs is in `values`, `rows x cols`.
@@ -63,24 +65,38 @@ pub fn write(
 pub fn store(
     parts: &[Part<'_, '_>],
     rows: usize,
-    (right, left): (&Stream, &Stream),
+    streams: (&Stream, &Stream),
     dtype: Dtype,
     values: &[f32],
     out: &mut [u8],
 ) -> Result<Whole> {
     let cols = parts.first().map_or(0, |part| part.group.cols());
-    let size = dtype.size();
-    check(parts, rows, cols, rows * cols * size, out.len())?;
+    check(parts, rows, cols, rows * cols * dtype.size(), out.len())?;
     check_result(values, rows, cols)?;
+    encode(parts, vec![None; parts.len()], rows, streams, dtype, values, out)
+}
+
+/// The same of what fits, with the inner products of the parts as far as they are `known`: with
+/// the members times their factors.
+fn encode(
+    parts: &[Part<'_, '_>],
+    known: Vec<Option<Vec<f64>>>,
+    rows: usize,
+    (right, left): (&Stream, &Stream),
+    dtype: Dtype,
+    values: &[f32],
+    out: &mut [u8],
+) -> Result<Whole> {
+    let (cols, size) = (parts.first().map_or(0, |part| part.group.cols()), dtype.size());
     if parts.iter().map(|part| part.group.rows()).sum::<usize>() < rows {
         out[..rows * cols * size].fill(0); // there are gaps
     }
     let mut account = Account::default();
     let (mut squares, mut sketch) = (0.0, vec![0.0; PROBES * PROBES]);
-    for part in parts {
+    for (part, known) in parts.iter().zip(known) {
         let range = part.row_start * cols..(part.row_start + part.group.rows()) * cols;
         let bytes = &mut out[range.start * size..range.end * size];
-        let view = View::new(part, right)?;
+        let view = View::new(part, known.and_then(|known| without_factors(part, &known)), right)?;
         let sums = view.encode(&values[range], left, dtype, bytes)?;
         account = account.beside(view.account(&sums));
         squares += sums.square;
@@ -89,11 +105,23 @@ pub fn store(
     Ok(Whole { norm: squares.sqrt(), account, sketch })
 }
 
+/// Inner products with the members as they are stored; `None` if a factor is lost in f32.
+fn without_factors(part: &Part<'_, '_>, along: &[f64]) -> Option<Vec<f64>> {
+    let members = part.group.members().iter().zip(along);
+    let one = |(member, along): (&Member<'_>, &f64)| {
+        let factor = member.factor as f32;
+        factor.is_normal().then(|| along / f64::from(factor))
+    };
+    members.map(one).collect()
+}
+
 /// What the result of a part is looked at with.
 struct View<'g, 'a> {
     group: &'g Group<'a>,
     row_start: usize,
-    /// `[D; X^T]`, every member's D times a power of two.
+    /// The inner products with the members, if they are known.
+    known: Option<Vec<f64>>,
+    /// `[D; X^T]`, every member's D times a power of two; without D where it is not needed.
     right: Vec<f32>,
     /// These powers, by column of the stack.
     scales: Vec<f64>,
@@ -109,18 +137,20 @@ struct Sums {
 }
 
 impl<'g, 'a> View<'g, 'a> {
-    fn new(part: &Part<'g, 'a>, probes: &Stream) -> Result<Self> {
-        let (group, row_start) = (part.group, part.row_start);
-        let (cols, rank) = (group.cols(), group.rank());
+    fn new(part: &Part<'g, 'a>, known: Option<Vec<f64>>, probes: &Stream) -> Result<Self> {
+        let (group, row_start, cols) = (part.group, part.row_start, part.group.cols());
         let mut grams = factor_grams::<f32>(group)?;
         if !is_safe(group, &grams) {
             grams = factor_grams::<f64>(group)?;
         }
         let gram = inner(group, &grams);
         let scales = scales(group, &gram, &grams.down);
+        let rank = if known.is_some() { 0 } else { group.rank() };
         let mut right = vec![0f32; (rank + PROBES) * cols];
         let (downs, random) = right.split_at_mut(rank * cols);
-        down_tile(group, 0..cols, downs)?;
+        if known.is_none() {
+            down_tile(group, 0..cols, downs)?;
+        }
         for (row, scale) in downs.chunks_exact_mut(cols.max(1)).zip(&scales) {
             for value in row {
                 *value = (f64::from(*value) * scale) as f32;
@@ -129,14 +159,20 @@ impl<'g, 'a> View<'g, 'a> {
         for (at, sign) in signs(probes, 0, cols).into_iter().enumerate() {
             random[at % PROBES * cols + at / PROBES] = sign;
         }
-        Ok(Self { group, row_start, right, scales, gram })
+        Ok(Self { group, row_start, known, right, scales, gram })
     }
 
-    fn account(&self, sums: &Sums) -> Account {
+    fn account(self, sums: &Sums) -> Account {
         let of_column = |a: usize| sums.along[a] / self.scales[a];
+        let of_member = |i: usize| self.group.columns(i).map(of_column).sum();
         let members = 0..self.group.members().len();
-        let along = members.map(|i| self.group.columns(i).map(of_column).sum()).collect();
-        Account { gram: self.gram.clone(), along }
+        let along = self.known.unwrap_or_else(|| members.map(of_member).collect());
+        Account { gram: self.gram, along }
+    }
+
+    /// Rows of `right` that are of D.
+    fn rank(&self) -> usize {
+        if self.known.is_some() { 0 } else { self.group.rank() }
     }
 
     /// Writes the entries; tiles in parallel, their sums in order.
@@ -148,7 +184,7 @@ impl<'g, 'a> View<'g, 'a> {
             self.sums(index * TILE, values, left)
         };
         let found: Vec<Sums> = tiles.enumerate().map(one).collect::<Result<_>>()?;
-        let mut all = Sums::new(self.group.rank());
+        let mut all = Sums::new(self.rank());
         for sums in found {
             all.square += sums.square;
             add(&mut all.along, &sums.along);
@@ -159,12 +195,14 @@ impl<'g, 'a> View<'g, 'a> {
 
     /// Sums over some rows of the part, from `first` on.
     fn sums(&self, first: usize, values: &[f32], left: &Stream) -> Result<Sums> {
-        let (cols, rank) = (self.group.cols(), self.group.rank());
+        let (cols, rank) = (self.group.cols(), self.rank());
         let (n, width) = (values.len() / cols, rank + PROBES);
         let mut sums = Sums { square: square(values), ..Sums::new(rank) };
         floats(n * (width + rank), |scratch| {
             let (product, up) = scratch.split_at_mut(n * width);
-            up_tile(self.group, first..first + n, up)?;
+            if self.known.is_none() {
+                up_tile(self.group, first..first + n, up)?;
+            }
             let tile = MatRef::from_row_major_slice(values, n, cols);
             let right = MatRef::from_row_major_slice(&self.right, width, cols).transpose();
             let target = MatMut::from_row_major_slice_mut(product, n, width);

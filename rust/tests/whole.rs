@@ -7,7 +7,7 @@
 use loramix_core::Error;
 use loramix_core::condense::Part;
 use loramix_core::dtype::{Dtype, Matrix, encode};
-use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Vote};
+use loramix_core::elementwise::{Factored, Keep, Prepared, Program, Reduce, Side, Vote};
 use loramix_core::group::{Group, Member};
 use loramix_core::probe;
 use loramix_core::rng::Stream;
@@ -71,6 +71,19 @@ fn ties() -> Program {
     Program { keep, vote: Vote::Mass, reduce: Reduce::Mean, ..Program::default() }
 }
 
+/// Programs whose inner products are taken in passing, and those that change deltas before.
+fn programs() -> [Program; 5] {
+    let random = Keep::Random { density: 0.5, divisor: 0.5 };
+    let sides = vec![Side::Low, Side::All, Side::High];
+    [
+        Program::default(),
+        ties(),
+        Program { norm: Some(0.7), ..ties() },
+        Program { keep: random, ..ties() },
+        Program { sides, ..ties() },
+    ]
+}
+
 fn result(program: &Program, group: &Group<'_>) -> Vec<f32> {
     let source = Factored::new(group, WEIGHTS.to_vec()).unwrap();
     let mut out = vec![f32::NAN; group.rows() * group.cols()];
@@ -127,7 +140,7 @@ fn bytes_are_those_of_the_program_and_the_account_is_true() {
     for (rows, cols) in [(1, 1), (1, 9), (9, 1), (40, 33), (300, 70), (257, 1030)] {
         let members = Members::new(rows, cols, 1, 1.0);
         let (group, deltas) = (members.group(), members.deltas());
-        for program in [Program::default(), ties()] {
+        for program in programs() {
             let meant = result(&program, &group);
             for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
                 let (done, out) = written(&[(&group, 0)], &program, rows, dtype).unwrap();

@@ -2,17 +2,19 @@
 //! collected.
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
 #![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
+#![allow(clippy::needless_range_loop)] // one index for all members
 
+use super::chunks::{chunk, chunk_mut, in_chunks};
 use super::positions::{LANES, Lanes, Positions};
-use super::select::Brackets;
+use super::select::{Bracket, Brackets};
 use super::survey::{Survey, magnitude};
 use crate::dispatch::{self, Kernel};
 
 /// One position of this many is expected to be left open.
 const OPEN: usize = 32;
 
-/// Entries that are not below the high and the low bracket.
-type Reached = [u32; 2];
+/// By lane, entries that are not below a bracket.
+type Counts = [u32; LANES];
 
 /// Fills `out` from the entries of a tile, `out.len()` of each member in turn, the first at position
 /// `start`.  What lies inside of a bracket counts as kept or not, and is in the survey.
@@ -23,120 +25,186 @@ pub(super) fn decide(
     values: &[f32],
     out: &mut [f32],
 ) -> Survey {
-    let looks = if brackets.iter().all(Brackets::keeps_all) { &[] } else { brackets };
-    let both = brackets.iter().any(|b| b.high.is_open());
-    // With a number of members that the compiler knows it unrolls and vectorises; without one this
-    // is four times slower per entry.
-    macro_rules! run {
-        ($($n:literal)+) => {
-            match rule.count() {
-                $($n => run!([[0.0; LANES]; $n], [[0; 2]; $n]),)+
-                n => run!(vec![[0.0; LANES]; n], vec![[0; 2]; n]),
-            }
-        };
-        ($entries:expr, $reached:expr) => {
-            dispatch::run(Tile { rule, looks, both, start, values, out, room: ($entries, $reached) })
-        };
-    }
-    run!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
+    dispatch::run(Tile { rule, brackets, start, values, out })
 }
 
-struct Tile<'t, V, R> {
+struct Tile<'t> {
     rule: &'t Positions,
-    /// Empty where everything is kept.
-    looks: &'t [Brackets],
-    /// Whether some bracket has a high edge.
-    both: bool,
+    /// None where everything is kept, too.
+    brackets: &'t [Brackets],
     start: usize,
     values: &'t [f32],
     out: &'t mut [f32],
-    room: (V, R),
 }
 
-impl<V: AsMut<[Lanes]>, R: AsMut<[Reached]>> Kernel for Tile<'_, V, R> {
+impl Kernel for Tile<'_> {
     type Output = Survey;
 
     #[inline(always)]
     fn run(self) -> Survey {
-        let Self { rule, looks, both, start, values, out, mut room } = self;
-        let (entries, reached) = (room.0.as_mut(), room.1.as_mut());
-        let mut survey = Survey::new(entries.len());
-        let len = out.len();
-        if !looks.is_empty() {
+        let Self { rule, brackets, start, values, out } = self;
+        let (count, len) = (rule.count(), out.len());
+        let mut survey = Survey::new(count);
+        let looks = !brackets.iter().all(Brackets::keeps_all);
+        let mut look = Look::new(if looks { brackets } else { &[] });
+        if looks {
             survey.reserve(len / OPEN);
         }
+        let mut entries = vec![[0f32; LANES]; count];
         for (index, out) in out.chunks_mut(LANES).enumerate() {
             let at = index * LANES;
-            load(values, len, at, entries);
-            if !looks.is_empty() {
-                drop_surely(looks, both, entries, reached);
-                let inside = inside(looks, both, entries);
+            let rest;
+            let block = if out.len() == LANES {
+                Block { values, len, at }
+            } else {
+                rest = padded(values, len, at);
+                Block { values: &rest, len: LANES, at: 0 }
+            };
+            if looks {
+                let inside = look.surely_kept(block, &mut entries);
                 for lane in set(&inside).take_while(|lane| *lane < out.len()) {
                     survey.places.push(start + at + lane);
                     let member = |i| values[i * len + at + lane];
-                    survey.values.extend((0..entries.len()).map(member));
+                    survey.values.extend((0..count).map(member));
                 }
+            } else {
+                in_chunks!(count, load(block, &mut entries));
             }
-            let result = rule.result(entries);
+            let result = rule.result(&mut entries);
             if let Some(whole) = out.first_chunk_mut() {
                 *whole = result;
             } else {
                 out.copy_from_slice(&result[..out.len()]);
             }
         }
-        for (sum, reached) in survey.reached.iter_mut().zip(reached) {
+        for (sums, reached) in survey.reached.iter_mut().zip(&look.reached) {
             // A bracket that reaches down to 0 has counted the zeros behind the last entry.
-            *sum = reached.map(|n| (n as usize).min(len));
+            *sums = reached.map(|lanes| (lanes.iter().sum::<u32>() as usize).min(len));
         }
         survey
     }
 }
 
-/// The entries from `at` on of members that are `len` long; zeros behind them.
-#[inline(always)]
-fn load(values: &[f32], len: usize, at: usize, entries: &mut [Lanes]) {
-    for (i, entries) in entries.iter_mut().enumerate() {
-        let values = &values[i * len + at..(i + 1) * len];
-        if let Some(whole) = values.first_chunk() {
-            *entries = *whole;
-        } else {
-            *entries = [0.0; LANES];
-            entries[..values.len()].copy_from_slice(values);
-        }
+/// The entries from `at` on, [`LANES`] of each, of members that are `len` long.
+#[derive(Clone, Copy)]
+struct Block<'v> {
+    values: &'v [f32],
+    len: usize,
+    at: usize,
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn chunk<const C: usize>(&self, from: usize) -> [&Lanes; C] {
+        let of = |i: usize| self.values[i * self.len + self.at..].first_chunk();
+        std::array::from_fn(|i| of(from + i).expect("a whole block"))
     }
 }
 
-/// Zeroes what is below the low bracket or above the high one; counts what is not below.
+/// A whole block of the entries from `at` on, with zeros behind them.
+fn padded(values: &[f32], len: usize, at: usize) -> Vec<f32> {
+    let mut block = vec![0f32; values.len() / len * LANES];
+    for (block, values) in block.chunks_exact_mut(LANES).zip(values.chunks_exact(len)) {
+        block[..len - at].copy_from_slice(&values[at..]);
+    }
+    block
+}
+
+/// Copies members `from..from + C`.
 #[inline(always)]
-fn drop_surely(brackets: &[Brackets], both: bool, entries: &mut [Lanes], reached: &mut [Reached]) {
-    for ((bracket, entries), reached) in brackets.iter().zip(entries).zip(reached) {
-        let (high, low, mut found) = (bracket.high, bracket.low.low, [0; 2]);
-        for entry in entries {
-            let bits = magnitude(*entry);
-            let kept = (bits >= low) & !(both & (bits > high.high));
-            found[0] += u32::from(both & (bits >= high.low));
-            found[1] += u32::from(bits >= low);
-            *entry = if kept { *entry } else { 0.0 };
+fn load<const C: usize>(from: usize, block: Block<'_>, entries: &mut [Lanes]) {
+    let (block, entries) = (block.chunk::<C>(from), chunk_mut::<_, C>(entries, from));
+    entries.iter_mut().zip(block).for_each(|(entries, block)| *entries = *block);
+}
+
+/// Compares entries with brackets.
+struct Look {
+    highs: Vec<Bracket>,
+    lows: Vec<Bracket>,
+    /// Whether some bracket has a high edge.
+    both: bool,
+    /// For every member, by the high and the low bracket.
+    reached: Vec<[Counts; 2]>,
+}
+
+impl Look {
+    fn new(brackets: &[Brackets]) -> Self {
+        Self {
+            highs: brackets.iter().map(|b| b.high).collect(),
+            lows: brackets.iter().map(|b| b.low).collect(),
+            both: brackets.iter().any(|b| b.high.is_open()),
+            reached: vec![[[0; LANES]; 2]; brackets.len()],
         }
-        *reached = [reached[0] + found[0], reached[1] + found[1]];
+    }
+
+    /// Fills `entries`, with zeros for what is below the low bracket or above the high one, and
+    /// counts what is not below.  Gives 1 where some entry is inside of a bracket.
+    #[inline(always)]
+    fn surely_kept(&mut self, block: Block<'_>, entries: &mut [Lanes]) -> [u8; LANES] {
+        let mut inside = [0u8; LANES];
+        let reached = &mut self.reached[..];
+        in_chunks!(entries.len(), keep_large(block, &self.lows, entries, reached, &mut inside));
+        if self.both {
+            in_chunks!(
+                entries.len(),
+                drop_large(block, &self.highs, entries, reached, &mut inside)
+            );
+        }
+        inside
     }
 }
 
-/// 1 where some entry that was not dropped is inside of a bracket.
+/// Copies what is not below the low brackets.
 #[inline(always)]
-fn inside(brackets: &[Brackets], both: bool, entries: &[Lanes]) -> [u8; LANES] {
-    let brackets = &brackets[..entries.len()]; // as many as the compiler knows
-    let mut inside = [0u8; LANES];
+fn keep_large<const C: usize>(
+    from: usize,
+    block: Block<'_>,
+    brackets: &[Bracket],
+    entries: &mut [Lanes],
+    reached: &mut [[Counts; 2]],
+    inside: &mut [u8; LANES],
+) {
+    let block = block.chunk::<C>(from);
+    let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
+    let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
     for lane in 0..LANES {
         let mut any = false;
-        for (bracket, entries) in brackets.iter().zip(entries) {
-            let bits = magnitude(entries[lane]);
-            any |= (bits >= bracket.low.low) & (bits <= bracket.low.high);
-            any |= both & (bits >= bracket.high.low) & (bits <= bracket.high.high);
+        for i in 0..C {
+            let (value, (low, high)) = (block[i][lane], brackets[i]);
+            let bits = magnitude(value);
+            let reaches = bits >= low;
+            any |= reaches & (bits <= high);
+            reached[i][1][lane] += u32::from(reaches);
+            entries[i][lane] = if reaches { value } else { 0.0 };
         }
-        inside[lane] = u8::from(any);
+        inside[lane] |= u8::from(any);
     }
-    inside
+}
+
+/// Zeroes what is above the high brackets.
+#[inline(always)]
+fn drop_large<const C: usize>(
+    from: usize,
+    block: Block<'_>,
+    brackets: &[Bracket],
+    entries: &mut [Lanes],
+    reached: &mut [[Counts; 2]],
+    inside: &mut [u8; LANES],
+) {
+    let block = block.chunk::<C>(from);
+    let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
+    let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
+    for lane in 0..LANES {
+        let mut any = false;
+        for i in 0..C {
+            let (low, high) = brackets[i];
+            let bits = magnitude(block[i][lane]);
+            any |= (bits >= low) & (bits <= high);
+            reached[i][0][lane] += u32::from(bits >= low);
+            entries[i][lane] = if bits > high { 0.0 } else { entries[i][lane] };
+        }
+        inside[lane] |= u8::from(any);
+    }
 }
 
 /// The lanes that are 1.
@@ -172,11 +240,13 @@ impl Kernel for TakeOut<'_> {
         let Self { rule, values, len } = self;
         let mut entries = vec![[0.0; LANES]; rule.count()];
         for at in (0..len).step_by(LANES) {
-            load(values, len, at, &mut entries);
+            let own = at..len.min(at + LANES);
+            for (entries, values) in entries.iter_mut().zip(values.chunks_exact(len)) {
+                entries[..own.len()].copy_from_slice(&values[own.clone()]);
+            }
             rule.take_out(&mut entries, &mut [0.0; LANES]);
-            for (i, entries) in entries.iter().enumerate() {
-                let values = &mut values[i * len + at..(i + 1) * len];
-                values.iter_mut().zip(entries).for_each(|(value, entry)| *value = *entry);
+            for (entries, values) in entries.iter().zip(values.chunks_exact_mut(len)) {
+                values[own.clone()].copy_from_slice(&entries[..own.len()]);
             }
         }
     }
@@ -196,22 +266,15 @@ mod tests {
     /// Bits of a result, positions left open, counts.
     type Seen = (Vec<u32>, Vec<usize>, Vec<[usize; 2]>);
 
-    fn run<V: AsMut<[Lanes]>, R: AsMut<[Reached]>>(
-        isa: Isa,
-        rule: &Positions,
-        looks: &[Brackets],
-        values: &[f32],
-        room: (V, R),
-    ) -> Option<Seen> {
+    fn run(isa: Isa, rule: &Positions, brackets: &[Brackets], values: &[f32]) -> Option<Seen> {
         let mut out = vec![0f32; SIDE * SIDE];
-        let both = looks.iter().any(|b| b.high.is_open());
-        let tile = Tile { rule, looks, both, start: 5, values, out: &mut out, room };
+        let tile = Tile { rule, brackets, start: 5, values, out: &mut out };
         let survey = run_on(isa, tile)?;
         Some((out.iter().map(|v| v.to_bits()).collect(), survey.places, survey.reached))
     }
 
     #[test]
-    fn every_room_and_instruction_set_gives_the_same_bits() {
+    fn every_instruction_set_gives_the_same_bits() {
         const N: usize = 5;
         let small = |x: usize| ((x * x * 37) % 101) as f32 - 50.0;
         let values: Vec<f32> = (0..N * SIDE * SIDE).map(small).collect();
@@ -233,11 +296,9 @@ mod tests {
                 let rule = Positions::new(&program, &source);
                 let looks: Vec<_> =
                     (0..N).map(|i| brackets(&source, i, keep, 1.0).unwrap()).collect();
-                let room = (vec![[0.0; LANES]; N], vec![[0; 2]; N]);
-                let expected = run(Isa::Baseline, &rule, &looks, &values, room).unwrap();
+                let expected = run(Isa::Baseline, &rule, &looks, &values).unwrap();
                 for isa in Isa::ALL {
-                    let room = ([[0.0; LANES]; N], [[0; 2]; N]);
-                    if let Some(found) = run(isa, &rule, &looks, &values, room) {
+                    if let Some(found) = run(isa, &rule, &looks, &values) {
                         assert_eq!(found, expected, "{isa:?} {vote:?} {keep:?}");
                     }
                 }

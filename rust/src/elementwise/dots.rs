@@ -21,12 +21,17 @@ pub(super) fn gram(values: &[f32], len: usize) -> Vec<f64> {
     for i in 0..count {
         for j in 0..=i {
             let (a, b) = (&values[i * len..][..len], &values[j * len..][..len]);
-            let dot = dispatch::run(Dot { a, b });
+            let dot = dot(a, b);
             gram[i * count + j] = dot;
             gram[j * count + i] = dot;
         }
     }
     gram
+}
+
+/// The inner product of as many numbers.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    dispatch::run(Dot { a, b })
 }
 
 /// Sums in order, of squares of `size` numbers.

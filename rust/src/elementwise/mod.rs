@@ -8,6 +8,7 @@
 //! out what is selfish, mix, vote, reduce, add back what was taken out; at the very end, after norm
 //! and cleaning, the members that go around the program.
 
+mod chunks;
 mod decide;
 mod dots;
 mod owners;
@@ -33,10 +34,12 @@ pub use source::{Dense, Factored, Source};
 
 /// Entries of a tile: `N` deltas of a few rows stay in cache.
 const TILE: usize = 1 << 15;
+/// Rows that a matrix product takes at once.
+const STEP: usize = 4;
 
 /// Rows of a tile.
 fn rows_of_tile(cols: usize) -> usize {
-    (TILE / cols.max(1)).clamp(1, 256)
+    (TILE / cols.max(1)).next_multiple_of(STEP).clamp(STEP, 256)
 }
 
 /// Entries of deltas that are one row each.

@@ -1,13 +1,11 @@
 //! What happens at a position once it is known which entries are kept: selfish entries, mixing,
 //! vote, reduce.
 //!
-//! Every stage is a loop over positions with all members of a position inside.  Where the number
-//! of members is known to the compiler (see [`super::decide`]), it unrolls the inner loops and
-//! vectorises the outer one: what belongs to a position stays in registers.
+//! Every stage is a loop over positions with some of the members inside; see [`super::chunks`].
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
-#![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
 #![allow(clippy::needless_range_loop)] // one index for all members
 
+use super::chunks::{chunk, in_chunks};
 use super::program::{Ballot, Program, Reduce, Selfish, Vote};
 use super::selfish::Owners;
 use super::source::Source;
@@ -25,13 +23,16 @@ const SIGN: u32 = 1 << 31;
 /// A program's arithmetic with the numbers it needs, in f32.
 pub(super) struct Positions {
     vote: Vote,
-    reduce: Reduce,
-    /// What a value is multiplied by to get its ballot; empty for one.
+    /// Whether entries count by their squares.
+    by_square: bool,
+    /// What a value is multiplied by to get its ballot.
     ballots: Vec<f32>,
     /// Sign bits of the ballots' factors.
     flips: Vec<u32>,
-    /// What an agreeing entry adds to the divisor.
+    /// What an agreeing entry adds to the divisor; zeros where nothing is divided.
     shares: Vec<f32>,
+    /// What a total is multiplied by where its share is 0.
+    plain: f32,
     /// What the mean is multiplied by.
     top: f32,
     selfish: Option<(Selfish, Vec<f32>)>,
@@ -44,31 +45,33 @@ impl Positions {
         let sizes: Vec<f64> = weights.iter().map(|w| w.abs()).collect();
         let largest = sizes.iter().fold(0.0, |a: f64, b| a.max(*b));
         let floats = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();
-        let ones = || vec![1.0; sizes.len()];
+        let all = |value: f32| vec![value; sizes.len()];
         let over = |x: f64, size: f64| if size == 0.0 { 0.0 } else { (x / size) as f32 };
         let inverse = |values: &[f64]| values.iter().map(|v| over(1.0, *v)).collect();
         let level = |rule: Selfish| -> Vec<f32> {
             let factor = |size: &f64| if rule.level { over(largest, *size) } else { 1.0 };
             sizes.iter().map(factor).collect()
         };
-        let (shares, top) = match program.reduce {
-            Reduce::Sum | Reduce::Count => (ones(), 1.0),
-            Reduce::Average => (ones(), over(largest, sizes.iter().sum())),
-            Reduce::SignedShare => (floats(&weights), 1.0),
-            Reduce::Mean | Reduce::Importance => (floats(&sizes), largest as f32),
+        let average = || over(largest, sizes.iter().sum());
+        let (shares, plain, top) = match program.reduce {
+            Reduce::Sum => (all(0.0), 1.0, 1.0),
+            Reduce::Average => (all(0.0), average(), 1.0),
+            Reduce::Count => (all(1.0), 0.0, 1.0),
+            Reduce::SignedShare => (floats(&weights), 1.0, 1.0),
+            Reduce::Mean | Reduce::Importance => (floats(&sizes), 0.0, largest as f32),
         };
         let ballots: Vec<f32> = match program.ballot {
-            Ballot::Weighted => Vec::new(),
+            Ballot::Weighted => all(1.0),
             Ballot::Signed => inverse(&sizes),
             Ballot::Plain => inverse(&weights),
         };
-        let flip = |i: usize| ballots.get(i).map_or(0, |b: &f32| b.to_bits() & SIGN);
         Self {
             vote: program.vote,
-            reduce: program.reduce,
-            flips: (0..sizes.len()).map(flip).collect(),
+            by_square: program.reduce == Reduce::Importance,
+            flips: ballots.iter().map(|ballot| ballot.to_bits() & SIGN).collect(),
             ballots,
             shares,
+            plain,
             top,
             selfish: program.selfish.map(|rule| (rule, level(rule))),
             mix: floats(&program.mix),
@@ -86,7 +89,7 @@ impl Positions {
         let mut aside = [0f32; LANES];
         self.take_out(values, &mut aside);
         if !self.mix.is_empty() {
-            mixed(&self.mix, values);
+            self.blend(values);
         }
         let mut out = self.reduced(values);
         if self.selfish.is_some() {
@@ -109,159 +112,199 @@ impl Positions {
         }
     }
 
+    /// `mix * values`; zero where the terms cancel but for rounding, which would have a vote.
+    #[inline(always)]
+    fn blend(&self, values: &mut [Lanes]) {
+        let old = values.to_vec();
+        for (new, row) in values.iter_mut().zip(self.mix.chunks_exact(old.len())) {
+            let (mut sum, mut size) = ([0f32; LANES], [0f32; LANES]);
+            in_chunks!(old.len(), add_terms(&old, row, &mut sum, &mut size));
+            for lane in 0..LANES {
+                let nothing = sum[lane].abs() < CANCELLED * size[lane];
+                new[lane] = if nothing { 0.0 } else { sum[lane] };
+            }
+        }
+    }
+
     /// Vote and reduce.
     #[inline(always)]
     fn reduced(&self, values: &[Lanes]) -> Lanes {
-        let winner = match self.vote {
-            Vote::None => [1.0; LANES],
-            Vote::Mass => self.mass(values),
-            Vote::MassOrPositive => or_positive(self.mass(values)),
-            Vote::Count => self.heads(values, self.mass(values)),
-            Vote::CountOrPositive => or_positive(self.heads(values, [0.0; LANES])),
-        };
-        match (self.vote, self.reduce) {
-            (Vote::None, Reduce::Sum | Reduce::Average) => {
-                summed(values, |value, _| value).map(|sum| sum * self.top)
-            }
-            (Vote::None, Reduce::Importance) => self.by_importance::<false>(values, &winner),
-            (Vote::None, _) => self.by_share::<false>(values, &winner),
-            (_, Reduce::Importance) => self.by_importance::<true>(values, &winner),
-            _ => self.by_share::<true>(values, &winner),
+        let winner = self.winner(values);
+        let ballots = Ballots { winner: &winner, flips: &self.flips, seen: self.seen() };
+        let mut sums = Sums { totals: [0.0; LANES], shares: [0.0; LANES] };
+        if self.by_square {
+            let mut units = [f32::MIN_POSITIVE; LANES];
+            in_chunks!(values.len(), find_largest(values, &self.shares, &mut units));
+            in_chunks!(
+                values.len(),
+                add_squares(values, &self.shares, &ballots, &units, &mut sums)
+            );
+        } else {
+            in_chunks!(values.len(), add_shares(values, &self.shares, &ballots, &mut sums));
         }
-    }
-
-    /// Sums of the ballots.
-    #[inline(always)]
-    fn mass(&self, values: &[Lanes]) -> Lanes {
-        if self.ballots.is_empty() {
-            return summed(values, |value, _| value);
-        }
-        let ballots = &self.ballots[..values.len()]; // as many as the compiler knows
-        summed(values, |value, i| value * ballots[i])
-    }
-
-    /// Positive ballots less negative ones, and `draw` where they are as many.
-    #[inline(always)]
-    fn heads(&self, values: &[Lanes], draw: Lanes) -> Lanes {
-        let flips = &self.flips[..values.len()];
-        let head = |value: f32, i: usize| {
-            let value = f32::from_bits(value.to_bits() ^ flips[i]);
-            let (up, down) = (f32::from(value > 0.0), f32::from(value < 0.0));
-            up - down
-        };
-        let mut winner = summed(values, head);
-        for (winner, draw) in winner.iter_mut().zip(&draw) {
-            *winner = if *winner == 0.0 { *draw } else { *winner };
-        }
-        winner
-    }
-
-    /// The sum of the entries that count, over their shares where the program divides.
-    #[inline(always)]
-    fn by_share<const VOTES: bool>(&self, values: &[Lanes], winner: &Lanes) -> Lanes {
-        let (flips, shares) = (&self.flips[..values.len()], &self.shares[..values.len()]);
-        let (mut total, mut share) = ([0f32; LANES], [0f32; LANES]);
+        let Sums { totals: mut out, shares } = sums;
         for lane in 0..LANES {
-            let (mut t, mut s) = (0.0, 0.0);
-            for ((values, flip), weight) in values.iter().zip(flips).zip(shares) {
-                let value = values[lane];
-                let counts = counts::<VOTES>(winner[lane], value, *flip);
-                t = if counts { t + value } else { t };
-                s = if counts { s + weight } else { s };
-            }
-            (total[lane], share[lane]) = if winner[lane] == 0.0 { (0.0, 0.0) } else { (t, s) };
+            let share = shares[lane];
+            let gain = if share == 0.0 { self.plain } else { self.top / share };
+            out[lane] = if winner[lane] == 0.0 { 0.0 } else { out[lane] * gain };
         }
-        match self.reduce {
-            Reduce::Sum | Reduce::Average => total.map(|total| total * self.top),
-            Reduce::SignedShare => self.over(total, &share, 1.0),
-            _ => self.over(total, &share, 0.0),
+        out
+    }
+
+    /// Numbers with the sign that wins; 0 where nobody does, 1 where nobody votes.
+    #[inline(always)]
+    fn winner(&self, values: &[Lanes]) -> Lanes {
+        let (mut mass, mut heads) = ([0f32; LANES], [0f32; LANES]);
+        if matches!(self.vote, Vote::Count | Vote::CountOrPositive) {
+            in_chunks!(values.len(), add_heads(values, &self.flips, &mut heads));
+        }
+        if matches!(self.vote, Vote::Mass | Vote::MassOrPositive | Vote::Count) {
+            in_chunks!(values.len(), add_mass(values, &self.ballots, &mut mass));
+        }
+        match self.vote {
+            Vote::Mass => mass,
+            Vote::Count => or(&heads, &mass),
+            Vote::None | Vote::MassOrPositive => or(&mass, &[1.0; LANES]),
+            Vote::CountOrPositive => or(&heads, &[1.0; LANES]),
         }
     }
 
-    /// The mean of the entries that count, weighted by squared deltas too; relative to the largest
-    /// of the position so that nothing underflows.
-    #[inline(always)]
-    fn by_importance<const VOTES: bool>(&self, values: &[Lanes], winner: &Lanes) -> Lanes {
-        let (flips, shares) = (&self.flips[..values.len()], &self.shares[..values.len()]);
-        let (mut total, mut share) = ([0f32; LANES], [0f32; LANES]);
-        for lane in 0..LANES {
-            let mut unit = f32::MIN_POSITIVE;
-            for (values, weight) in values.iter().zip(shares) {
-                unit = larger(unit, values[lane].abs() / weight);
-            }
-            let (mut t, mut s) = (0.0, 0.0);
-            for ((values, flip), weight) in values.iter().zip(flips).zip(shares) {
-                let value = values[lane];
-                let size = value / weight / unit;
-                let counts = counts::<VOTES>(winner[lane], value, *flip);
-                let square = if counts { size * size } else { 0.0 };
-                t += value * square;
-                s += weight * square;
-            }
-            (total[lane], share[lane]) = if winner[lane] == 0.0 { (0.0, 0.0) } else { (t, s) };
-        }
-        self.over(total, &share, 0.0)
-    }
-
-    /// `total * top / share`, and `nothing` times the total where the share is 0.
-    #[inline(always)]
-    fn over(&self, mut total: Lanes, share: &Lanes, nothing: f32) -> Lanes {
-        for (total, share) in total.iter_mut().zip(share) {
-            *total *= if *share == 0.0 { nothing } else { self.top / share };
-        }
-        total
+    /// Bits of an entry that matter for whether it counts.
+    fn seen(&self) -> u32 {
+        if self.vote == Vote::None { !SIGN } else { !0 }
     }
 }
 
-/// Whether an entry has the sign of a winner that is not 0, if there was a vote; entries of 0 do
-/// not count.
-#[inline(always)]
-fn counts<const VOTES: bool>(winner: f32, value: f32, flip: u32) -> bool {
-    let turned = value.to_bits() ^ flip ^ (winner.to_bits() & SIGN);
-    if VOTES { f32::from_bits(turned) > 0.0 } else { value != 0.0 }
+/// Says which entries count: those with the sign of the winner, entries of 0 never.
+struct Ballots<'v> {
+    winner: &'v Lanes,
+    flips: &'v [u32],
+    seen: u32,
 }
 
-/// Sums over the members of what `part` makes of an entry.
+/// Of the entries that count, and of their shares.
+struct Sums {
+    totals: Lanes,
+    shares: Lanes,
+}
+
+/// Adds `factors * values`, and the sizes of these terms.
 #[inline(always)]
-fn summed(values: &[Lanes], part: impl Fn(f32, usize) -> f32) -> Lanes {
-    let mut sums = [0f32; LANES];
+fn add_terms<const C: usize>(
+    from: usize,
+    values: &[Lanes],
+    factors: &[f32],
+    sums: &mut Lanes,
+    sizes: &mut Lanes,
+) {
+    let (values, factors) = (chunk::<_, C>(values, from), *chunk::<_, C>(factors, from));
     for lane in 0..LANES {
-        let mut sum = part(values[0][lane], 0);
-        for (i, values) in values.iter().enumerate().skip(1) {
-            sum += part(values[lane], i);
-        }
-        sums[lane] = sum;
-    }
-    sums
-}
-
-#[inline(always)]
-fn or_positive(mut winner: Lanes) -> Lanes {
-    for value in &mut winner {
-        *value = if *value == 0.0 { 1.0 } else { *value };
-    }
-    winner
-}
-
-/// [`f32::max`] looks for NaN, too.
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
-
-/// `mix * values`, in place; zero where the terms cancel but for rounding, which would have a vote.
-#[inline(always)]
-fn mixed(mix: &[f32], values: &mut [Lanes]) {
-    let old = values.to_vec();
-    for (new, row) in values.iter_mut().zip(mix.chunks_exact(old.len())) {
-        for lane in 0..LANES {
-            let (mut sum, mut noise) = (0.0, 0.0);
-            for (factor, old) in row.iter().zip(&old) {
-                let term = factor * old[lane];
-                sum += term;
-                noise += CANCELLED * term.abs();
-            }
-            new[lane] = if sum.abs() < noise { 0.0 } else { sum };
+        for i in 0..C {
+            let term = factors[i] * values[i][lane];
+            sums[lane] += term;
+            sizes[lane] += term.abs();
         }
     }
+}
+
+/// Adds the ballots by their size.
+#[inline(always)]
+fn add_mass<const C: usize>(from: usize, values: &[Lanes], ballots: &[f32], sums: &mut Lanes) {
+    let (values, ballots) = (chunk::<_, C>(values, from), *chunk::<_, C>(ballots, from));
+    for lane in 0..LANES {
+        for i in 0..C {
+            sums[lane] += values[i][lane] * ballots[i];
+        }
+    }
+}
+
+/// Adds 1 for every positive ballot, and -1 for every negative one.
+#[inline(always)]
+fn add_heads<const C: usize>(from: usize, values: &[Lanes], flips: &[u32], sums: &mut Lanes) {
+    let (values, flips) = (chunk::<_, C>(values, from), *chunk::<_, C>(flips, from));
+    for lane in 0..LANES {
+        for i in 0..C {
+            let ballot = f32::from_bits(values[i][lane].to_bits() ^ flips[i]);
+            sums[lane] += f32::from(ballot > 0.0) - f32::from(ballot < 0.0);
+        }
+    }
+}
+
+/// Adds the entries that count, and their shares.
+#[inline(always)]
+fn add_shares<const C: usize>(
+    from: usize,
+    values: &[Lanes],
+    shares: &[f32],
+    ballots: &Ballots<'_>,
+    sums: &mut Sums,
+) {
+    let (values, shares) = (chunk::<_, C>(values, from), *chunk::<_, C>(shares, from));
+    let (flips, seen) = (*chunk::<_, C>(ballots.flips, from), ballots.seen);
+    for lane in 0..LANES {
+        let turn = ballots.winner[lane].to_bits() & SIGN;
+        let (mut total, mut share) = (sums.totals[lane], sums.shares[lane]);
+        for i in 0..C {
+            let value = values[i][lane];
+            let counts = f32::from_bits((value.to_bits() ^ flips[i] ^ turn) & seen) > 0.0;
+            total += if counts { value } else { 0.0 };
+            share += if counts { shares[i] } else { 0.0 };
+        }
+        (sums.totals[lane], sums.shares[lane]) = (total, share);
+    }
+}
+
+/// The largest `|value| / share` of a position.
+#[inline(always)]
+fn find_largest<const C: usize>(
+    from: usize,
+    values: &[Lanes],
+    shares: &[f32],
+    largest: &mut Lanes,
+) {
+    let (values, shares) = (chunk::<_, C>(values, from), *chunk::<_, C>(shares, from));
+    for lane in 0..LANES {
+        for i in 0..C {
+            let size = values[i][lane].abs() / shares[i];
+            largest[lane] = if size > largest[lane] { size } else { largest[lane] };
+        }
+    }
+}
+
+/// As [`add_shares`], each times the square of `value / share`, in units in which nothing
+/// underflows.
+#[inline(always)]
+fn add_squares<const C: usize>(
+    from: usize,
+    values: &[Lanes],
+    shares: &[f32],
+    ballots: &Ballots<'_>,
+    units: &Lanes,
+    sums: &mut Sums,
+) {
+    let (values, shares) = (chunk::<_, C>(values, from), *chunk::<_, C>(shares, from));
+    let (flips, seen) = (*chunk::<_, C>(ballots.flips, from), ballots.seen);
+    for lane in 0..LANES {
+        let turn = ballots.winner[lane].to_bits() & SIGN;
+        let (mut total, mut share) = (sums.totals[lane], sums.shares[lane]);
+        for i in 0..C {
+            let value = values[i][lane];
+            let size = value / shares[i] / units[lane];
+            let counts = f32::from_bits((value.to_bits() ^ flips[i] ^ turn) & seen) > 0.0;
+            let square = if counts { size * size } else { 0.0 };
+            total += value * square;
+            share += shares[i] * square;
+        }
+        (sums.totals[lane], sums.shares[lane]) = (total, share);
+    }
+}
+
+/// `draw` in place of 0.
+#[inline(always)]
+fn or(winner: &Lanes, draw: &Lanes) -> Lanes {
+    let mut out = *winner;
+    for lane in 0..LANES {
+        out[lane] = if out[lane] == 0.0 { draw[lane] } else { out[lane] };
+    }
+    out
 }

@@ -19,6 +19,9 @@ use crate::rng::Stream;
 use crate::tile::pieces;
 use crate::{Error, Result, scratch};
 
+/// Open positions that are settled at a time.
+const SETTLED: usize = 1 << 10;
+
 /// A program with everything decided that needs a look at all entries first.
 pub struct Prepared<'s, S> {
     program: &'s Program,
@@ -62,28 +65,47 @@ impl<'s, S: Source> Prepared<'s, S> {
     /// # Errors
     /// [`Error::Shape`] for an `out` of another size; what the source refuses.
     pub fn run(&self, out: &mut [f32]) -> Result<()> {
+        self.fill(out, false).map(|_| ())
+    }
+
+    /// [`Self::run`], and the inner products of the result with the weighted deltas, in f64, taken
+    /// while a tile is in cache.  `None` where the program does not see whole deltas, or something
+    /// else happens to its result.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_along(&self, out: &mut [f32]) -> Result<Option<Vec<f64>>> {
+        let whole = !self.drops_at_random() && self.source.is_whole() && !self.program.clean;
+        Ok(Some(self.fill(out, whole)?).filter(|_| whole))
+    }
+
+    /// Fills `out`; if they are `wanted`, gives the inner products.
+    fn fill(&self, out: &mut [f32], wanted: bool) -> Result<Vec<f64>> {
         self.check(out)?;
         if out.is_empty() {
-            return Ok(());
+            return Ok(vec![0.0; self.source.count()]);
         }
         if self.source.count() == 0 {
             out.fill(0.0); // all go around
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut widening = 1.0;
-        loop {
+        let mut along = loop {
             let brackets = self.brackets(widening)?;
-            let survey = self.pass(&brackets, out)?;
+            let mut survey = self.pass(&brackets, out, wanted)?;
             if let Some(cuts) = cuts(&brackets, &survey) {
-                self.settle(&cuts, &survey, out);
-                break;
+                self.settle(&cuts, &mut survey, out);
+                break survey.along;
             }
             widening *= 8.0;
-        }
+        };
         if let Some(norm) = self.program.norm {
-            bring_to(norm, out);
+            let gain = f64::from(bring_to(norm, out));
+            for along in &mut along {
+                *along *= gain;
+            }
         }
-        Ok(())
+        Ok(along)
     }
 
     /// Adds the weighted deltas of the members that go around the program: the last thing that
@@ -110,7 +132,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             let each = cuts.iter().zip(values.chunks_exact_mut(len.max(1)));
             for (cut, values) in each.filter(|(cut, _)| !cut.keeps_all()) {
                 for (at, value) in values.iter_mut().enumerate() {
-                    *value = if cut.keeps(*value, start + at) { *value } else { 0.0 };
+                    *value = cut.kept(*value, start + at);
                 }
             }
             drop_selfish(&self.positions, values, len);
@@ -153,7 +175,7 @@ impl<'s, S: Source> Prepared<'s, S> {
     }
 
     /// One pass: everything decided but the positions of the survey.
-    fn pass(&self, brackets: &[Brackets], out: &mut [f32]) -> Result<Survey> {
+    fn pass(&self, brackets: &[Brackets], out: &mut [f32], along: bool) -> Result<Survey> {
         let cols = self.source.cols();
         let step = rows_of_tile(cols);
         let tiles = out.par_chunks_mut(step * cols).enumerate();
@@ -163,28 +185,38 @@ impl<'s, S: Source> Prepared<'s, S> {
             scratch::floats(brackets.len() * out.len(), |values| {
                 self.source.fill_all(&tile, out.len(), values)?;
                 self.keep(tile, values, out.len())?;
-                Ok(decide(&self.positions, brackets, first * cols, values, out))
+                let mut survey = decide(&self.positions, brackets, first * cols, values, out);
+                if along {
+                    let members = values.chunks_exact(out.len().max(1));
+                    survey.along = members.map(|delta| dots::dot(delta, out)).collect();
+                }
+                Ok(survey)
             })
         };
         Ok(Survey::join(tiles.map(one).collect::<Result<_>>()?, brackets.len()))
     }
 
-    /// Decides the positions of the survey.
-    fn settle(&self, cuts: &[Cut], survey: &Survey, out: &mut [f32]) {
-        let (count, n) = (cuts.len(), survey.places.len());
-        let mut values = vec![0f32; count * n];
-        for (member, (cut, values)) in
-            cuts.iter().zip(values.chunks_exact_mut(n.max(1))).enumerate()
-        {
-            let entries = survey.values.iter().skip(member).step_by(count);
-            for ((value, entry), place) in values.iter_mut().zip(entries).zip(&survey.places) {
-                *value = if cut.keeps(*entry, *place) { *entry } else { 0.0 };
+    /// Decides the positions of the survey, and brings its inner products up to date.
+    fn settle(&self, cuts: &[Cut], survey: &mut Survey, out: &mut [f32]) {
+        let count = cuts.len();
+        let (mut kept, mut decided) = (vec![0f32; count * SETTLED], [0f32; SETTLED]);
+        let all = survey.places.chunks(SETTLED).zip(survey.values.chunks(count * SETTLED));
+        for (places, values) in all {
+            let n = places.len();
+            for (at, (entries, place)) in values.chunks_exact(count).zip(places).enumerate() {
+                for (member, (entry, cut)) in entries.iter().zip(cuts).enumerate() {
+                    kept[member * n + at] = cut.kept(*entry, *place);
+                }
             }
-        }
-        let mut decided = vec![0f32; n];
-        decide(&self.positions, &[], 0, &values, &mut decided);
-        for (place, value) in survey.places.iter().zip(decided) {
-            out[*place] = value;
+            decide(&self.positions, &[], 0, &kept[..count * n], &mut decided[..n]);
+            let settled = places.iter().zip(&decided).zip(values.chunks_exact(count));
+            for ((place, value), entries) in settled {
+                let change = f64::from(*value) - f64::from(out[*place]);
+                for (along, entry) in survey.along.iter_mut().zip(entries) {
+                    *along += change * f64::from(*entry);
+                }
+                out[*place] = *value;
+            }
         }
     }
 
@@ -215,10 +247,14 @@ impl<'s, S: Source> Prepared<'s, S> {
         Ok(Survey::join(surveys, count))
     }
 
+    fn drops_at_random(&self) -> bool {
+        let random = matches!(self.program.keep, Keep::Random { .. } | Keep::Ranked { .. });
+        random && self.scope != Scope::Nowhere
+    }
+
     /// Drops entries at random, where the program does.
     fn keep(&self, tile: Range<usize>, values: &mut [f32], len: usize) -> Result<()> {
-        let random = matches!(self.program.keep, Keep::Random { .. } | Keep::Ranked { .. });
-        if !random || self.scope == Scope::Nowhere {
+        if !self.drops_at_random() {
             return Ok(());
         }
         let flags = (self.scope == Scope::Conflicts).then(|| dots::conflicts(values, len));
@@ -286,11 +322,13 @@ fn tiles<S: Source, T: Send>(
     tiles.into_par_iter().map(one).collect()
 }
 
-/// Scales to a norm, at most to twice what it was: what nearly cancels stays small.
-fn bring_to(norm: f64, out: &mut [f32]) {
+/// Scales to a norm, at most to twice what it was: what nearly cancels stays small.  Returns the
+/// factor.
+fn bring_to(norm: f64, out: &mut [f32]) -> f32 {
     let of = |chunk: &[f32]| chunk.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
     let sums: Vec<f64> = out.par_chunks(1 << 14).map(of).collect();
     let now = sums.iter().sum::<f64>().sqrt();
     let gain = if now > 0.0 { (norm / now).min(2.0) as f32 } else { 1.0 };
     out.par_iter_mut().for_each(|value| *value *= gain);
+    gain
 }

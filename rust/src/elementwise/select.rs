@@ -4,11 +4,12 @@
 //! are decided and the few inside are collected ([`super::survey`]); the threshold is then found
 //! among those.  A bracket that misses (possible, rare) is widened and the pass repeated.  Equal
 //! magnitudes at the cut are kept in index order, so exactly the asked number is kept.
+#![allow(clippy::needless_bitwise_bool)] // no branches where nothing can be predicted
 
 use rayon::prelude::*;
 
 use super::source::Source;
-use super::survey::{Survey, magnitude};
+use super::survey::{Found, Survey, magnitude};
 use super::{Keep, rows_of_tile};
 use crate::tile::pieces;
 use crate::{Result, scratch};
@@ -18,7 +19,7 @@ const SAMPLE: usize = 16;
 const FEWEST: usize = 1 << 13;
 const MOST: usize = 1 << 17;
 /// Rows of a block of the sample; each block has columns of its own.
-const BLOCK_ROWS: usize = 16;
+const BLOCK_ROWS: usize = 32;
 /// Half width of the bracket in standard deviations of the sample's quantile.
 const DEVIATIONS: f64 = 3.0;
 /// Magnitude bits that a bin of a histogram leaves open: sixteen bins for a factor of two.
@@ -39,7 +40,7 @@ impl Edge {
     const LAST: Self = Self { bits: 0, index: usize::MAX };
 
     fn is_after(self, bits: u32, index: usize) -> bool {
-        bits > self.bits || (bits == self.bits && index < self.index)
+        (bits > self.bits) | ((bits == self.bits) & (index < self.index))
     }
 }
 
@@ -56,9 +57,12 @@ impl Cut {
         self.high == Edge::FIRST && self.low == Edge::LAST
     }
 
-    pub(super) fn keeps(&self, value: f32, index: usize) -> bool {
+    /// The entry if it is kept, or zero; without a branch, which would be taken at random.
+    #[inline]
+    pub(super) fn kept(&self, value: f32, index: usize) -> f32 {
         let bits = magnitude(value);
-        self.low.is_after(bits, index) && !self.high.is_after(bits, index)
+        let keeps = self.low.is_after(bits, index) & !self.high.is_after(bits, index);
+        f32::from_bits(value.to_bits() & u32::from(keeps).wrapping_neg())
     }
 }
 
@@ -95,28 +99,27 @@ impl Bracket {
 
     /// The edge, from the number of entries that are not below and those inside; `None` if it is
     /// outside.
-    fn edge(&self, reached: usize, mut inside: Vec<(u32, usize)>) -> Option<Edge> {
+    fn edge(&self, reached: usize, mut inside: Vec<Found>, places: &[usize]) -> Option<Edge> {
         if self.known.is_some() {
             return self.known;
         }
-        let order = |x: &(u32, usize)| (std::cmp::Reverse(x.0), x.1);
         let last = match self.before {
             Before::Count(before) => {
                 let above = reached - inside.len();
                 let rank = before.checked_sub(above + 1).filter(|rank| *rank < inside.len())?;
-                *inside.select_nth_unstable_by_key(rank, order).1
+                *inside.select_nth_unstable(rank).1
             }
             Before::Square(wanted) => {
-                inside.sort_unstable_by_key(order);
+                inside.sort_unstable();
                 let mut held = 0.0;
-                let enough = |x: &&(u32, usize)| {
-                    held += f64::from(f32::from_bits(x.0)).powi(2);
+                let enough = |found: &&Found| {
+                    held += f64::from(f32::from_bits(found.bits())).powi(2);
                     held >= wanted
                 };
                 *inside.iter().find(enough).or(inside.last())?
             }
         };
-        Some(Edge { bits: last.0, index: last.1 + 1 })
+        Some(Edge { bits: last.bits(), index: places[last.at()] + 1 })
     }
 }
 
@@ -177,13 +180,12 @@ pub(super) fn brackets<S: Source>(
 pub(super) fn cuts(brackets: &[Brackets], survey: &Survey) -> Option<Vec<Cut>> {
     let one = |(member, b): (usize, &Brackets)| {
         let edge = |bracket: &Bracket, reached: usize| {
-            let inside = |(bits, _): &(u32, usize)| bracket.low <= *bits && *bits <= bracket.high;
             let found = if bracket.is_open() {
-                survey.entries_of(member).filter(inside).collect()
+                survey.inside(member, bracket.low..=bracket.high)
             } else {
                 Vec::new()
             };
-            bracket.edge(reached, found)
+            bracket.edge(reached, found, &survey.places)
         };
         let [high, low] = survey.reached[member];
         Some(Cut { high: edge(&b.high, high)?, low: edge(&b.low, low)? })

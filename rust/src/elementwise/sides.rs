@@ -52,6 +52,11 @@ impl<'s, S: Source> Sided<'s, S> {
         Self { source: self.source, seen, around, sides: Vec::new(), published: false }
     }
 
+    /// Whether the program sees all entries of all members.
+    pub(super) fn is_whole(&self) -> bool {
+        self.sides.is_empty() && self.around.is_empty()
+    }
+
     /// Adds the weighted deltas of the members that go around the program, tiles in parallel.
     pub(super) fn add_around(&self, out: &mut [f32]) -> Result<()> {
         let cols = self.cols();

@@ -1,5 +1,28 @@
 //! What one look at the deltas left open: positions where an entry is inside of a bracket.
 
+use std::ops::RangeInclusive;
+
+/// An entry of a survey, ordered by falling magnitude, then rising position.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Found(u64);
+
+impl Found {
+    /// The entry at the place with this number; the memory of a survey bounds it to 32 bits.
+    fn new(bits: u32, at: usize) -> Self {
+        Self((u64::from(!bits) << 32) | at as u64)
+    }
+
+    /// Magnitude bits.
+    pub(super) fn bits(self) -> u32 {
+        !((self.0 >> 32) as u32)
+    }
+
+    /// Which of the places it is at.
+    pub(super) fn at(self) -> usize {
+        self.0 as u32 as usize
+    }
+}
+
 /// What was seen in some tiles, in order.
 #[derive(Default)]
 pub(super) struct Survey {
@@ -9,6 +32,8 @@ pub(super) struct Survey {
     pub(super) places: Vec<usize>,
     /// The entries of all members there.
     pub(super) values: Vec<f32>,
+    /// Inner products of the members with the result, if they are wanted.
+    pub(super) along: Vec<f64>,
 }
 
 impl Survey {
@@ -23,11 +48,19 @@ impl Survey {
         self.values.reserve_exact(places * self.reached.len());
     }
 
-    /// Magnitude bits and positions of one member's collected entries.
-    pub(super) fn entries_of(&self, member: usize) -> impl Iterator<Item = (u32, usize)> {
+    /// One member's collected entries with magnitude bits in a range.
+    pub(super) fn inside(&self, member: usize, range: RangeInclusive<u32>) -> Vec<Found> {
         let count = self.reached.len().max(1);
-        let values = self.values.iter().skip(member).step_by(count);
-        values.zip(&self.places).map(|(value, place)| (magnitude(*value), *place))
+        let mut found = vec![Found(0); self.places.len()];
+        let mut len = 0;
+        // Without a branch, which would be taken at random.
+        for (at, entries) in self.values.chunks_exact(count).enumerate() {
+            let bits = magnitude(entries[member]);
+            found[len] = Found::new(bits, at);
+            len += usize::from(range.contains(&bits));
+        }
+        found.truncate(len);
+        found
     }
 
     /// What was seen of `count` members in consecutive tiles, which may be none.
@@ -38,6 +71,8 @@ impl Survey {
             for (all, part) in all.reached.iter_mut().zip(&part.reached) {
                 *all = [all[0] + part[0], all[1] + part[1]];
             }
+            all.along.resize(part.along.len(), 0.0);
+            all.along.iter_mut().zip(&part.along).for_each(|(all, part)| *all += part);
             all.places.extend(part.places);
             all.values.extend(part.values);
         }

@@ -321,7 +321,7 @@ impl RawStep {
         let groups = self.groups()?;
         let parts = self.parts(program, &groups)?;
         let done = calculate::condense(&parts, self.0, rule, dtype, scratch, out)?;
-        self.accounted(&parts, done, rule, dtype, scratch, out)
+        self.accounted(&parts, done, rule, dtype, &scratch[..self.0 * self.1], out)
     }
 
     /// What Python gets to know of the dense result `values`, whose factors are in `out`.
