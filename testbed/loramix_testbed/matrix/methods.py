@@ -54,17 +54,23 @@ class Merged:
     ----------
     method : of `loramix.merge`.
     share : whether every weight is divided by the number of adapters.
+    gain : what every weight is multiplied by.
     options : of `loramix.merge`.
     """
 
     method: Any
     share: bool = False
+    gain: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def weights(self, adapters: int) -> list[float]:
+        """One for each adapter."""
+        return [self.gain / adapters if self.share else self.gain] * adapters
 
     @contextmanager
     def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
         """The merged file is the only adapter."""
-        weights = [1 / len(adapters) if self.share else 1.0] * len(adapters)
+        weights = self.weights(len(adapters))
         with TemporaryDirectory() as folder:
             path = Path(folder) / "merged.safetensors"
             files = [SPECS[name].path for name in adapters]

@@ -92,16 +92,9 @@ def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) ->
 
 def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
     """Draw and measure one cell."""
-    pipe, stack = _pipe(), cell.stack
-    start = time.perf_counter()
-    prompts = [prompt_of(*pair) for pair in stack.asked]
-    with cell.way.used(pipe, stack.adapters):
-        made = time.perf_counter()
-        if isinstance(cell.way, Truth):
-            drawn = torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked])
-        else:
-            drawn = draw(pipe, prompts, stack.seeds)
-    drew = time.perf_counter()
+    stack, start = cell.stack, time.perf_counter()
+    drawn = drawn_by(cell.way, stack)
+    seconds = time.perf_counter() - start
     groups = drawn.split(stack.seeds)
     facts = {
         "half": stack.half,
@@ -110,11 +103,19 @@ def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
         "stack": stack.name,
         "method": cell.method,
         "cost": cell.way.cost(len(stack.adapters)),
-        "made_s": round(made - start, 2),
-        "drew_s": round(drew - made, 2),
+        "seconds": round(seconds, 2),
         "prompts": [_prompt(*pair) for pair in zip(stack.asked, groups, strict=True)],
     }
     return cell.key, facts, _shown(groups)
+
+
+def drawn_by(way: Way, stack: Stack) -> Tensor:
+    """Pictures of all that is asked of a stack, a prompt's in a row."""
+    if isinstance(way, Truth):
+        return torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked])
+    pipe = _pipe()
+    with way.used(pipe, stack.adapters):
+        return draw(pipe, [prompt_of(*pair) for pair in stack.asked], stack.seeds)
 
 
 def _prompt(asked: Sequence[str], drawn: Tensor) -> dict[str, Any]:

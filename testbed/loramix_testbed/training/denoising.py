@@ -48,20 +48,25 @@ def train(
     *,
     steps: int,
     rate: float,
+    planned: int | None = None,
     seed: int,
     after: Callable[[int], None] = lambda _: None,
     log: Path | None = None,
 ) -> None:
     """AdamW on whatever the loss depends on.
 
-    `after` is called with the number of every step done.
+    Parameters
+    ----------
+    planned : steps that the rate falls over; default: all.
+    after : called with the number of every step done.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
     start, mean = time.monotonic(), 0.0
+    planned = planned or steps
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * rate_at(step, steps, min(100, steps // 5 + 1))
+            group["lr"] = rate * rate_at(step, planned, min(100, planned // 5 + 1))
         loss = loss_of(generator)
         optimizer.zero_grad()
         loss.backward()

@@ -44,30 +44,48 @@ class Spec:
         return FOLDER / f"{self.name}.safetensors"
 
 
+_RANKS: Mapping[Kind, tuple[int, ...]] = {"content": (8, 4, 12, 4), "style": (8, 12, 8, 16)}
+_STEPS: Mapping[Kind, int] = {"content": 120, "style": 240, "stroke": 100}
+_RATES: Mapping[Kind, float] = {"content": 4e-3, "style": 5e-3, "stroke": 4e-3}
+
+
 def _all() -> list[Spec]:
-    ranks = (8, 4, 12, 4)
-    found: list[Spec] = []
-    kinds: list[tuple[Kind, list[str]]]
-    kinds = [("content", list(CONTENTS)), ("style", list(NEW_STYLES))]
-    for kind, concepts in kinds:
-        for place, concept in enumerate(concepts):
-            half: Half = "calibration" if place % 2 else "held-out"
-            rank = ranks[place // 2]
-            found.append(Spec(concept, kind, concept, half, rank, 160, 2e-3, 100 + len(found)))
+    found = [*_firsts("held-out"), *_firsts("calibration")]
     first = {spec.name: spec for spec in found}
     found += [
         replace(first[name], name=f"{name}-again", seed=200 + i, rank=4)
         for i, name in enumerate(("ampersand", "ember", "question", "lagoon"))
     ]
     found += [
-        replace(first[name], name=f"{name}-overtrained", steps=500, rate=6e-3, seed=210 + i)
-        for i, name in enumerate(("ember", "lagoon"))
+        replace(first[name], name=f"{name}-overtrained", steps=600, rate=1e-2, seed=210 + i)
+        for i, name in enumerate(("ember",))
     ]
     found += [
-        Spec(name, "stroke", name, "held-out", 4, 100, 2e-3, 220 + i)
+        Spec(name, "stroke", name, "held-out", 4, _STEPS["stroke"], _RATES["stroke"], 220 + i)
         for i, name in enumerate(("bold", "thin"))
     ]
     return found
+
+
+def _firsts(half: Half) -> list[Spec]:
+    """Every second concept, contents and styles in turn."""
+    start = 0 if half == "held-out" else 1
+    kinds: list[tuple[Kind, list[str]]]
+    kinds = [("style", list(NEW_STYLES)[start::2]), ("content", list(CONTENTS)[start::2])]
+    return [
+        Spec(
+            name=concepts[place],
+            kind=kind,
+            concept=concepts[place],
+            half=half,
+            rank=_RANKS[kind][place],
+            steps=_STEPS[kind],
+            rate=_RATES[kind],
+            seed=100 + 20 * start + 10 * (kind == "content") + place,
+        )
+        for place in range(4)
+        for kind, concepts in kinds
+    ]
 
 
 SPECS: Mapping[str, Spec] = {spec.name: spec for spec in _all()}
