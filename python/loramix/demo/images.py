@@ -8,7 +8,8 @@ from loramix.report.html.markup import Markup
 from loramix.report.html.pictures import Strip, pictures
 from loramix.types import Progress
 
-_WAYS = ("truth", "no adapter", "sum", "1/N", "auto", "loratorio")
+WAYS = ("truth", "no adapter", "sum", "1/N", "auto", "loratorio")
+"""Of the testbed's methods, those that are shown."""
 _SEEDS = 4
 
 
@@ -44,9 +45,9 @@ def draw(progress: Progress | None = None) -> Drawn:
         )
         raise ParamError(message) from error
     strips = []
-    for done, way in enumerate(_WAYS):
+    for done, way in enumerate(WAYS):
         if progress is not None:
-            progress(done, len(_WAYS))
+            progress(done, len(WAYS))
         png, right, total = strip(way, _SEEDS)
         strips.append(Strip(way, f"the judge finds what was asked for in {right} of {total}", png))
     asked = ", ".join(f"{symbol} in {style}" for symbol, style in STACK.asked)

@@ -11,7 +11,7 @@ from torch.nn.functional import pixel_shuffle
 from loramix_testbed.world.pipeline import GlyphPipeline
 from loramix_testbed.world.styles import EDGE
 
-STEPS = 12
+STEPS = 10
 GUIDANCE = 2.5
 
 

@@ -1,5 +1,6 @@
 """Which cells a run measures."""
 
+from loramix_testbed.matrix.ablations import ablations
 from loramix_testbed.matrix.methods import METHODS
 from loramix_testbed.matrix.running import Cell
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
@@ -15,7 +16,8 @@ def full() -> list[Cell]:
     """Both halves, all kinds of stacks, all methods."""
     cells = quick() + [_alone(stack) for stack in alone("calibration")]
     stacks = [*mixed("calibration"), *others("held-out"), *others("calibration")]
-    return cells + [Cell(s, name, way) for s in stacks for name, way in METHODS.items()]
+    cells += [Cell(s, name, way) for s in stacks for name, way in METHODS.items()]
+    return cells + ablations()
 
 
 def _alone(stack: Stack) -> Cell:

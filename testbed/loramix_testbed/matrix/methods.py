@@ -90,15 +90,21 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """Adapters kept apart, composed while the model runs."""
+    """Adapters kept apart, composed while the model runs.
+
+    Attributes
+    ----------
+    mode, guidance : of `loramix.compose`.
+    """
 
     mode: Any
+    guidance: Any = None
 
     @contextmanager
     def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
         """`loramix.compose`."""
         files = [SPECS[name].path for name in adapters]
-        with compose(pipe, files, mode=self.mode):
+        with compose(pipe, files, mode=self.mode, guidance=self.guidance):
             yield
 
     def cost(self, adapters: int) -> float:

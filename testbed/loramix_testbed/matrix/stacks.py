@@ -6,7 +6,7 @@ from itertools import islice, product
 
 from loramix_testbed.world.adapters import SPECS, Half, Spec
 from loramix_testbed.world.styles import PLAIN
-from loramix_testbed.world.symbols import CONTENTS
+from loramix_testbed.world.symbols import BASE, CONTENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Stack:
 def alone(half: Half) -> list[Stack]:
     """Every adapter by itself, asked for its own concept: the most that a stack can keep."""
     contents, styles = _halves(half)
-    return [_stack("alone", half, [name], seeds=8) for name in (*contents, *styles)]
+    return [_stack("alone", half, [name], seeds=4) for name in (*contents, *styles)]
 
 
 def mixed(half: Half) -> list[Stack]:
@@ -96,4 +96,4 @@ def _asked(specs: Sequence[Spec]) -> Iterator[tuple[str, str]]:
     """Every symbol of the stack in every style of it; the base's where it has none."""
     contents = dict.fromkeys(CONTENTS[s.concept] for s in specs if s.kind == "content")
     styles = dict.fromkeys(s.concept for s in specs if s.kind == "style")
-    yield from product(contents or ("A", "R"), styles or (PLAIN, "red"))
+    yield from product(contents or tuple(BASE[::7]), styles or (PLAIN, "red", "night", "leaf"))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from loramix_testbed.judging.intervals import Interval
+from loramix_testbed.matrix.ablations import ABLATIONS
+from loramix_testbed.matrix.methods import METHODS
 from loramix_testbed.report.markdown import spelled, tables
 from loramix_testbed.report.summary import Row, ahead, rows
 
@@ -40,7 +42,9 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
     ----------
     folder : where scores.json is, if they were computed.
     """
-    held = rows(cells, "held-out")
+    measured = rows(cells, "held-out")
+    held = [row for row in measured if row.method in METHODS]
+    changed = [row for row in measured if row.method in ABLATIONS]
     mixed = [row for row in held if row.kind == "mixed"]
     parts = [_HEAD, _alone(held)]
     if mixed:
@@ -54,6 +58,8 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
     scores = folder / "scores.json"
     if scores.is_file():
         parts.append(_scores(json.loads(scores.read_text(encoding="utf-8"))))
+    if changed:
+        parts.append("## One change at a time\n\n" + tables(changed) + "\n")
     parts.append("## All figures\n\n" + tables([row for row in held if row.kind != "alone"]))
     return "\n".join(parts).rstrip() + "\n"
 
