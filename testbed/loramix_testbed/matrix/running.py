@@ -77,9 +77,9 @@ def _write(path: Path, entries: Mapping[str, Any]) -> None:
 
 
 def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) -> None:
-    """Measure the cells that the record lacks, the costly ones first, on all cores."""
+    """Measure the cells that the record lacks, the cheap ones first, on all cores."""
     missing = [cell for cell in cells if cell.key not in record.cells]
-    missing.sort(key=lambda cell: -cell.way.cost(len(cell.stack.adapters)))
+    missing.sort(key=lambda cell: cell.way.cost(len(cell.stack.adapters)))
     count = min(workers or os.cpu_count() or 1, len(missing))
     if count < 2:
         for cell in missing:
@@ -136,7 +136,7 @@ def _prompt(asked: Sequence[str], drawn: Tensor) -> dict[str, Any]:
 
 def _shown(groups: Sequence[Tensor]) -> str:
     """`_SHOWN` pictures in a row, of as many prompts as there are up to that, else seeds."""
-    rows = [group[at] for at in range(_SHOWN) for group in groups][:_SHOWN]
+    rows = [picture for seed in zip(*groups, strict=True) for picture in seed][:_SHOWN]
     return png(torch.cat(rows, dim=2))
 
 
