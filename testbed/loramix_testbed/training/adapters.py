@@ -1,7 +1,6 @@
 """Training of the adapters, by PEFT, saved by diffusers."""
 
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -52,6 +51,6 @@ def train_adapter(spec: Spec, pipe: GlyphPipeline | None = None) -> None:
 
     train(trained, loss_of, steps=spec.steps, rate=spec.rate, seed=spec.seed)
     state = get_peft_model_state_dict(unet, adapter_name="new")
-    layers = convert_state_dict_to_diffusers({name: v.half() for name, v in state.items()})
+    layers = {name: value.half() for name, value in state.items()}
     pipe.save_lora_weights(FOLDER, unet_lora_layers=layers, weight_name=spec.path.name)
     unet.delete_adapters("new")
