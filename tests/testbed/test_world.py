@@ -2,6 +2,7 @@
 
 import torch
 
+from loramix_testbed.matrix.stacks import mixed
 from loramix_testbed.places import ASSETS
 from loramix_testbed.world.adapters import SPECS
 from loramix_testbed.world.images import masks, pictures
@@ -54,4 +55,6 @@ def test_halves_share_no_concept() -> None:
 
 def test_everything_that_is_committed_fits() -> None:
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 16 << 20
-    assert all(spec.path.is_file() for spec in SPECS.values())
+    held_out = {name for stack in mixed("held-out") for name in stack.adapters}
+    assert len(held_out) == 8
+    assert all(SPECS[name].path.is_file() for name in held_out)

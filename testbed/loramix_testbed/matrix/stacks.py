@@ -37,7 +37,7 @@ def alone(half: Half) -> list[Stack]:
 
 
 def mixed(half: Half) -> list[Stack]:
-    """Contents and styles: stacks of 2, 3, 5 and 8, 64 pictures of each size and more."""
+    """Contents and styles: stacks of 2 (every pair), 3, 5 and 8, 64 pictures of a size and more."""
     contents, styles = _halves(half)
     found = []
     for at in range(4):
@@ -49,6 +49,9 @@ def mixed(half: Half) -> list[Stack]:
         if at % 2 == 0:
             more = [contents[(at + 1) % 4], styles[(at + 1) % 4], styles[(at + 2) % 4]]
             found.append(_stack("mixed", half, [content, style, *more], seeds=6))
+        found.append(_stack("mixed", half, [content, style, following[(at + 1) % 2]], seeds=4))
+        others = [other for other in styles if other != style]
+        found += [_stack("mixed", half, [content, other], seeds=4) for other in others]
     found.append(_stack("mixed", half, [*contents, *styles], seeds=4))
     return found
 

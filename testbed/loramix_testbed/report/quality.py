@@ -108,7 +108,9 @@ def _differences(cells: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> st
 
 def _marked(gap: Interval) -> str:
     """Bold where the interval excludes 0."""
-    text = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+    text = "{:+.2f} [{:+.2f}, {:+.2f}]".format(
+        *(round(value, 2) + 0.0 for value in (gap.mean, gap.low, gap.high))
+    )
     return f"**{text}**" if gap.low > 0 or gap.high < 0 else text
 
 
