@@ -77,9 +77,8 @@ def _write(path: Path, entries: Mapping[str, Any]) -> None:
 
 
 def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) -> None:
-    """Measure the cells that the record lacks, the cheap ones first, on all cores."""
+    """Measure the cells that the record lacks, stack by stack, on all cores."""
     missing = [cell for cell in cells if cell.key not in record.cells]
-    missing.sort(key=lambda cell: cell.way.cost(len(cell.stack.adapters)))
     count = min(workers or os.cpu_count() or 1, len(missing))
     if count < 2:
         for cell in missing:
