@@ -11,4 +11,7 @@ ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "testbed" / "record" / "quality.json"
 """Measured cells that docs/QUALITY.md is written from."""
 
+CALIBRATION = RECORD.with_name("calibration.json")
+"""What `auto`'s candidates reach on the calibration half."""
+
 QUALITY = ROOT / "docs" / "QUALITY.md"

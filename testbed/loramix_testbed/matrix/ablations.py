@@ -13,6 +13,7 @@ ABLATIONS: Mapping[str, Way] = {
     "published:mode=global": Merged("published:mode=global"),
     "published, no smoothing": Merged("published:smoothing=0"),
     "published, auto-strength off": Merged("published:auto_strength=false"),
+    "auto:strength=pair": Merged("auto:strength=pair"),
     "auto:strength=strongest": Merged("auto:strength=strongest"),
     "auto:strength=none": Merged("auto:strength=none"),
     "sum, dare half": Merged("linear", options={"sparsify": "dare:density=0.5"}),
@@ -37,6 +38,10 @@ ABLATIONS: Mapping[str, Way] = {
 
 
 def ablations() -> list[Cell]:
-    """All of them on the held-out stacks of two and three."""
-    stacks = [stack for stack in mixed("held-out") if len(stack.adapters) < 4]
-    return [Cell(stack, name, way) for stack in stacks for name, way in ABLATIONS.items()]
+    """Those of strength on all held-out mixed stacks, the others on those of two and three."""
+    return [
+        Cell(stack, name, way)
+        for name, way in ABLATIONS.items()
+        for stack in mixed("held-out")
+        if len(stack.adapters) < 4 or name.startswith("auto:strength")
+    ]

@@ -10,8 +10,12 @@ import numpy as np
 from loramix_testbed.judging.intervals import Interval
 from loramix_testbed.matrix.ablations import ABLATIONS
 from loramix_testbed.matrix.methods import METHODS
+from loramix_testbed.matrix.stacks import mixed as mixed_stacks
+from loramix_testbed.matrix.stacks import others
+from loramix_testbed.places import CALIBRATION
 from loramix_testbed.report.markdown import spelled, tables
 from loramix_testbed.report.summary import Row, ahead, rows
+from loramix_testbed.world.adapters import HALVES, SPECS
 
 _RIVALS = ("sum", "1/N", "average", "slerp", "ties", "dare", "knots(ties)", "core(ties)", "iso-c")
 
@@ -29,7 +33,7 @@ knows the true picture of every symbol in every style. All of this page is writt
 - **cost**: evaluations of the denoiser per step, with guidance; a merge has 2, as one adapter has.
 
 Brackets are 95 % intervals, by a bootstrap over prompts and seeds. All methods start from the same
-noise. Thresholds may be chosen on the calibration half of the adapters; everything here is the
+noise. Thresholds may only be chosen on the calibration half of the adapters; everything here is the
 other half. A world of 24 pixels is no photograph: it says what composition does where the truth is
 known, not how a merge of two particular files will look.
 """
@@ -60,8 +64,26 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
         parts.append(_scores(json.loads(scores.read_text(encoding="utf-8"))))
     if changed:
         parts.append("## One change at a time\n\n" + tables(changed) + "\n")
+    parts.append(_lacking(measured))
     parts.append("## All figures\n\n" + tables([row for row in held if row.kind != "alone"]))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _lacking(measured: Sequence[Row]) -> str:
+    """What the testbed has a place for, and this page no figure."""
+    stacks = [stack for half in HALVES for stack in (*mixed_stacks(half), *others(half))]
+    kinds = dict.fromkeys(stack.kind for stack in stacks)
+    lines = []
+    if unknown := [kind for kind in kinds if kind not in {row.kind for row in measured}]:
+        lines.append(f"- Stacks of these kinds: {', '.join(unknown)}.")
+    if untrained := [name for name, spec in SPECS.items() if not spec.path.is_file()]:
+        lines.append(f"- With adapters that are not trained yet: {', '.join(untrained)}.")
+    if not CALIBRATION.is_file():
+        lines.append("- The calibration half: no threshold of `auto` was chosen by pictures.")
+    known = {row.method for row in measured}
+    if open_questions := [name for name in ABLATIONS if name not in known]:
+        lines.append(f"- One change at a time: {', '.join(open_questions)}.")
+    return "## Not measured yet\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _alone(held: Sequence[Row]) -> str:
@@ -71,7 +93,7 @@ def _alone(held: Sequence[Row]) -> str:
     row = found[0]
     return (
         "## Adapters alone\n\nEvery held-out adapter by itself, asked for its own concept "
-        f"({row.pictures} pictures): content {spelled(row.content)}, style {spelled(row.style)}, "
+        f"({row.pictures} pictures):\ncontent {spelled(row.content)}, style {spelled(row.style)},\n"
         f"both {spelled(row.both)}, distance {spelled(row.distance, 3)}.\n"
     )
 

@@ -13,6 +13,7 @@ FOLDER = ASSETS / "adapters"
 
 Kind = Literal["content", "style", "stroke"]
 Half = Literal["calibration", "held-out"]
+HALVES: tuple[Half, ...] = ("calibration", "held-out")
 
 
 @dataclass(frozen=True, slots=True)
