@@ -40,7 +40,7 @@ def _line(row: Row) -> str:
         spelled(row.distance, 3),
         f"{row.beyond.mean:.3f}",
         f"{row.energy.mean:.2f}",
-        f"{row.kid:.2f}",
+        f"{round(row.kid, 2) + 0.0:.2f}",
         f"{row.diversity:.2f}",
         f"{row.cost:g}",
     )

@@ -17,7 +17,10 @@ from loramix_testbed.report.markdown import spelled, tables
 from loramix_testbed.report.summary import Row, ahead, rows
 from loramix_testbed.world.adapters import HALVES, SPECS
 
-_RIVALS = ("sum", "1/N", "average", "slerp", "ties", "dare", "knots(ties)", "core(ties)", "iso-c")
+_RIVALS = (
+    *("sum", "1/N", "average", "slerp", "karcher", "ties", "dare"),
+    *("knots(ties)", "core(ties)", "iso-c"),
+)
 
 _HEAD = """# Quality
 
