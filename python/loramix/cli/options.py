@@ -298,6 +298,12 @@ RsLora = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", metavar="FILE", help="Draw with the testbed's adapters, into this page."
+    ),
+]
 DemoFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")
 ]

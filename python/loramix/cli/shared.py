@@ -11,6 +11,7 @@ from loramix.errors import FormatError, LoramixError
 if TYPE_CHECKING:
     from loramix import Adapter, Analyzed, Merged, Output, Plan
     from loramix.report.facts import Overview
+    from loramix.report.html.markup import Markup
     from loramix.tensors import Dtype
     from loramix.types import Base, Progress, Weight
 
@@ -114,9 +115,9 @@ def analysis_overview(found: "Analyzed", weights: "Sequence[Weight]") -> "Overvi
     return overview(found.adapters, weights, found.analysis)
 
 
-def write_page(path: Path, found: "Overview") -> None:
+def write_page(path: Path, found: "Overview", pictures: "Markup | None" = None) -> None:
     """The report as a page for the browser."""
     from loramix.io.text import write_text
     from loramix.report.html.page import page
 
-    write_text(path, page(found))
+    write_text(path, page(found, pictures))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loramix.cli import console, options
+from loramix.cli import console, options, shared
 
 if TYPE_CHECKING:
     from loramix.demo import Check
@@ -15,12 +15,22 @@ if TYPE_CHECKING:
 
 
 def demo(
-    *, output: options.DemoFolder = Path("loramix-demo"), as_json: options.Json = False
+    *,
+    output: options.DemoFolder = Path("loramix-demo"),
+    images: options.Images = None,
+    as_json: options.Json = False,
 ) -> None:
     """Merge three small adapters that come with loramix, and check it.
 
     The check adds the dense deltas up in float64 with NumPy alone and compares every target.
+
+    With --images, the testbed's adapters are put together in several ways, and a small diffusion
+    model draws with each: a page for the browser, the pictures side by side. It needs torch,
+    diffusers and PEFT, and the repository's folder testbed on PYTHONPATH.
     """
+    if images is not None:
+        _draw(images)
+        return
     from loramix import demo as packaged
     from loramix.report.model import report_of
 
@@ -37,6 +47,17 @@ def demo(
     if not check.passed:
         console.complain(f"error: {output}: not the sum of its sources at {check.worst}")
         raise typer.Exit(1)
+
+
+def _draw(path: Path) -> None:
+    from loramix.demo import images
+    from loramix.io.text import refuse_place
+
+    refuse_place(path)
+    with console.progress(quiet=False) as bar:
+        drawn = images.draw(bar)
+    shared.write_page(path, shared.overview_of(drawn.merged.plan, drawn.merged), drawn.section)
+    console.show(f"{path}: {len(drawn.strips)} ways to put {drawn.names} together")
 
 
 def _demo_text(report: "Report", check: "Check") -> str:

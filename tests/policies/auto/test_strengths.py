@@ -39,6 +39,17 @@ def test_strongest_is_no_longer_than_the_strongest(regime: str) -> None:
 
 
 @pytest.mark.parametrize("regime", REGIMES)
+def test_a_pair_is_no_longer_than_two_of_the_strongest(regime: str) -> None:
+    for seed in DRAWS:
+        truth = planted(regime, seed)
+        most = min(float(np.linalg.norm(sizes(truth))), 2**0.5 * max(sizes(truth)))
+        free, held = norm(truth, "none"), norm(truth, "pair")
+        assert held <= most * (1 + 1e-6)
+        if regime != VOTES:
+            assert held == pytest.approx(min(free, most), rel=1e-9)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
 def test_independent_is_no_longer_than_independent_adapters_are(regime: str) -> None:
     for seed in DRAWS:
         truth = planted(regime, seed)

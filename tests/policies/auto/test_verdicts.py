@@ -142,7 +142,7 @@ def test_thresholds_outside_their_range_are_refused(field: str, value: object) -
 
 
 def test_other_parameters_outside_their_range_are_refused() -> None:
-    with pytest.raises(ParamError, match="allowed is independent, strongest, none"):
+    with pytest.raises(ParamError, match="allowed is independent, pair, strongest, none"):
         Auto(strength="strong")  # type: ignore[arg-type]
     with pytest.raises(ParamError, match="auto: mix = 'yes': true or false"):
         Auto(mix="yes")  # type: ignore[arg-type]

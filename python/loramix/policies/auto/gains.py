@@ -9,19 +9,25 @@ import numpy as np
 from loramix.policies.auto.evidence import Evidence
 from loramix.tensors import F64
 
-Limit: TypeAlias = Literal["independent", "strongest", "none"]
-LIMITS: tuple[Limit, ...] = ("independent", "strongest", "none")
+Limit: TypeAlias = Literal["independent", "pair", "strongest", "none"]
+LIMITS: tuple[Limit, ...] = ("independent", "pair", "strongest", "none")
 
 
 def allowed(limit: Limit, sizes: F64) -> float:
     """The longest result of members of these norms.
 
-    ``independent``: ``sqrt(sum n_i^2)``, as long as orthogonal members make it; ``strongest``:
-    ``max n_i``; ``none``: infinite.
+    ``independent``: ``sqrt(sum n_i^2)``, as long as orthogonal members make it; ``pair``: that,
+    but no longer than two of the longest, ``sqrt(2) max n_i``; ``strongest``: ``max n_i``;
+    ``none``: infinite.
     """
     if limit == "none":
         return math.inf
-    return float(np.linalg.norm(sizes) if limit == "independent" else sizes.max())
+    longest, together = float(sizes.max()), float(np.linalg.norm(sizes))
+    return {
+        "independent": together,
+        "pair": min(together, math.sqrt(2) * longest),
+        "strongest": longest,
+    }[limit]
 
 
 def norm_of_sum(gram: F64, coefficients: F64) -> float:

@@ -56,7 +56,8 @@ class Auto:
     strength : norm of a group's result, at most: ``independent``: ``sqrt(sum |w_i delta_i|^2)``,
         which a sum of unrelated adapters has and should have; `Retain` keeps to it by itself, the
         sum of a group within the bound of a cosine; the votes get a gain.  ``strongest``:
-        ``max |w_i delta_i|``, for stacks that overbake.  ``none``.
+        ``max |w_i delta_i|``, for stacks that overbake.  ``pair``: as ``independent``, but at most
+        ``sqrt(2)`` times as long as the strongest, for stacks of many.  ``none``.
     mix : whether adapters for speed, editing or preferences take part like all others.  Default:
         no; they are added as they are, at their weight, around what becomes of the others.
     errors : standard errors beyond which a figure counts: at 3, one of 370 is chance.

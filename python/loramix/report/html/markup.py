@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from loramix.report.cells import printable
 
-_EMPTY = frozenset({"meta"})
+_EMPTY = frozenset({"img", "meta"})
 
 
 class Markup(str):

@@ -23,12 +23,14 @@ _TERMS = (
 )  # fmt: skip
 
 
-def page(found: Overview) -> str:
+def page(found: Overview, pictures: Markup | None = None) -> str:
     """A report as HTML, in one file that loads nothing.
 
     Parameters
     ----------
     found : see `loramix.report.overview`.
+    pictures : a section of them, see `loramix.report.html.pictures`; they are the only thing that
+        the page may show beside its text, and only if there are any.
 
     Notes
     -----
@@ -38,6 +40,7 @@ def page(found: Overview) -> str:
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        f"{'img-src data:; ' if pictures else ''}"
         "base-uri 'none'; form-action 'none'"
     )
     head = tag(
@@ -50,7 +53,11 @@ def page(found: Overview) -> str:
         tag("style", style),
     )
     body = tag(
-        "body", _header(found), tag("main", *_parts(found)), _footer(), tag("script", script)
+        "body",
+        _header(found),
+        tag("main", pictures, *_parts(found)),
+        _footer(),
+        tag("script", script),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 

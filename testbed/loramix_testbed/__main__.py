@@ -1,0 +1,92 @@
+"""The command: ``python -m loramix_testbed``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from loramix_testbed.places import QUALITY, RECORD
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the testbed's commands."""
+    parser = argparse.ArgumentParser(prog="loramix_testbed", description=__doc__)
+    parser.add_argument(
+        "command",
+        nargs="?",
+        default="measure",
+        choices=("measure", "report", "train", "fonts", "calibrate"),
+        help="measure (and report), report only, train the world, list or render fonts, "
+        "calibrate auto",
+    )
+    parser.add_argument("--quick", action="store_true", help="held-out mixed stacks only (default)")
+    parser.add_argument("--full", action="store_true", help="both halves, all stacks, ablations")
+    parser.add_argument("--out", type=Path, help="folder for the record and the page")
+    parser.add_argument("--workers", type=int, help="processes, each with one core")
+    parser.add_argument("--only", help="methods, separated by commas")
+    parser.add_argument("--packages", action="store_true", help="fonts: list the Debian packages")
+    parser.add_argument("--what", default="all", help="train: base, judge, adapters or names")
+    asked = parser.parse_args(arguments)
+    return _COMMANDS[asked.command](asked)
+
+
+def _measure(asked: argparse.Namespace) -> int:
+    from loramix_testbed.matrix.cells import full, quick
+    from loramix_testbed.matrix.running import Record, run
+
+    cells = full() if asked.full else quick()
+    if asked.only:
+        names = set(asked.only.split(","))
+        cells = [cell for cell in cells if cell.method in names]
+    run(cells, Record(_record(asked)), workers=asked.workers)
+    return _report(asked)
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from loramix_testbed.report.writing import write
+
+    path = _record(asked)
+    write(path, path.parent, QUALITY if asked.out is None else None)
+    sys.stdout.write(f"{path.parent}: table.md, page.html\n")
+    return 0
+
+
+def _train(asked: argparse.Namespace) -> int:
+    from loramix_testbed.training.everything import train_world
+
+    train_world(asked.what, workers=asked.workers)
+    return 0
+
+
+def _fonts(asked: argparse.Namespace) -> int:
+    from loramix_testbed.places import ASSETS
+    from loramix_testbed.world import fonts
+
+    if asked.packages:
+        sys.stdout.write("\n".join(fonts.packages()) + "\n")
+    else:
+        count = fonts.make_masks(ASSETS / "masks.npz")
+        sys.stdout.write(f"{count} fonts for the base\n")
+    return 0
+
+
+def _calibrate(asked: argparse.Namespace) -> int:
+    from loramix_testbed.matrix.calibrating import calibrate
+
+    calibrate(_record(asked), workers=asked.workers)
+    return 0
+
+
+def _record(asked: argparse.Namespace) -> Path:
+    return RECORD if asked.out is None else asked.out / RECORD.name
+
+
+_COMMANDS = {
+    "measure": _measure,
+    "report": _report,
+    "train": _train,
+    "fonts": _fonts,
+    "calibrate": _calibrate,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

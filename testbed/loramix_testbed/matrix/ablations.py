@@ -1,0 +1,47 @@
+"""One change at a time: what each part of a method is worth."""
+
+from collections.abc import Mapping
+
+from loramix.compose.guidance import Cfg, Recentred
+from loramix.compose.modes import Loratorio
+from loramix.planning.output import Output
+from loramix_testbed.matrix.methods import Composed, Merged, Way
+from loramix_testbed.matrix.running import Cell
+from loramix_testbed.matrix.stacks import mixed
+
+ABLATIONS: Mapping[str, Way] = {
+    "published:mode=global": Merged("published:mode=global"),
+    "published, no smoothing": Merged("published:smoothing=0"),
+    "published, auto-strength off": Merged("published:auto_strength=false"),
+    "auto:strength=pair": Merged("auto:strength=pair"),
+    "auto:strength=strongest": Merged("auto:strength=strongest"),
+    "auto:strength=none": Merged("auto:strength=none"),
+    "sum, dare half": Merged("linear", options={"sparsify": "dare:density=0.5"}),
+    "sum, della half": Merged("linear", options={"sparsify": "della:density=0.5"}),
+    "sum, refine": Merged("linear", options={"refine": "refine"}),
+    "sum, full": Merged("linear", options={"refine": "full"}),
+    "ties, rank 4": Merged("ties", options={"output": Output(rank=4)}),
+    "ties, rank 8": Merged("ties", options={"output": Output(rank=8)}),
+    "sum, rank 4": Merged("linear", options={"output": Output(rank=4)}),
+    "sum, rank 8": Merged("linear", options={"output": Output(rank=8)}),
+    "loratorio, tau 0.01": Composed(Loratorio(tau=0.01)),
+    "loratorio, tau 1": Composed(Loratorio(tau=1.0)),
+    "loratorio, patch 2": Composed(Loratorio(patch=2)),
+    "loratorio, patch 12": Composed(Loratorio(patch=12)),
+    "loratorio, k 1": Composed(Loratorio(k=1)),
+    "loratorio, lambda 0": Composed(Loratorio(), guidance=Recentred(0.0)),
+    "loratorio, lambda 1": Composed(Loratorio(), guidance=Recentred(1.0)),
+    "loratorio, plain guidance": Composed(Loratorio(), guidance=Cfg()),
+    "loratorio, levels": Composed(Loratorio(level="adapter")),
+}
+"""Ways that differ from one of the matrix in one thing."""
+
+
+def ablations() -> list[Cell]:
+    """Those of strength on all held-out mixed stacks, the others on those of two and three."""
+    return [
+        Cell(stack, name, way)
+        for name, way in ABLATIONS.items()
+        for stack in mixed("held-out")
+        if len(stack.adapters) < 4 or name.startswith("auto:strength")
+    ]

@@ -1,0 +1,31 @@
+"""Which cells a run measures."""
+
+from loramix_testbed.matrix.ablations import ablations
+from loramix_testbed.matrix.methods import METHODS
+from loramix_testbed.matrix.running import Cell
+from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
+
+
+def quick() -> list[Cell]:
+    """All methods on the held-out mixed stacks, and every held-out adapter alone."""
+    cells = [_alone(stack) for stack in alone("held-out")]
+    return cells + [
+        Cell(s, name, way) for s in _small(mixed("held-out")) for name, way in METHODS.items()
+    ]
+
+
+def _small(stacks: list[Stack]) -> list[Stack]:
+    """Small stacks first: what a run that was stopped has is whole."""
+    return sorted(stacks, key=lambda stack: len(stack.adapters))
+
+
+def full() -> list[Cell]:
+    """Both halves, all kinds of stacks, all methods."""
+    cells = quick() + [_alone(stack) for stack in alone("calibration")]
+    stacks = [*mixed("calibration"), *others("held-out"), *others("calibration")]
+    cells += [Cell(s, name, way) for s in stacks for name, way in METHODS.items()]
+    return cells + ablations()
+
+
+def _alone(stack: Stack) -> Cell:
+    return Cell(stack, "sum", METHODS["sum"])

@@ -1,0 +1,138 @@
+"""The methods that are compared: how each puts a stack into the pipeline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import loramix
+from loramix.compose.composing import compose
+from loramix_testbed.world.adapters import SPECS
+from loramix_testbed.world.pipeline import GlyphPipeline
+
+
+class Way(Protocol):
+    """A way to use a stack."""
+
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Any:  # noqa: ANN401
+        """A context in which the pipeline draws with the stack."""
+
+    def cost(self, adapters: int) -> float:
+        """Evaluations of the denoiser per step, with guidance; a plain pipeline has 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No adapter at all: what the prompt alone gives."""
+
+    @contextmanager
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:  # noqa: ARG002
+        """Nothing is loaded."""
+        yield
+
+    def cost(self, adapters: int) -> float:  # noqa: ARG002
+        """That of the base."""
+        return 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Truth(Nothing):
+    """True pictures: what the judge says of these is the most that can be reached."""
+
+    def cost(self, adapters: int) -> float:  # noqa: ARG002
+        """Nothing is evaluated."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A merge, written to a file and loaded as any adapter is.
+
+    Attributes
+    ----------
+    method : of `loramix.merge`.
+    share : whether every weight is divided by the number of adapters.
+    gain : what every weight is multiplied by.
+    options : of `loramix.merge`.
+    """
+
+    method: Any
+    share: bool = False
+    gain: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def weights(self, adapters: int) -> list[float]:
+        """One for each adapter."""
+        return [self.gain / adapters if self.share else self.gain] * adapters
+
+    @contextmanager
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
+        """The merged file is the only adapter."""
+        weights = self.weights(len(adapters))
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "merged.safetensors"
+            files = [SPECS[name].path for name in adapters]
+            loramix.merge(files, self.method, weights=weights, path=path, **self.options)
+            pipe.load_lora_weights(
+                folder, weight_name=path.name, adapter_name="merged", prefix=None
+            )
+        try:
+            yield
+        finally:
+            pipe.unload_lora_weights()
+
+    def cost(self, adapters: int) -> float:  # noqa: ARG002
+        """That of one adapter."""
+        return 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Adapters kept apart, composed while the model runs.
+
+    Attributes
+    ----------
+    mode, guidance : of `loramix.compose`.
+    """
+
+    mode: Any
+    guidance: Any = None
+
+    @contextmanager
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
+        """`loramix.compose`."""
+        files = [SPECS[name].path for name in adapters]
+        with compose(pipe, files, mode=self.mode, guidance=self.guidance):
+            yield
+
+    def cost(self, adapters: int) -> float:
+        """By the mode's own rule."""
+        name = self.mode if isinstance(self.mode, str) else self.mode.name
+        return {"switch": 2.0, "merge": 2.0, "composite": 2.0 * adapters}.get(
+            name, 2.0 * (adapters + 1)
+        )
+
+
+METHODS: Mapping[str, Way] = {
+    "truth": Truth(),
+    "no adapter": Nothing(),
+    "sum": Merged("linear"),
+    "1/N": Merged("linear", share=True),
+    "sum, energy kept": Merged("linear", options={"auto_strength": True}),
+    "average": Merged("average"),
+    "slerp": Merged("slerp"),
+    "karcher": Merged("karcher"),
+    "ties": Merged("ties"),
+    "dare": Merged("dare"),
+    "knots(ties)": Merged("knots(ties)"),
+    "core(ties)": Merged("core(ties)"),
+    "iso-c": Merged("iso-c"),
+    "published": Merged("published"),
+    "auto": Merged("auto"),
+    "switch": Composed("switch"),
+    "composite": Composed("composite"),
+    "loratorio": Composed("loratorio"),
+}
+"""What the quick matrix compares."""

@@ -1,0 +1,150 @@
+"""Running the matrix: a cell is a stack and a method, kept as soon as it is measured."""
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loramix_testbed.judging.drawing import draw, png
+from loramix_testbed.judging.metrics import measure, true_pictures
+from loramix_testbed.matrix.methods import Truth, Way
+from loramix_testbed.matrix.stacks import Stack
+from loramix_testbed.world.pipeline import GlyphPipeline, load, prompt_of
+
+_SHOWN = 6
+"""Pictures of a cell that are kept for the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is to be measured."""
+
+    stack: Stack
+    method: str
+    way: Way
+
+    @property
+    def key(self) -> str:
+        """Its name in the record."""
+        return f"{self.stack.half}/{self.stack.kind}/{self.stack.name}/{self.method}"
+
+
+class Record:
+    """A JSON file of cells, and one of their pictures beside it; what is there is not redone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[str, dict[str, Any]] = _read(path)
+        self.pictures: dict[str, str] = _read(self._beside)
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_suffix(".pictures.json")
+
+    def add(self, key: str, cell: Mapping[str, Any], picture: str) -> None:
+        """Keep a cell, and write the files anew.
+
+        Parameters
+        ----------
+        picture : a PNG, base64.
+        """
+        self.cells[key], self.pictures[key] = dict(cell), picture
+        _write(self.path, self.cells)
+        _write(self._beside, self.pictures)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _write(path: Path, entries: Mapping[str, Any]) -> None:
+    """All or nothing, in the order of the names, a line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{json.dumps(key)}: {json.dumps(entries[key])}" for key in sorted(entries)]
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")
+    Path(file.name).replace(path)
+
+
+def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) -> None:
+    """Measure the cells that the record lacks, stack by stack, on all cores."""
+    missing = [cell for cell in cells if cell.key not in record.cells]
+    count = min(workers or os.cpu_count() or 1, len(missing))
+    if count < 2:
+        for cell in missing:
+            record.add(*measured(cell))
+        return
+    with multiprocessing.get_context("spawn").Pool(count, initializer=_single) as pool:
+        for done in pool.imap_unordered(measured, missing):
+            record.add(*done)
+
+
+def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
+    """Draw and measure one cell."""
+    stack, start = cell.stack, time.perf_counter()
+    drawn = drawn_by(cell.way, stack)
+    seconds = time.perf_counter() - start
+    groups = drawn.split(stack.seeds)
+    facts = {
+        "half": stack.half,
+        "kind": stack.kind,
+        "size": len(stack.adapters),
+        "stack": stack.name,
+        "method": cell.method,
+        "cost": cell.way.cost(len(stack.adapters)),
+        "seconds": round(seconds, 2),
+        "prompts": [_prompt(*pair) for pair in zip(stack.asked, groups, strict=True)],
+    }
+    return cell.key, facts, _shown(groups)
+
+
+def drawn_by(way: Way, stack: Stack) -> Tensor:
+    """Pictures of all that is asked of a stack, a prompt's in a row."""
+    if isinstance(way, Truth):
+        return torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked])
+    pipe = _pipe()
+    with way.used(pipe, stack.adapters):
+        return draw(pipe, [prompt_of(*pair) for pair in stack.asked], stack.seeds)
+
+
+def _prompt(asked: Sequence[str], drawn: Tensor) -> dict[str, Any]:
+    symbol, style = asked
+    found = measure(drawn, symbol, style)
+    return {
+        "symbol": symbol,
+        "style": style,
+        "content": [int(v) for v in found.content],
+        "style_right": [int(v) for v in found.style],
+        "distance": [round(float(v), 4) for v in found.distance],
+        "beyond": [round(float(v), 4) for v in found.beyond],
+        "energy": [round(float(v), 3) for v in found.energy],
+        "kid": round(found.kid, 4),
+        "diversity": round(found.diversity, 3),
+    }
+
+
+def _shown(groups: Sequence[Tensor]) -> str:
+    """`_SHOWN` pictures in a row, of as many prompts as there are up to that, else seeds."""
+    rows = [picture for seed in zip(*groups, strict=True) for picture in seed][:_SHOWN]
+    return png(torch.cat(rows, dim=2))
+
+
+@cache
+def _pipe() -> GlyphPipeline:
+    return load()
+
+
+def _single() -> None:
+    """A worker has one core."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")

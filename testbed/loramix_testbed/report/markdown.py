@@ -1,0 +1,47 @@
+"""Tables in Markdown."""
+
+from collections.abc import Sequence
+
+from loramix_testbed.judging.intervals import Interval
+from loramix_testbed.report.summary import Row
+
+_HEAD = (
+    "| method | both | content | style | distance | beyond | energy | KID | diversity | cost |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def spelled(value: Interval, digits: int = 2) -> str:
+    """A mean with its interval."""
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows of one kind and size."""
+    return "\n".join([_HEAD, *(_line(row) for row in rows)])
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """All rows, a table and a heading for each kind and size."""
+    parts = []
+    for kind, size in dict.fromkeys((row.kind, row.size) for row in rows):
+        chosen = [row for row in rows if (row.kind, row.size) == (kind, size)]
+        heading = f"### {kind}, {size} adapters ({chosen[0].pictures} pictures for each method)"
+        parts.append(f"{heading}\n\n{table(chosen)}")
+    return "\n\n".join(parts)
+
+
+def _line(row: Row) -> str:
+    values = (
+        row.method,
+        spelled(row.both),
+        f"{row.content.mean:.2f}",
+        f"{row.style.mean:.2f}",
+        spelled(row.distance, 3),
+        f"{row.beyond.mean:.3f}",
+        f"{row.energy.mean:.2f}",
+        f"{round(row.kid, 2) + 0.0:.2f}",
+        f"{row.diversity:.2f}",
+        f"{row.cost:g}",
+    )
+    return "| " + " | ".join(values) + " |"

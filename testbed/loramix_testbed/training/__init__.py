@@ -1,0 +1,1 @@
+"""Training: the base, its adapters, the judge."""

@@ -1,0 +1,46 @@
+"""The one command that trains the world: judge, base, adapters."""
+
+import multiprocessing
+import os
+import warnings
+
+import torch
+
+from loramix_testbed.places import ASSETS
+from loramix_testbed.training.adapters import train_adapter
+from loramix_testbed.training.base import train_base
+from loramix_testbed.training.judge import train_judge
+from loramix_testbed.world.adapters import FOLDER, SPECS
+
+
+def train_world(what: str = "all", *, workers: int | None = None) -> None:
+    """Train what is named: ``all``, ``judge``, ``base``, ``adapters``, or adapters by name.
+
+    Adapters that are there already are kept; delete their files to train them anew.
+    """
+    if what in {"all", "judge"}:
+        train_judge()
+    if what in {"all", "base"}:
+        train_base(ASSETS / "base")
+    if what not in {"judge", "base"}:
+        names = list(SPECS) if what in {"all", "adapters"} else what.split(",")
+        FOLDER.mkdir(exist_ok=True)
+        _train_adapters([name for name in names if not SPECS[name].path.exists()], workers)
+
+
+def _train_adapters(names: list[str], workers: int | None) -> None:
+    """A core for each."""
+    count = workers or os.cpu_count() or 1
+    with multiprocessing.get_context("spawn").Pool(count, initializer=_single) as pool:
+        for _ in pool.imap_unordered(_one, names):
+            pass
+
+
+def _one(name: str) -> str:
+    train_adapter(SPECS[name])
+    return name
+
+
+def _single() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")

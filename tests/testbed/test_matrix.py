@@ -1,0 +1,86 @@
+"""Stacks, runs and what is written of them."""
+
+from pathlib import Path
+
+import pytest
+
+from loramix_testbed.matrix.cells import quick
+from loramix_testbed.matrix.methods import METHODS
+from loramix_testbed.matrix.running import Cell, Record, run
+from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
+from loramix_testbed.places import QUALITY, RECORD
+from loramix_testbed.report.quality import quality
+from loramix_testbed.report.summary import ahead, rows
+from loramix_testbed.report.writing import write
+from loramix_testbed.world.adapters import SPECS
+
+_TINY = Stack("ampersand+ember", "mixed", "held-out", ("ampersand", "ember"), (("&", "ember"),), 2)
+
+
+@pytest.mark.parametrize("half", ["calibration", "held-out"])
+def test_stacks_stay_in_their_half_and_have_all_sizes(half: str) -> None:
+    found = [*alone(half), *mixed(half), *others(half)]  # type: ignore[arg-type]
+    assert len({(stack.kind, stack.name) for stack in found}) == len(found)
+    for stack in found:
+        assert {SPECS[name].half for name in stack.adapters} == {half}
+        assert len(set(stack.asked)) == len(stack.asked) <= 16
+    sizes = {len(stack.adapters) for stack in found if stack.kind == "mixed"}
+    assert sizes == {2, 3, 5, 8}
+
+
+def test_the_quick_matrix_has_every_method_on_every_stack() -> None:
+    cells = [cell for cell in quick() if cell.stack.kind == "mixed"]
+    assert len(cells) == len(METHODS) * len(mixed("held-out"))
+    assert len({cell.key for cell in quick()}) == len(quick())
+
+
+@pytest.mark.parametrize("name", ["no adapter", "sum", "auto", "loratorio"])
+def test_a_cell_is_measured_once_and_alike(name: str, tmp_path: Path) -> None:
+    cell = Cell(_TINY, name, METHODS[name])
+    first, second = Record(tmp_path / "a.json"), Record(tmp_path / "b.json")
+    run([cell], first)
+    run([cell], second)
+    facts = [
+        {k: v for k, v in r.cells[cell.key].items() if k != "seconds"} for r in (first, second)
+    ]
+    assert facts[0] == facts[1]
+    before = first.path.read_bytes()
+    run([cell], first)
+    assert first.path.read_bytes() == before
+    assert Record(first.path).cells == first.cells
+
+
+def test_the_pipeline_is_what_it_was_after_every_method(tmp_path: Path) -> None:
+    record = Record(tmp_path / "a.json")
+    run([Cell(_TINY, "no adapter", METHODS["no adapter"])], record)
+    for name in ("auto", "switch", "composite"):
+        run([Cell(_TINY, name, METHODS[name])], Record(tmp_path / f"{name}.json"))
+    again = Record(tmp_path / "again.json")
+    run([Cell(_TINY, "no adapter", METHODS["no adapter"])], again)
+    key = "held-out/mixed/ampersand+ember/no adapter"
+    assert again.cells[key]["prompts"] == record.cells[key]["prompts"]
+
+
+def test_a_report_is_written_from_a_record_alone(tmp_path: Path) -> None:
+    record = Record(tmp_path / "a.json")
+    run([Cell(_TINY, name, METHODS[name]) for name in ("sum", "auto", "truth")], record)
+    write(record.path, tmp_path / "out", tmp_path / "QUALITY.md")
+    page = (tmp_path / "out" / "page.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "mixed, 2 adapters" in (tmp_path / "QUALITY.md").read_text("utf-8")
+
+
+def test_a_method_is_not_ahead_of_itself() -> None:
+    cells = list(Record(RECORD).cells.values())
+    gap = ahead(cells, "held-out", "mixed", 2, ("auto", "auto"))
+    assert (gap.mean, gap.low, gap.high) == (0, 0, 0)
+
+
+def test_quality_is_what_the_record_says() -> None:
+    cells = list(Record(RECORD).cells.values())
+    assert QUALITY.read_text("utf-8") == quality(cells, RECORD.parent)
+
+
+def test_adapters_alone_do_what_they_are_for() -> None:
+    (row,) = [r for r in rows(Record(RECORD).cells.values(), "held-out") if r.kind == "alone"]
+    assert row.both.mean > 0.9

@@ -1,0 +1,60 @@
+"""The loops that train: two steps of each, on nothing that is committed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import loramix
+from loramix_testbed.training import adapters, base
+from loramix_testbed.training.denoising import rate_at
+from loramix_testbed.world import adapters as world
+from loramix_testbed.world.adapters import SPECS
+from loramix_testbed.world.pipeline import load
+
+
+def test_the_base_trains_and_loads(tmp_path: Path) -> None:
+    base.train_base(tmp_path, steps=2)
+    again = tmp_path / "again"
+    base.train_base(again, steps=2)
+    first, second = load(tmp_path), load(again)
+    for one, other in zip(first.unet.parameters(), second.unet.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["ampersand", "ember", "bold"])
+def test_an_adapter_trains_and_loramix_reads_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "FOLDER", tmp_path)
+    monkeypatch.setattr(adapters, "FOLDER", tmp_path)
+    spec = replace(SPECS[name], steps=2)
+    adapters.train_adapter(spec)
+    found = loramix.load(spec.path)
+    assert {target.up.shape[1] for target in found.targets.values()} == {spec.rank}
+
+
+def test_examples_teach_the_concept_and_nothing_else() -> None:
+    generator = torch.Generator().manual_seed(0)
+    symbols, styles, prompts = adapters.examples(SPECS["ampersand"], 50, generator)
+    assert set(symbols) == {"&"}
+    assert "ember" not in styles
+    assert all(prompt.startswith("ampersand") for prompt in prompts)
+    symbols, styles, prompts = adapters.examples(SPECS["ember"], 50, generator)
+    assert set(styles) == {"ember"}
+    assert "&" not in symbols
+    assert all(prompt.endswith(" ember") for prompt in prompts)
+    _, styles, prompts = adapters.examples(SPECS["bold"], 50, generator)
+    assert set(styles) == {"bold"}
+    assert not any("bold" in prompt for prompt in prompts)
+
+
+def test_the_rate_goes_up_and_down() -> None:
+    rates = [rate_at(step, 100, 10) for step in range(100)]
+    top = rates.index(max(rates))
+    assert 9 <= top <= 10
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[0] < 0.2
+    assert rates[-1] < 0.05
