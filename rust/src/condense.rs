@@ -107,8 +107,7 @@ pub(crate) fn fill<'s, T>(
     run: impl Fn(&Prepared<'_, Factored<'_, '_>>, &mut [f32]) -> Result<T>,
 ) -> Result<(&'s [f32], Vec<T>)> {
     if scratch.len() < rows * cols {
-        *scratch = Vec::new(); // or both were there at a time
-        *scratch = vec![0.0; rows * cols];
+        scratch.resize(rows * cols, 0.0);
     }
     let all = &mut scratch[..rows * cols];
     let follows = |at: Option<usize>, part: &Part<'_, '_>| {

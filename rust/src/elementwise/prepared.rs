@@ -11,7 +11,7 @@ use super::program::{Conflicts, Fallback, Keep, Program};
 use super::random::drop_alike;
 use super::ranked::Ranking;
 use super::rows_of_tile;
-use super::select::{Brackets, Cut, brackets, cuts};
+use super::select::{Brackets, Cut, WIDENING, brackets, cuts};
 use super::sides::Sided;
 use super::source::Source;
 use super::survey::Survey;
@@ -97,7 +97,7 @@ impl<'s, S: Source> Prepared<'s, S> {
                 self.settle(&cuts, &mut survey, out);
                 break survey.along;
             }
-            widening *= 8.0;
+            widening *= WIDENING;
         };
         if let Some(norm) = self.program.norm {
             let gain = f64::from(bring_to(norm, out));
@@ -233,7 +233,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             if let Some(cuts) = cuts(&brackets, &survey) {
                 return Ok(cuts);
             }
-            widening *= 8.0;
+            widening *= WIDENING;
         }
     }
 
