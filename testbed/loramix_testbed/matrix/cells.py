@@ -1,17 +1,18 @@
 """Which cells a run measures."""
 
 from loramix_testbed.matrix.ablations import ablations
-from loramix_testbed.matrix.methods import METHODS
+from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.running import Cell
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
 
 
 def quick() -> list[Cell]:
     """All methods on the held-out mixed stacks, and every held-out adapter alone."""
+    stacks = _small(mixed("held-out"))
+    pairs = [stack for stack in stacks if len(stack.adapters) == 2]
     cells = [_alone(stack) for stack in alone("held-out")]
-    return cells + [
-        Cell(s, name, way) for s in _small(mixed("held-out")) for name, way in METHODS.items()
-    ]
+    cells += [Cell(s, name, way) for s in stacks for name, way in METHODS.items()]
+    return cells + [Cell(s, name, way) for s in pairs for name, way in PAIRED.items()]
 
 
 def _small(stacks: list[Stack]) -> list[Stack]:

@@ -109,10 +109,10 @@ class Composed:
 
     def cost(self, adapters: int) -> float:
         """By the mode's own rule."""
-        name = self.mode if isinstance(self.mode, str) else self.mode.name
-        return {"switch": 2.0, "merge": 2.0, "composite": 2.0 * adapters}.get(
-            name, 2.0 * (adapters + 1)
-        )
+        name = self.mode.partition(":")[0] if isinstance(self.mode, str) else self.mode.name
+        passes = dict.fromkeys(("switch", "w-switch", "merge", "k-lora"), 1)
+        passes |= dict.fromkeys(("composite", "w-composite", "cm", "multlfg"), adapters)
+        return 2.0 * passes.get(name, adapters + 1)
 
 
 METHODS: Mapping[str, Way] = {
@@ -136,3 +136,13 @@ METHODS: Mapping[str, Way] = {
     "loratorio": Composed("loratorio"),
 }
 """What the quick matrix compares."""
+
+PAIRED: Mapping[str, Way] = {
+    "w-switch": Composed("w-switch"),
+    "w-composite": Composed("w-composite"),
+    "cm": Composed("cm"),
+    "multlfg": Composed("multlfg"),
+    "k-lora": Composed("k-lora"),
+    "composite, autolora": Composed("composite", "autolora"),
+}
+"""Modes that the quick matrix compares on pairs only: one of them knows no larger stacks."""
