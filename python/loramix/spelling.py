@@ -40,7 +40,7 @@ def named(what: str, text: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN40
     """An object of a table of dataclasses from a text such as ``ties:density=0.3``.
 
     Parameters are joined by commas, several values of one by ``+``.  A name that is a word of
-    Python (`lambda`) has an underscore behind it there, and none here.
+    Python (`lambda`) has an underscore behind it there, and needs none here.
 
     Parameters
     ----------
@@ -56,6 +56,7 @@ def named(what: str, text: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN40
     found: dict[str, object] = {}
     for part in filter(None, parameters.split(",")):
         key, _, value = part.partition("=")
+        key = key.removesuffix("_") if key.removesuffix("_") in kinds else key
         refuse_unknown(name, key, kinds)
         if kinds[key].name in found:
             message = f"{name}: {key} is given twice"

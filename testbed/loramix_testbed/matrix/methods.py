@@ -111,7 +111,8 @@ class Composed:
         """By the mode's own rule."""
         name = self.mode.partition(":")[0] if isinstance(self.mode, str) else self.mode.name
         passes = dict.fromkeys(("switch", "w-switch", "merge", "k-lora"), 1)
-        passes |= dict.fromkeys(("composite", "w-composite", "cm", "multlfg"), adapters)
+        own = adapters + (self.guidance == "autolora")  # which looks at the base
+        passes |= dict.fromkeys(("composite", "w-composite", "cm", "multlfg"), own)
         return 2.0 * passes.get(name, adapters + 1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from loramix_testbed.judging.intervals import Interval
 from loramix_testbed.matrix.ablations import ABLATIONS
-from loramix_testbed.matrix.methods import METHODS
+from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.stacks import mixed as mixed_stacks
 from loramix_testbed.matrix.stacks import others
 from loramix_testbed.places import CALIBRATION
@@ -50,7 +50,7 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
     folder : where scores.json is, if they were computed.
     """
     measured = rows(cells, "held-out")
-    held = [row for row in measured if row.method in METHODS]
+    held = [row for row in measured if row.method in {**METHODS, **PAIRED}]
     changed = [row for row in measured if row.method in ABLATIONS]
     mixed = [row for row in held if row.kind == "mixed"]
     parts = [_HEAD, _alone(held)]
@@ -60,6 +60,8 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
             _standing(mixed),
             "Differences of both-accuracy, picture by picture, on the same noise:\n",
             _differences(cells, sorted({row.size for row in mixed})),
+            "Two adapters, every method and mode:\n\n![two adapters](quality-pairs.svg)\n",
+            "Mean over 2 to 8 adapters, of what was measured on all sizes:\n\n"
             "![quality against cost](quality.svg)\n",
         ]
     scores = folder / "scores.json"

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from loramix_testbed.matrix.ablations import ABLATIONS
 from loramix_testbed.matrix.running import Record
 from loramix_testbed.report.figures import quality_against_cost
 from loramix_testbed.report.markdown import tables
@@ -30,5 +31,8 @@ def write(path: Path, folder: Path, quality_file: Path | None = None) -> None:
     (folder / "page.html").write_text(page(held, record.cells, record.pictures), encoding="utf-8")
     if quality_file is not None:
         quality_file.write_text(quality(cells, folder), encoding="utf-8")
-        figure = quality_against_cost([row for row in held if row.kind == "mixed"])
-        quality_file.with_name("quality.svg").write_text(figure, encoding="utf-8")
+        mixed = [row for row in held if row.kind == "mixed"]
+        shown = {"quality": mixed, "quality-pairs": [row for row in mixed if row.size == 2]}
+        for name, found in shown.items():
+            figure = quality_against_cost([row for row in found if row.method not in ABLATIONS])
+            quality_file.with_name(f"{name}.svg").write_text(figure, encoding="utf-8")
