@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loramix_testbed.matrix.cells import quick
-from loramix_testbed.matrix.methods import METHODS
+from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
 from loramix_testbed.places import QUALITY, RECORD
@@ -30,7 +30,10 @@ def test_stacks_stay_in_their_half_and_have_all_sizes(half: str) -> None:
 
 def test_the_quick_matrix_has_every_method_on_every_stack() -> None:
     cells = [cell for cell in quick() if cell.stack.kind == "mixed"]
-    assert len(cells) == len(METHODS) * len(mixed("held-out"))
+    pairs = [stack for stack in mixed("held-out") if len(stack.adapters) == 2]
+    wanted = len(METHODS) * len(mixed("held-out")) + len(PAIRED) * len(pairs)
+    assert len(cells) == wanted
+    assert {cell.stack.name for cell in cells if cell.method in PAIRED} == {s.name for s in pairs}
     assert len({cell.key for cell in quick()}) == len(quick())
 
 
