@@ -1,8 +1,4 @@
-"""Pass 2: execute a plan, step by step, into a file that is verified before it gets its name.
-
-Resident at a time: the factors of one batch of steps, two output buffers of a batch, and what
-the threads decode; independent of the size of the model.
-"""
+"""Pass 2: execute a plan, step by step, into a file that is verified before it gets its name."""
 
 import math
 from collections.abc import Callable, Sequence
