@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compose.held import Held
 from compose.pipelines import KINDS, STEPS, adapter, flux, sd
 from diffusers import FirstBlockCacheConfig, StableDiffusionInpaintPipeline
 from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
@@ -207,6 +208,32 @@ def test_no_more_predictions_are_alive_than_passes(pipe: Any, files: list[Path])
         SD.run(pipe)
     assert len(alive) == STEPS * 3
     assert max(alive) <= 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "mode", ["loratorio", "loratorio:how=bilinear", "composite", "cm", "switch", "merge"]
+)
+def test_what_is_made_on_the_way_is_less_than_the_prediction_that_is_returned(
+    pipe: Any, tmp_path: Path, mode: str, dtype: torch.dtype
+) -> None:
+    count, latents = 8, torch.randn(2, 16, 64, 64).to(dtype)
+    files = [
+        adapter(pipe.unet, "unet", tmp_path / f"{i}.safetensors", seed=i, scale=0.4)
+        for i in range(count)
+    ]
+    SD.run(pipe)  # which leaves the pipeline guided
+    pipe.unet.to(dtype)
+    held = Held()
+
+    def random(self: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, **_: Any) -> Any:  # noqa: ARG001
+        return (torch.randn_like(sample),)
+
+    pipe.unet.__dict__["forward"] = held.forward(random.__get__(pipe.unet))
+    with loramix.compose(pipe, files, mode=mode) as inside, torch.inference_mode(), held:
+        inside.unet(latents, 10, torch.randn(2, 5, 12).to(dtype), return_dict=False)
+    returned = latents.nbytes
+    assert returned <= held.peak <= (count + 2) * returned
 
 
 def test_pipelines_that_are_not_known_are_refused(pipe: Any) -> None:

@@ -14,6 +14,7 @@ from loramix.compose.calls import Arguments, Forward, Forwards
 from loramix.compose.families import Family
 from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.masking import fit
+from loramix.compose.functional.parts import parts_of, whole
 from loramix.compose.guidance import Guidance, Recentred, Side
 from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
 from loramix.errors import ParamError
@@ -174,23 +175,27 @@ class Session:
         return Moment(state.step, state.steps, self._settings.prior, masked)
 
     def _composed(self, state: _State, role: Role, latents: Mapping[Pass, Array]) -> Array:
-        """Weigh, if there are conditional rows that were not weighed yet, and combine."""
-        rows = len(next(iter(latents.values())))
+        """Weigh, if there are conditional rows that were not weighed yet, and combine.
+
+        The result is written over the first prediction, so that no more than those of the passes
+        are ever held.
+        """
+        first = next(iter(latents.values()))
+        into = library_of(first).empty_like(first) if first.requires_grad else first
         if role == "batch":
-            parts = [
-                {one: value[half] for one, value in latents.items()}
-                for half in (slice(rows // 2), slice(rows // 2, None))
+            half = len(first) // 2
+            sides = [
+                {one: value[rows] for one, value in latents.items()}
+                for rows in (slice(half), slice(half, None))
             ]
-            blend = self._weighed(state, parts[1])
-            first = next(iter(latents.values()))
-            whole = library_of(first).empty_like(first)
-            for which, start, part in zip(_SIDES, (0, rows // 2), parts, strict=True):
-                whole[start : start + rows // 2] = self._side(blend, which, part)
-            return whole
-        if role == "conditional":
-            return self._side(self._weighed(state, latents), "conditional", latents)
+            blend = self._weighed(state, sides[1])
+            self._combine(blend, "unconditional", sides[0], into[:half])
+            self._combine(blend, "conditional", sides[1], into[half:])
+            return into
+        blend = self._weighed(state, latents) if role == "conditional" else _known(state.blend)
         side: Side = "unconditional" if role == "unconditional" else "conditional"
-        return self._side(_known(state.blend), side, latents)
+        self._combine(blend, side, latents, into)
+        return into
 
     def _weighed(self, state: _State, latents: Mapping[Pass, Array]) -> Blend:
         """The blend of this step, from conditional predictions."""
@@ -201,12 +206,16 @@ class Session:
         state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
         return state.blend
 
-    def _side(self, blend: Blend, side: Side, latents: Mapping[Pass, Array]) -> Array:
-        """One side of the call, as the pipeline gets it."""
-        base = latents.get(BASE)
-        composed = blend.combine([latents[one] for one in blend.used], base)
-        guidance = self._settings.guidance
-        return guidance.apply(side, base if guidance.reads(side) else None, composed)
+    def _combine(
+        self, blend: Blend, side: Side, latents: Mapping[Pass, Array], into: Array
+    ) -> None:
+        """One side of the call, as the pipeline gets it, part by part."""
+        guidance, base = self._settings.guidance, latents.get(BASE)
+        for part in parts_of(into) if blend.pointwise else [whole(into)]:
+            own = None if base is None else part.of(base)
+            composed = blend.combine([part.of(latents[one]) for one in blend.used], own, part)
+            guided = guidance.apply(side, own if guidance.reads(side) else None, composed)
+            part.of(into)[...] = guided
 
     def _fit(self, prediction: Array) -> Array | None:
         """The masks in the size of a prediction, (n, *space)."""

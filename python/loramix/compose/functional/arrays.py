@@ -29,11 +29,11 @@ def wide(array: Array) -> Array:
 
 def like(values: object, array: Array) -> Array:
     """Numbers, or an array of any kind, as an array of the kind, width and place of another."""
-    target = wide(array)
-    if is_torch(target):
+    if is_torch(array):
         torch = sys.modules["torch"]
-        return torch.as_tensor(values, dtype=target.dtype, device=target.device)
-    return np.asarray(values, dtype=target.dtype)
+        width = torch.float64 if array.dtype == torch.float64 else torch.float32
+        return torch.as_tensor(values, dtype=width, device=array.device)
+    return np.asarray(values, dtype=np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def indices(values: Sequence[int] | np.ndarray[Any, Any], array: Array) -> Array:

@@ -1,6 +1,6 @@
 """Predictions by frequency: Haar wavelets and the share of high frequencies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from loramix.compose.functional.arrays import Array, library_of, like, wide
 from loramix.compose.functional.checks import check_count, check_number
+from loramix.errors import ParamError
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +103,53 @@ def high_share(prediction: Array, base: Array, *, cut: float = 0.25) -> Array:
     Notes
     -----
     A score of ours that needs no data, in place of lists of adapters by hand.
-    Cost: one Fourier transform.
+    Cost: one Fourier transform; memory: three channels in float32.
     """
     check_number("high_share", "cut", cut, high=0.7072)
-    moved = wide(prediction) - wide(base)
-    xp = library_of(moved)
-    energy = xp.abs(xp.fft.fft2(moved)) ** 2
-    fy, fx = np.fft.fftfreq(moved.shape[-2]), np.fft.fftfreq(moved.shape[-1])
-    high = like((np.hypot(fy[:, None], fx[None, :]) > cut).astype(np.float64), energy)
-    axes = tuple(range(1, moved.ndim))
-    total = xp.sum(energy, axis=axes)
-    part = xp.sum(energy * high, axis=axes)
-    return part / xp.where(total == 0, xp.ones_like(total), total)
+    high, total = 0.0, 0.0
+    often, above = (like(one, prediction) for one in _frequencies(prediction, cut))
+    xp = library_of(often)
+    for channel in range(prediction.shape[1]):  # one at a time: coefficients need more memory
+        moved = wide(prediction[:, channel]) - base[:, channel]
+        energy = xp.abs(xp.fft.rfft2(moved)) ** 2 * often
+        axes = tuple(range(1, moved.ndim))
+        total = total + xp.sum(energy, axis=axes)
+        high = high + xp.sum(energy * above, axis=axes)
+    return high / xp.where(total == 0, xp.ones_like(total), total)
 
 
-def combine_bands(stack: Sequence[Bands], weights: Sequence[Any]) -> Bands:
+def _frequencies(prediction: Array, cut: float) -> tuple[F64, F64]:
+    """How many of all coefficients those of a real transform are, and which are above the cut."""
+    height, width = prediction.shape[-2:]
+    fy, fx = np.fft.fftfreq(height), np.fft.rfftfreq(width)
+    own = (fx == 0) | (fx == 0.5)  # their mirror images are among them
+    often = np.tile(np.where(own, 1.0, 2.0), (height, 1))
+    return often, (np.hypot(fy[:, None], fx[None, :]) > cut).astype(np.float64)
+
+
+def combine_bands(stack: Iterable[Bands], weights: Sequence[Any]) -> Bands:
     """Weighted sums of wavelet coefficients.
 
     Parameters
     ----------
-    stack : n predictions as bands.
+    stack : n predictions as bands, which are asked for one at a time.
     weights : for every part of the bands (n, batch).
+
+    Raises
+    ------
+    ParamError : no predictions.
     """
-    parts = []
-    for number, table in enumerate(weights):
-        members = [one.parts[number] for one in stack]
-        shape = (-1,) + (1,) * (members[0].ndim - 1)
-        part = members[0] * table[0].reshape(shape)
-        for member, weight in zip(members[1:], table[1:], strict=True):
-            part = part + member * weight.reshape(shape)
-        parts.append(part)
-    return Bands(tuple(parts), stack[0].sizes)
+    total: list[Array] = []
+    sizes: tuple[tuple[int, int], ...] = ()
+    for number, bands in enumerate(stack):
+        shape = (-1,) + (1,) * (bands.parts[0].ndim - 1)
+        scaled = [
+            part * table[number].reshape(shape)
+            for part, table in zip(bands.parts, weights, strict=True)
+        ]
+        total = [a + b for a, b in zip(total, scaled, strict=True)] if total else scaled
+        sizes = bands.sizes
+    if not total:
+        message = "bands: none given; at least one prediction is needed"
+        raise ParamError(message)
+    return Bands(tuple(total), sizes)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loramix.compose.functional.arrays import (
     Array,
@@ -18,6 +19,7 @@ from loramix.compose.functional.arrays import (
     wide,
 )
 from loramix.compose.functional.checks import check_count, check_word
+from loramix.compose.functional.parts import Part, parts_of
 from loramix.errors import ParamError, ShapeError
 
 Patch: TypeAlias = int | tuple[int, ...]
@@ -83,7 +85,9 @@ def divergence(base: Array, predictions: Sequence[Array], *, patch: Patch) -> Ar
 
     Notes
     -----
-    Cost: four passes over each prediction; memory: three predictions.  No loop over patches.
+    Cost: four passes over each prediction.  No loop over patches.  Memory: predictions are looked
+    at in eighths, so that three eighths of one in float32 are the most; on a GPU, where small
+    arrays cost their calls, those below 2**19 numbers at once.
     NaN and infinity make the divergence of their patch NaN.
 
     References
@@ -93,6 +97,13 @@ def divergence(base: Array, predictions: Sequence[Array], *, patch: Patch) -> Ar
     """
     check_stack(predictions, base)
     edges = edges_of(base.shape, patch)
+    parts = parts_of(base, edges)
+    found = [_apart(part.of(base), [part.of(one) for one in predictions], edges) for part in parts]
+    return library_of(base).concatenate(found, axis=2 + parts[0].axis)
+
+
+def _apart(base: Array, predictions: Sequence[Array], edges: Sequence[int]) -> Array:
+    """`divergence` of a part that is made of whole patches."""
     xp = library_of(base)
     axes = (1, *range(3, 2 * len(edges) + 2, 2))
     reference, empty = _unit(_cut(base, edges), axes)
@@ -116,7 +127,14 @@ def similarity(base: Array, predictions: Sequence[Array], *, patch: Patch) -> Ar
     return 1 - divergence(base, predictions, patch=patch)
 
 
-def upsample(weights: Array, space: Sequence[int], *, patch: Patch, how: How = "nearest") -> Array:
+def upsample(
+    weights: Array,
+    space: Sequence[int],
+    *,
+    patch: Patch,
+    how: How = "nearest",
+    part: Part | None = None,
+) -> Array:
     """Weights of patches as weights of latent pixels: equation 5 of the publication.
 
     Parameters
@@ -126,10 +144,11 @@ def upsample(weights: Array, space: Sequence[int], *, patch: Patch, how: How = "
     patch : as given to `divergence`.
     how : ``nearest``: constant inside a patch, the literal reading.  ``bilinear``: linear between
         the middles of patches along every axis, constant beyond the outermost.
+    part : of the space, which is then all that is made; None: the whole.
 
     Returns
     -------
-    (n, batch, *space).  Weights that sum to one still do, up to rounding.
+    (n, batch, *space), or the part of it.  Weights that sum to one still do, up to rounding.
 
     Raises
     ------
@@ -144,9 +163,11 @@ def upsample(weights: Array, space: Sequence[int], *, patch: Patch, how: How = "
             f"has {grid}"
         )
         raise ShapeError(message)
-    for number, (size, edge) in enumerate(zip(space, edges, strict=True)):
-        if edge > 1:
-            weights = _stretch(weights, 2 + number, edge, size, how)
+    for axis, (size, edge) in enumerate(zip(space, edges, strict=True)):
+        inside = part is not None and part.axis == axis
+        places = np.arange(part.start, part.stop) if part and inside else np.arange(size)
+        if edge > 1 or inside:
+            weights = _stretch(weights, 2 + axis, edge, places, how)
     return weights
 
 
@@ -179,18 +200,18 @@ def _unit(cut: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return unit, empty.reshape(grid)
 
 
-def _stretch(weights: Array, axis: int, edge: int, size: int, how: How) -> Array:
-    """One axis from patches to pixels."""
+def _stretch(weights: Array, axis: int, edge: int, places: NDArray[np.int64], how: How) -> Array:
+    """One axis from patches to these pixels."""
     before = (slice(None),) * axis
     count = weights.shape[axis]
     if how == "nearest":
-        return weights[(*before, indices(np.arange(size) // edge, weights))]
-    place = np.clip((np.arange(size) + 0.5) / edge - 0.5, 0, count - 1)
+        return weights[(*before, indices(places // edge, weights))]
+    place = np.clip((places + 0.5) / edge - 0.5, 0, count - 1)
     left = np.minimum(place.astype(np.int64), max(count - 2, 0))
     right = np.minimum(left + 1, count - 1)
     low = weights[(*before, indices(left, weights))]
     high = weights[(*before, indices(right, weights))]
     shape = [1] * weights.ndim
-    shape[axis] = size
+    shape[axis] = len(places)
     part = like(place - left, weights).reshape(shape)
     return low + (high - low) * part  # equal neighbours give exactly themselves

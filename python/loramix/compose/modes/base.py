@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from loramix.compose.functional.arrays import Array, library_of, like
-from loramix.compose.functional.blending import aggregate
+from loramix.compose.functional.parts import Part
 from loramix.compose.guidance.base import Guidance
 
 
@@ -86,6 +86,8 @@ class Blend(Protocol):
     used : the passes whose predictions are combined.
     table : (n, batch, *grid), the weights of all adapters, for the account of the run.
     reads_base : whether a part of the result is the base's.
+    pointwise : whether every place of the result depends on that place alone, so that parts can
+        be combined one by one.
     """
 
     @property
@@ -103,41 +105,14 @@ class Blend(Protocol):
         """See above."""
         ...
 
-    def combine(self, members: Sequence[Array], base: Array | None) -> Array:
-        """One prediction from those of ``used``, in their order."""
+    @property
+    def pointwise(self) -> bool:
+        """See above."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Only:
-    """A single pass as it is, bit for bit."""
-
-    used: tuple[Pass, ...]
-    table: Array
-    reads_base: bool = False
-
-    def combine(self, members: Sequence[Array], base: Array | None) -> Array:  # noqa: ARG002
-        """The first one."""
-        return members[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """A weighted sum.
-
-    Attributes
-    ----------
-    weights : of the used passes, see `aggregate`.
-    """
-
-    used: tuple[Pass, ...]
-    weights: Array
-    table: Array
-    reads_base: bool = False
-
-    def combine(self, members: Sequence[Array], base: Array | None) -> Array:
-        """The sum, and the base's part if there is one."""
-        return aggregate(members, self.weights, base if self.reads_base else None)
+    def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:
+        """One prediction from those of ``used``, in their order; of this part, as all of them."""
+        ...
 
 
 class Model(Protocol):
@@ -208,8 +183,3 @@ def shares(moment: Moment, prediction: Array, active: Sequence[int] | None = Non
     table = like(values, prediction) / sum(values)
     xp = library_of(table)
     return xp.broadcast_to(table[:, None], (len(values), prediction.shape[0]))
-
-
-def single(moment: Moment, seen: Seen, active: Sequence[int]) -> Only:
-    """The blend of a step that has one pass."""
-    return Only(seen.passes, shares(moment, seen.members[0], active))

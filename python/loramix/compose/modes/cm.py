@@ -7,7 +7,8 @@ from loramix.compose.functional import high_share
 from loramix.compose.functional.arrays import library_of, like
 from loramix.compose.functional.checks import check_count, check_number
 from loramix.compose.guidance import Cfg, Guidance
-from loramix.compose.modes.base import BASE, Blend, Model, Moment, Pass, Seen, Weighted, alone
+from loramix.compose.modes.base import BASE, Blend, Model, Moment, Pass, Seen, alone
+from loramix.compose.modes.blends import Weighted
 
 
 @dataclass(frozen=True, slots=True)

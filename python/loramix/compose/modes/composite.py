@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from loramix.compose.functional.arrays import library_of
-from loramix.compose.functional.weighting import restrict
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import (
     BASE,
@@ -13,10 +11,10 @@ from loramix.compose.modes.base import (
     Moment,
     Pass,
     Seen,
-    Weighted,
     alone,
     shares,
 )
+from loramix.compose.modes.blends import Spread, Weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +51,12 @@ class Composite:
         return by_shares(moment, seen), memory
 
 
-def by_shares(moment: Moment, seen: Seen) -> Weighted:
+def by_shares(moment: Moment, seen: Seen) -> Blend:
     """Each member by its prior, inside the masks if there are any."""
     table = shares(moment, seen.members[0])
     rows = list(moment.taking)
-    weights = table[rows]
-    if seen.masks is not None:
-        first = seen.members[0]
-        space = tuple(first.shape[2:])
-        weights = weights.reshape((*weights.shape, *(1,) * len(space)))
-        xp = library_of(weights)
-        weights = xp.broadcast_to(weights, (len(rows), first.shape[0], *space))
-        weights = restrict(weights, seen.masks[rows])
-    return Weighted(seen.passes, weights, table, reads_base=seen.masks is not None)
+    if seen.masks is None:
+        return Weighted(seen.passes, table[rows], table)
+    space = tuple(seen.members[0].shape[2:])
+    alike = table[rows].reshape((len(rows), -1, *(1,) * len(space)))
+    return Spread(seen.passes, alike, table, patch=space, masks=seen.masks[rows])

@@ -10,7 +10,8 @@ from loramix.arrays import is_torch, to_numpy
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_number
 from loramix.compose.guidance import Cfg, Guidance
-from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen, single
+from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen
+from loramix.compose.modes.blends import single
 from loramix.errors import ParamError
 
 

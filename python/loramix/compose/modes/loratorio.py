@@ -7,11 +7,9 @@ from loramix.compose.functional import (
     divergence,
     level,
     normalise,
-    restrict,
     select,
     softmin,
     standardise,
-    upsample,
 )
 from loramix.compose.functional.arrays import Array, library_of
 from loramix.compose.functional.checks import check_count, check_number, check_word
@@ -25,10 +23,9 @@ from loramix.compose.modes.base import (
     Moment,
     Pass,
     Seen,
-    Weighted,
     alone,
-    single,
 )
+from loramix.compose.modes.blends import Spread, single
 from loramix.errors import ParamError
 
 
@@ -220,8 +217,8 @@ class Loratorio:
         heavy = [i for i, m in means.items() if m >= self.skip and (m > 0 or moment.masked)]
         return heavy or [max(means, key=means.__getitem__)]
 
-    def _blend(self, seen: Seen, weights: Array) -> Weighted:
-        """The weights of those that were run, in pixels."""
+    def _blend(self, seen: Seen, weights: Array) -> Spread:
+        """The weights of those that were run."""
         rows = [one.active[0] for one in seen.passes]
         run = weights[rows]
         xp = library_of(run)
@@ -233,13 +230,9 @@ class Loratorio:
         # See `_heavy` for those without weight.
         heavy = [n for n in range(len(rows)) if bool((run[n] != 0).any())]
         kept = heavy if seen.masks is None else list(range(len(rows)))
-        space = tuple(seen.members[0].shape[2:])
-        pixels = upsample(run[kept], space, patch=self.patch, how=self.how)
         used = tuple(seen.passes[n] for n in kept)
-        if seen.masks is None:
-            return Weighted(used, pixels, table)
-        pixels = restrict(pixels, seen.masks[[rows[n] for n in kept]])
-        return Weighted(used, pixels, table, reads_base=True)
+        masks = None if seen.masks is None else seen.masks[[rows[n] for n in kept]]
+        return Spread(used, run[kept], table, self.patch, self.how, masks)
 
 
 def _spread(values: Array, rows: list[int], total: int) -> Array:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from loramix.compose.guidance import Cfg, Guidance
-from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen, single
+from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen
+from loramix.compose.modes.blends import single
 
 
 @dataclass(frozen=True, slots=True)

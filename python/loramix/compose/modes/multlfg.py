@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from loramix.compose.functional import Bands, combine_bands, haar, select, softmin, unhaar
 from loramix.compose.functional.arrays import Array, cast_like, library_of
 from loramix.compose.functional.checks import check_count, check_number, check_word
+from loramix.compose.functional.parts import Part
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import (
     BASE,
@@ -15,10 +16,10 @@ from loramix.compose.modes.base import (
     Moment,
     Pass,
     Seen,
-    Weighted,
     alone,
     shares,
 )
+from loramix.compose.modes.blends import Weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,17 @@ class _Banded:
     weights : for every part of the bands (m, batch), of the used passes.
     """
 
+    pointwise: ClassVar[bool] = False
+    reads_base: ClassVar[bool] = False
+
     used: tuple[Pass, ...]
     weights: tuple[Array, ...]
     levels: int
     table: Array
-    reads_base: bool = False
 
-    def combine(self, members: Sequence[Array], base: Array | None) -> Array:  # noqa: ARG002
+    def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:  # noqa: ARG002
         """Split, sum, join."""
-        stack = [haar(one, self.levels) for one in members]
+        stack = (haar(one, self.levels) for one in members)
         return cast_like(unhaar(combine_bands(stack, self.weights)), members[0])
 
 
@@ -67,7 +70,9 @@ class MultLfg:
     Notes
     -----
     Forwards per step: 2 n with classifier-free guidance, n without; with score ``base`` one more
-    each (the unconditional one only where both sides are one call).
+    each (the unconditional one only where both sides are one call).  The bands of the step before
+    are n conditional predictions in float32, those of the step as many while it is weighed: more
+    memory than the other modes need.
 
     Known to us from its abstract and a summary, which says that text and algorithm disagree about
     the latents compared; scores, tau and k are ours.  The account shows weights averaged over

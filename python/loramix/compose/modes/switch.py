@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from loramix.compose.functional.checks import check_count
 from loramix.compose.guidance import Cfg, Guidance
-from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen, alone, single
+from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen, alone
+from loramix.compose.modes.blends import single
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,89 @@
+"""How the predictions of a step become one: a single one, sums by weights, sums by pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from loramix.compose.functional.arrays import Array
+from loramix.compose.functional.blending import aggregate
+from loramix.compose.functional.parts import Part
+from loramix.compose.functional.patches import How, Patch, upsample
+from loramix.compose.functional.weighting import restrict
+from loramix.compose.modes.base import Moment, Pass, Seen, shares
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """A single pass as it is, bit for bit."""
+
+    pointwise: ClassVar[bool] = True
+    reads_base: ClassVar[bool] = False
+
+    used: tuple[Pass, ...]
+    table: Array
+
+    def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:  # noqa: ARG002
+        """The first one."""
+        return members[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A sum, every adapter with one weight for all pixels.
+
+    Attributes
+    ----------
+    weights : (m, batch), of the used passes.
+    """
+
+    pointwise: ClassVar[bool] = True
+    reads_base: ClassVar[bool] = False
+
+    used: tuple[Pass, ...]
+    weights: Array
+    table: Array
+
+    def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:  # noqa: ARG002
+        """The sum."""
+        return aggregate(members, self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A sum by weights of patches, inside masks if there are any.
+
+    Weights are made as large as pixels for one part at a time: those of eight adapters are as many
+    numbers as two predictions of four channels.
+
+    Attributes
+    ----------
+    weights : (m, batch, *grid), of the used passes.
+    patch, how : see `upsample`.
+    masks : (m, *space), of the used passes; what is outside of them is the base's.
+    """
+
+    pointwise: ClassVar[bool] = True
+
+    used: tuple[Pass, ...]
+    weights: Array
+    table: Array
+    patch: Patch
+    how: How = "nearest"
+    masks: Array | None = None
+
+    @property
+    def reads_base(self) -> bool:
+        """Outside the masks."""
+        return self.masks is not None
+
+    def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:
+        """The sum, and the base's part if there is one."""
+        pixels = upsample(self.weights, part.space, patch=self.patch, how=self.how, part=part)
+        if self.masks is None:
+            return aggregate(members, pixels)
+        return aggregate(members, restrict(pixels, part.of(self.masks, before=1)), base)
+
+
+def single(moment: Moment, seen: Seen, active: Sequence[int]) -> Only:
+    """The blend of a step that has one pass."""
+    return Only(seen.passes, shares(moment, seen.members[0], active))
