@@ -15,7 +15,7 @@ from loramix import Output, load, merge
 
 SHAPE = (96, 80)
 RANK = 6
-POLICIES = ["auto", "auto:strength=strongest", "published"]
+POLICIES = ["auto", "auto:strength=1", "published"]
 WEIGHTS = [0.8, 1.1, 0.6]
 F32 = Output(rank=80, dtype="f32")
 

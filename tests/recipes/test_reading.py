@@ -181,13 +181,13 @@ def test_modifiers_go_with_the_method_of_the_file_only() -> None:
 
 def test_policies() -> None:
     assert parse(f'policy = "auto"\n{ONE}').policy == Auto()
-    table = f'policy = {{ name = "auto", errors = 4, strength = "none", mix = true }}\n{ONE}'
-    assert parse(table).policy == Auto(errors=4, strength="none", mix=True)
+    table = f'policy = {{ name = "auto", errors = 4, strength = 1, mix = true }}\n{ONE}'
+    assert parse(table).policy == Auto(errors=4, strength=1, mix=True)
     table = f'policy = {{ name = "published", key_filters = ["shared_only"] }}\n{ONE}'
     assert parse(table).policy == Published(key_filters=("shared_only",))
 
 
-AUTO = "strength, mix, errors, margin, aligned, opposed, full, minor, dominance"
+AUTO = "strength, balance, mix, errors, margin, aligned, opposed, full, minor, dominance"
 METHOD_NAMES = ", ".join(METHODS)
 
 

@@ -16,7 +16,6 @@ from loramix.methods.linear import Linear
 from loramix.methods.tall import Tall
 from loramix.planning.output import Output
 from loramix.policies.auto import Auto
-from loramix.policies.auto.gains import LIMITS
 from loramix.policies.published import Published
 from loramix.recipes import spelling
 from loramix.recipes.blocks import PRESETS
@@ -99,7 +98,7 @@ choices = st.one_of(
         Auto,
         mix=st.booleans(),
         margin=st.floats(0.001, 1),
-        strength=st.sampled_from(LIMITS),
+        strength=st.floats(0.001, 100),
     ),
     st.builds(
         Published,

@@ -33,46 +33,53 @@ class Strength:
 def strengths(
     groups: Sequence[GroupStatistics],
     weights: Sequence[Sequence[float]],
-    merged: Sequence[F64],
+    energies: Sequence[float],
     *,
     floor: float | None = None,
+    most: float = 1.0,
 ) -> dict[str, Strength]:
     """How much each branch has to shrink so that its norm is at most its strongest adapter's.
 
-    ``scale = min(max_i |w_i| sqrt(n_i) / sqrt(E^2), 1)`` with ``n_i = sum_g K_ii`` and the exact
-    ``E^2 = sum_g c^T K c`` of what the method makes (``c = w`` for the plain sum), for the model
-    and for the text encoders apart.
+    ``scale = min(sqrt(most) max_i |w_i| sqrt(n_i) / sqrt(E^2), 1)`` with ``n_i = sum_g K_ii`` and
+    the sum ``E^2`` of the energies, for the model and for the text encoders apart.
 
     Parameters
     ----------
     weights : for every group, the users' weights of its members.
-    merged : coefficients of every group before normalisation.
+    energies : squared norms of what the method makes of every group before normalisation, see
+        `energy_of`.
     floor : least scale of a branch whose adapters are independent (mean cosine within 0.1).
+    most : the energy allowed, in squared norms of the strongest contributor, above 0.
     """
     count = 1 + max(owner for group in groups for owner in group.owners)
     result: dict[str, Strength] = {}
     for branch in ("model", "text_encoder"):
         rows = [
             row
-            for row in zip(groups, weights, merged, strict=True)
+            for row in zip(groups, weights, energies, strict=True)
             if row[0].target.branch == branch
         ]
         if not rows:
             continue
         total = np.zeros((count, count))
         own = np.zeros(count)
-        energy = 0.0
-        for group, w, c in rows:
+        squared = 0.0
+        for group, w, energy in rows:
             total[np.ix_(group.owners, group.owners)] += group.gram
             own[list(group.owners)] += np.square(w) * np.diag(group.gram)
-            energy += float(c @ group.gram @ c)
-        norm, reference = math.sqrt(max(energy, 0.0)), math.sqrt(own.max())
+            squared += energy
+        norm, reference = math.sqrt(max(squared, 0.0)), math.sqrt(own.max())
         cosine = _mean_cosine(total)
-        scale = min(reference / norm, 1.0) if norm > 0 else 1.0
+        scale = min(math.sqrt(most) * reference / norm, 1.0) if norm > 0 else 1.0
         if floor is not None and abs(cosine) <= _INDEPENDENT:
             scale = max(scale, min(floor, 1.0))
         result[branch] = Strength(scale, norm, reference, cosine)
     return result
+
+
+def energy_of(gram: F64, coefficients: F64) -> float:
+    """Squared norm of ``sum c_i delta_i``, exact: ``c^T K c``."""
+    return float(coefficients @ gram @ coefficients)
 
 
 def stand_in(method: Method, gram: F64, weights: F64) -> F64:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramix.analysis.strengths import stand_in, strengths
+from loramix.analysis.strengths import energy_of, stand_in, strengths
 from loramix.methods import Method, describe, reads_gram
 from loramix.policies.base import Decision, Reads, Stack, Verdict
 
@@ -43,11 +43,11 @@ class Fixed:
         """The method, and weights that are normalised if that was asked for."""
         found = {}
         if self.auto_strength:
-            merged = [
-                stand_in(self.method, group.gram, np.array(weights))
+            energies = [
+                energy_of(group.gram, stand_in(self.method, group.gram, np.array(weights)))
                 for group, weights in stack.groups
             ]
-            found = strengths(stack.analysis.groups, stack.weights, merged, floor=self.floor)
+            found = strengths(stack.analysis.groups, stack.weights, energies, floor=self.floor)
         decisions = []
         for group, weights in stack.groups:
             scale = found[group.target.branch].scale if found else 1.0

@@ -55,7 +55,7 @@ def test_a_recognised_adapter_goes_around_and_the_others_are_decided_without_it(
 def test_what_goes_around_leaves_the_other_alone() -> None:
     adapters = [adapter("style"), adapter("sdxl_lightning_4step")]
     stack = stack_of([group([ONE, ALIKE])], [[1.0, -0.7]], adapters)
-    for strength in ("independent", "strongest"):
+    for strength in (1.0, 2.0):
         (made,) = Auto(strength=strength).decide(stack).decisions
         assert made.regime == "alone"
         assert isinstance(made.method, Linear)
@@ -134,7 +134,9 @@ def test_numbers_are_those_of_the_pair_that_decided() -> None:
     assert made.why.startswith("linear: a and c work against each other, cosine -0.900")
 
 
-@pytest.mark.parametrize("field", ["errors", "margin", "aligned", "opposed", "full", "minor"])
+@pytest.mark.parametrize(
+    "field", ["strength", "errors", "margin", "aligned", "opposed", "full", "minor"]
+)
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), True, "much"])
 def test_thresholds_outside_their_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ParamError, match=f"auto: {field} = .*: a number above 0"):
@@ -142,8 +144,9 @@ def test_thresholds_outside_their_range_are_refused(field: str, value: object) -
 
 
 def test_other_parameters_outside_their_range_are_refused() -> None:
-    with pytest.raises(ParamError, match="allowed is independent, pair, strongest, none"):
-        Auto(strength="strong")  # type: ignore[arg-type]
+    for balance in (-0.1, 1.1, float("nan"), True, "much"):
+        with pytest.raises(ParamError, match=r"auto: balance = .*: a number from 0 to 1"):
+            Auto(balance=balance)  # type: ignore[arg-type]
     with pytest.raises(ParamError, match="auto: mix = 'yes': true or false"):
         Auto(mix="yes")  # type: ignore[arg-type]
     with pytest.raises(ParamError, match="auto: dominance = 1: a number above 1"):
