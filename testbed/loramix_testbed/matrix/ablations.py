@@ -7,23 +7,33 @@ from loramix.compose.modes import Loratorio
 from loramix.planning.output import Output
 from loramix_testbed.matrix.methods import Composed, Merged, Way
 from loramix_testbed.matrix.running import Cell
-from loramix_testbed.matrix.stacks import mixed
+from loramix_testbed.matrix.stacks import Stack, mixed
+
+WEIGHTED: Mapping[str, Way] = {
+    f"sum, content {content:g}, style {style:g}": Merged("linear", content=content, style=style)
+    for content in (1.0, 1.2, 1.4, 1.7)
+    for style in (0.8, 1.0)
+    if (content, style) != (1.0, 1.0)
+}
+"""Weights by one who knows which adapter is for what: no merge without data can choose these."""
 
 ABLATIONS: Mapping[str, Way] = {
+    **WEIGHTED,
     "published:mode=global": Merged("published:mode=global"),
     "published, no smoothing": Merged("published:smoothing=0"),
     "published, auto-strength off": Merged("published:auto_strength=false"),
     "auto:strength=1": Merged("auto:strength=1"),
     "auto:strength=8": Merged("auto:strength=8"),
     "auto:balance=1": Merged("auto:balance=1"),
+    "votes in every group": Merged("core(elect)"),
     "sum, dare half": Merged("linear", options={"sparsify": "dare:density=0.5"}),
     "sum, della half": Merged("linear", options={"sparsify": "della:density=0.5"}),
     "sum, refine": Merged("linear", options={"refine": "refine"}),
     "sum, full": Merged("linear", options={"refine": "full"}),
     "ties, rank 4": Merged("ties", options={"output": Output(rank=4)}),
     "ties, rank 8": Merged("ties", options={"output": Output(rank=8)}),
-    "sum, rank 4": Merged("linear", options={"output": Output(rank=4)}),
-    "sum, rank 8": Merged("linear", options={"output": Output(rank=8)}),
+    "sum, dense cut to rank 4": Merged("linear", options={"output": Output(rank=4)}),
+    "sum, dense cut to rank 8": Merged("linear", options={"output": Output(rank=8)}),
     "loratorio, tau 0.01": Composed(Loratorio(tau=0.01)),
     "loratorio, tau 1": Composed(Loratorio(tau=1.0)),
     "loratorio, patch 2": Composed(Loratorio(patch=2)),
@@ -38,10 +48,19 @@ ABLATIONS: Mapping[str, Way] = {
 
 
 def ablations() -> list[Cell]:
-    """Those of strength on all held-out mixed stacks, the others on those of two and three."""
+    """Merges on the held-out pairs and threes, modes where many pictures are asked for.
+
+    What scales a whole result is asked of all sizes.
+    """
     return [
         Cell(stack, name, way)
         for name, way in ABLATIONS.items()
         for stack in mixed("held-out")
-        if len(stack.adapters) < 4 or name.startswith("auto:strength")
+        if _asked(name, way, stack)
     ]
+
+
+def _asked(name: str, way: Way, stack: Stack) -> bool:
+    if len(stack.adapters) > 3:
+        return name.startswith("auto:")
+    return isinstance(way, Merged) or stack.seeds > 4

@@ -21,7 +21,11 @@ _OF_DISTANCE = 0.25
 CANDIDATES: Mapping[str, Way] = {
     **{f"sum * {gain:g}": Merged("linear", gain=gain) for gain in (0.6, 0.7, 0.8, 0.9, 1.1, 1.2)},
     **{f"retain * {gain:g}": Merged("retain", gain=gain) for gain in (0.8, 1.0, 1.2)},
-    **{f"auto:{name}": Merged(f"auto:strength={name}") for name in ("strongest", "none")},
+    **{
+        f"auto:{name}": Merged(f"auto:{name}")
+        for name in ("strength=1", "strength=3", "strength=8")
+    },
+    **{f"auto:{name}": Merged(f"auto:{name}") for name in ("balance=0.5", "balance=1")},
     **{f"{name} * 1.5": Merged(name, gain=1.5) for name in ("knots(ties)", "core(ties)")},
     "elect": Merged("elect"),
     "core(elect)": Merged("core(elect)"),
@@ -100,7 +104,7 @@ def _both(cell: Mapping[str, Any]) -> float:
 def _scores(way: Merged, stack: Stack) -> dict[str, float]:
     """What the weights alone say of a merge, larger being better."""
     files = [SPECS[name].path for name in stack.adapters]
-    weights = way.weights(len(files))
+    weights = way.weights(stack.adapters)
     shares = loramix.merge(files, way.method, weights=weights, **way.options).shares
     kept = np.array([s.retention * w for s, w in zip(shares, weights, strict=True)])
     return {

@@ -19,9 +19,6 @@ class Way(Protocol):
     def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Any:  # noqa: ANN401
         """A context in which the pipeline draws with the stack."""
 
-    def cost(self, adapters: int) -> float:
-        """Evaluations of the denoiser per step, with guidance; a plain pipeline has 2."""
-
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
@@ -32,18 +29,10 @@ class Nothing:
         """Nothing is loaded."""
         yield
 
-    def cost(self, adapters: int) -> float:  # noqa: ARG002
-        """That of the base."""
-        return 2.0
-
 
 @dataclass(frozen=True, slots=True)
 class Truth(Nothing):
     """True pictures: what the judge says of these is the most that can be reached."""
-
-    def cost(self, adapters: int) -> float:  # noqa: ARG002
-        """Nothing is evaluated."""
-        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +44,27 @@ class Merged:
     method : of `loramix.merge`.
     share : whether every weight is divided by the number of adapters.
     gain : what every weight is multiplied by.
+    content, style : what the weights of these kinds are multiplied by besides, by one who knows.
     options : of `loramix.merge`.
     """
 
     method: Any
     share: bool = False
     gain: float = 1.0
+    content: float = 1.0
+    style: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def weights(self, adapters: int) -> list[float]:
+    def weights(self, adapters: Sequence[str]) -> list[float]:
         """One for each adapter."""
-        return [self.gain / adapters if self.share else self.gain] * adapters
+        alike = self.gain / len(adapters) if self.share else self.gain
+        kinds = {"content": self.content, "style": self.style}
+        return [alike * kinds.get(SPECS[name].kind, 1.0) for name in adapters]
 
     @contextmanager
     def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
         """The merged file is the only adapter."""
-        weights = self.weights(len(adapters))
+        weights = self.weights(adapters)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "merged.safetensors"
             files = [SPECS[name].path for name in adapters]
@@ -82,10 +76,6 @@ class Merged:
             yield
         finally:
             pipe.unload_lora_weights()
-
-    def cost(self, adapters: int) -> float:  # noqa: ARG002
-        """That of one adapter."""
-        return 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +96,6 @@ class Composed:
         files = [SPECS[name].path for name in adapters]
         with compose(pipe, files, mode=self.mode, guidance=self.guidance):
             yield
-
-    def cost(self, adapters: int) -> float:
-        """By the mode's own rule."""
-        name = self.mode.partition(":")[0] if isinstance(self.mode, str) else self.mode.name
-        passes = dict.fromkeys(("switch", "w-switch", "merge", "k-lora"), 1)
-        own = adapters + (self.guidance == "autolora")  # which looks at the base
-        passes |= dict.fromkeys(("composite", "w-composite", "cm", "multlfg"), own)
-        return 2.0 * passes.get(name, adapters + 1)
 
 
 METHODS: Mapping[str, Way] = {
@@ -139,6 +121,7 @@ METHODS: Mapping[str, Way] = {
 """What the quick matrix compares."""
 
 PAIRED: Mapping[str, Way] = {
+    "merge as a mode": Composed("merge"),
     "w-switch": Composed("w-switch"),
     "w-composite": Composed("w-composite"),
     "cm": Composed("cm"),

@@ -6,7 +6,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -92,7 +93,8 @@ def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) ->
 def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
     """Draw and measure one cell."""
     stack, start = cell.stack, time.perf_counter()
-    drawn = drawn_by(cell.way, stack)
+    with _counting(_pipe()) as rows:
+        drawn = drawn_by(cell.way, stack)
     seconds = time.perf_counter() - start
     groups = drawn.split(stack.seeds)
     facts = {
@@ -101,7 +103,7 @@ def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
         "size": len(stack.adapters),
         "stack": stack.name,
         "method": cell.method,
-        "cost": cell.way.cost(len(stack.adapters)),
+        "cost": round(sum(rows) / (len(drawn) * stack.steps), 3),
         "seconds": round(seconds, 2),
         "prompts": [_prompt(*pair) for pair in zip(stack.asked, groups, strict=True)],
     }
@@ -113,8 +115,20 @@ def drawn_by(way: Way, stack: Stack) -> Tensor:
     if isinstance(way, Truth):
         return torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked])
     pipe = _pipe()
+    prompts = [prompt_of(*pair) for pair in stack.asked]
     with way.used(pipe, stack.adapters):
-        return draw(pipe, [prompt_of(*pair) for pair in stack.asked], stack.seeds)
+        return draw(pipe, prompts, stack.seeds, steps=stack.steps, guidance=stack.guidance)
+
+
+@contextmanager
+def _counting(pipe: GlyphPipeline) -> Iterator[list[int]]:
+    """Rows of every evaluation of the denoiser, whoever asks for it."""
+    rows: list[int] = []
+    counting = pipe.unet.conv_in.register_forward_hook(lambda *seen: rows.append(len(seen[2])))
+    try:
+        yield rows
+    finally:
+        counting.remove()
 
 
 def _prompt(asked: Sequence[str], drawn: Tensor) -> dict[str, Any]:

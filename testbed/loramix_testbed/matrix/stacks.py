@@ -1,10 +1,11 @@
 """Stacks: adapters that are put together, and the prompts that say whether it went well."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
-from loramix_testbed.world.adapters import SPECS, Half, Spec
+from loramix_testbed.judging.drawing import GUIDANCE, STEPS
+from loramix_testbed.world.adapters import FEW_STEPS, SPECS, Half, Spec
 from loramix_testbed.world.styles import PLAIN
 from loramix_testbed.world.symbols import BASE, CONTENTS
 
@@ -20,6 +21,7 @@ class Stack:
     adapters : names of `SPECS`, all at weight 1.
     asked : pairs of a symbol and a style, each with a true picture.
     seeds : pictures of each pair.
+    steps, guidance : that they are drawn in and by.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Stack:
     adapters: tuple[str, ...]
     asked: tuple[tuple[str, str], ...]
     seeds: int
+    steps: int = STEPS
+    guidance: float = GUIDANCE
 
 
 def alone(half: Half) -> list[Stack]:
@@ -57,7 +61,7 @@ def mixed(half: Half) -> list[Stack]:
 
 
 def others(half: Half) -> list[Stack]:
-    """Styles with styles, contents with contents, and two trainings of one concept."""
+    """Styles with styles, contents with contents, two trainings of one concept, and other kinds."""
     contents, styles = _halves(half)
     found = []
     for at in (0, 2):
@@ -73,11 +77,24 @@ def others(half: Half) -> list[Stack]:
     for name, spec in SPECS.items():
         if spec.half == half and name.endswith("-overtrained"):
             found.append(_stack("over-trained", half, [contents[0], name], seeds=16))
+    if half == "held-out":
+        found += _few_steps(contents, styles)
     strokes = [name for name, spec in SPECS.items() if spec.kind == "stroke"]
     if half == "held-out" and strokes:
         asked = tuple((symbol, PLAIN) for symbol in "ARK5")
         found.append(Stack("+".join(strokes), "opposed", half, tuple(strokes), asked, 8))
     return found
+
+
+def _few_steps(contents: Sequence[str], styles: Sequence[str]) -> list[Stack]:
+    """The adapter for speed by itself, and with a content and a style, in few unguided steps."""
+    speed = [name for name, spec in SPECS.items() if spec.kind == "speed"]
+    stacks = [_stack("few steps", "held-out", speed, seeds=8)]
+    stacks += [
+        _stack("few steps", "held-out", [content, style, *speed], seeds=16)
+        for content, style in zip(contents, styles, strict=True)
+    ]
+    return [replace(stack, steps=FEW_STEPS, guidance=1.0) for stack in stacks]
 
 
 def _halves(half: Half) -> tuple[list[str], list[str]]:

@@ -11,7 +11,10 @@ from loramix_testbed.world.symbols import CONTENTS
 
 FOLDER = ASSETS / "adapters"
 
-Kind = Literal["content", "style", "stroke"]
+Kind = Literal["content", "style", "stroke", "speed"]
+FEW_STEPS = 4
+"""Steps that are enough with the adapter for speed."""
+
 Half = Literal["calibration", "held-out"]
 HALVES: tuple[Half, ...] = ("calibration", "held-out")
 
@@ -25,7 +28,7 @@ class Spec:
     name : of its file.
     kind : ``content``: a new symbol in many base fonts and treatments; ``style``: base symbols in a
         new typeface and treatment; ``stroke``: base symbols, plain, bolder or thinner, without a
-        word of its own.
+        word of its own; ``speed``: whatever the base knows in `FEW_STEPS` steps, unguided.
     concept : the trigger word, or the stroke's name.
     half : what it may be used for: to choose thresholds, or to report.
     """
@@ -61,6 +64,7 @@ def _all() -> list[Spec]:
         Spec(name, "stroke", name, "held-out", 4, _STEPS["stroke"], _RATES["stroke"], 220 + i)
         for i, name in enumerate(("bold", "thin"))
     ]
+    found.append(Spec("turbo", "speed", "turbo", "held-out", 16, 300, 2e-3, 230))
     found += [
         replace(first[name], name=f"{name}-overtrained", steps=400, rate=1e-2, seed=210 + i)
         for i, name in enumerate(("ember",))
