@@ -99,16 +99,6 @@ def _sizes(factors: Factors) -> list[int]:
     return [side.size for side in (factors.up, factors.down)]
 
 
-def equal(found: memoryview, data: Bytes) -> bool:
-    """Whether bytes are equal; looked at eight by eight."""
-    bits = np.frombuffer(found, dtype=np.uint8)
-    if len(bits) != len(data):
-        return False
-    end = len(data) // 8 * 8
-    wide = np.array_equal(bits[:end].view(np.uint64), data[:end].view(np.uint64))
-    return wide and np.array_equal(bits[end:], data[end:])
-
-
 def scaled(tensor: Tensor, factor: float, what: str) -> Bytes:
     """The bytes of a tensor times a factor, rounded once if it is no power of two.
 
