@@ -99,7 +99,7 @@ def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]
     copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
     with ThreadPoolExecutor(1) as checking:
         pending: Future[None] | None = None
-        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
+        for batch in batches(copies, lambda one: bytes_of(one.group()), WRITE_BYTES):
             added = list(_copies(plan, batch))
             writer.add(added)
             if pending is not None:

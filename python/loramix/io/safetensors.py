@@ -30,7 +30,7 @@ Named: TypeAlias = tuple[str, str, tuple[int, ...], Buffer]
 # Type, shape, and the half-open bytes after the header.
 _Entry: TypeAlias = tuple[str, tuple[int, ...], int, int]
 
-_SYNC_BYTES = 32 << 20
+_SYNC_BYTES = 8 << 20
 _HASH_BYTES = 32 << 20
 """Hashed in one call: between two of them the thread waits for whoever runs Python."""
 _BUFFER_BYTES = 1 << 20
@@ -118,12 +118,25 @@ def _read(path: Path, spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int],
     with path.open("rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        for start, end in spans:
-            file.seek(start)
-            data = file.read(end - start)
-            if data and len(data) == end - start:
-                found[start, end] = memoryview(data)
+        for run in _runs(spans):
+            first, last = run[0][0], run[-1][1]
+            file.seek(first)
+            data = memoryview(file.read(last - first) or b"")
+            for start, end in run:
+                if start < end and end - first <= len(data):
+                    found[start, end] = data[start - first : end - first]
     return found
+
+
+def _runs(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Spans in their order, those together of which each begins where the one before ends."""
+    runs: list[list[tuple[int, int]]] = []
+    for span in spans:
+        if runs and runs[-1][-1][1] == span[0]:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return runs
 
 
 class SafetensorsWriter:
@@ -290,11 +303,13 @@ def _header(entries: Mapping[str, _Entry], metadata: Mapping[str, str]) -> bytes
     return json.dumps({"__metadata__": dict(metadata), **rows}, separators=(",", ":")).encode()
 
 
-def header_room(entries: Iterable[tuple[str, int]], metadata: Mapping[str, str]) -> int:
+def header_room(entries: Sequence[tuple[str, int]], metadata: Mapping[str, str]) -> int:
     """Bytes that are enough for the header of tensors (name, number of axes)."""
     axis = len("4294967295,")
     fixed = len('"":{"dtype":"F8_E4M3","shape":[],"data_offsets":[,]},') + 2 * 20
-    tensors = sum(len(json.dumps(name)) + fixed + axes * axis for name, axes in entries)
+    names = json.dumps([name for name, _ in entries], separators=("", ":"))
+    axes = sum(count for _, count in entries)
+    tensors = len(names) - len("[]") + len(entries) * fixed + axes * axis
     return tensors + len(json.dumps({"__metadata__": dict(metadata)})) + 16
 
 
