@@ -349,6 +349,6 @@ def fits(found: Sequence[Module], size: tuple[int | None, int | None]) -> bool:
     if not found:
         return False
     first, *more = found
-    return (
-        rows is None or rows == first.shape[0] + sum(module.shape[0] for module in more)
-    ) and (cols is None or cols == math.prod(first.shape[1:]))
+    return (rows is None or rows == first.shape[0] + sum(module.shape[0] for module in more)) and (
+        cols is None or cols == math.prod(first.shape[1:])
+    )
