@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loramix.adapters import loading
 from loramix.backends.base import Backend
-from loramix.digests import Digest, digests_of, placeholders
+from loramix.digests import Digest, Hashing, placeholders
 from loramix.executing import placing
 from loramix.executing.accounting import Share, total
 from loramix.executing.verifying import Row, verify
@@ -60,7 +59,7 @@ def execute(
     backend: Backend,
     threads: int | None = None,
     step: Callable[[int], None],
-    digests: Future[list[Digest]] | None = None,
+    hashing: Hashing | None = None,
 ) -> Merged:
     """Execute a plan.
 
@@ -69,7 +68,7 @@ def execute(
     path : output file, or folder for the PEFT dialect; None keeps the result in memory.
     backend : carries out the arithmetic.
     step : called with numbers of finished steps, twice for each: written, verified.
-    digests : of the plan's adapters, where somebody is at them already.
+    hashing : makes the digests of the plan's adapters, where it is at them already.
 
     Raises
     ------
@@ -78,8 +77,7 @@ def execute(
         was there before is untouched.
     """
     with ExitStack() as stack:
-        hashing = stack.enter_context(ThreadPoolExecutor(1))
-        digests = digests or hashing.submit(digests_of, plan.adapters)
+        digests = (hashing or stack.enter_context(Hashing())).of(plan.adapters)
         place = None
         if path is not None:
             room = _room(plan, backend.name)

@@ -14,6 +14,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event, Thread
 from types import MappingProxyType
@@ -86,18 +87,34 @@ class SafetensorsFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def sha256(self) -> str:
-        """Digest of the whole file, mapped piece by piece so that its pages do not count."""
+        """Digest of the whole file."""
         if self.path is None:
             return hashlib.sha256(self._view).hexdigest()
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            number = file.fileno()
-            size = os.fstat(number).st_size
-            for at in range(0, size, _HASH_BYTES):
-                length = min(_HASH_BYTES, size - at)
-                with mmap.mmap(number, length, access=mmap.ACCESS_READ, offset=at) as piece:
-                    digest.update(piece)
-        return digest.hexdigest()
+        return sha256_of(self.path)
+
+
+def sha256_of(path: Path, stop: Event | None = None) -> str:
+    """Digest of a file, mapped piece by piece so that its pages do not count.
+
+    Parameters
+    ----------
+    stop : is set when nobody wants it any more.
+
+    Raises
+    ------
+    CancelledError : nobody does.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        number = file.fileno()
+        size = os.fstat(number).st_size
+        for at in range(0, size, _HASH_BYTES):
+            if stop is not None and stop.is_set():
+                raise CancelledError
+            length = min(_HASH_BYTES, size - at)
+            with mmap.mmap(number, length, access=mmap.ACCESS_READ, offset=at) as piece:
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def _map(path: Path) -> tuple[mmap.mmap | None, Buffer]:
