@@ -11,9 +11,10 @@ from loramix.raw import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 
 __all__ = [
     "VERSION", "CoreError", "approximate", "bake", "checksums", "condense", "cores",
-    "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract", "give_back",
-    "gram", "kept", "owners", "program_gram", "project", "read_header", "recompress",
-    "recompress_mixed", "run_program", "sketch", "statistics", "store", "whole",
+    "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract",
+    "first_unequal", "give_back", "gram", "kept", "owners", "program_gram", "project",
+    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "statistics",
+    "store", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -118,6 +119,9 @@ def owners(
     threads: int | None = None,
 ) -> None:
     """1 where an entry of a dense delta (dtype, bytes) is selfish, into N rows of `out`; else 0."""
+
+def first_unequal(pairs: Sequence[tuple[Any, Any]]) -> int | None:
+    """Place of the first pair whose bytes are not equal."""
 
 def give_back() -> None:
     """Give memory that was freed back to the system, where the allocator keeps it."""

@@ -1,15 +1,15 @@
 """One adapter in another dialect: the same deltas under other names."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loramix.backends import backend_of
 from loramix.deciding import Opened, Ticker, Wish, policy_for
-from loramix.digests import digests_of
+from loramix.digests import Hashing
 from loramix.errors import ParamError
 from loramix.executing import placing, running
 from loramix.executing.running import Merged
+from loramix.finding import find
 from loramix.planning.output import Output
 from loramix.tensors import Dtype
 from loramix.types import Adapter, Base, Progress, StrPath
@@ -76,18 +76,18 @@ def convert(  # noqa: PLR0913 - one keyword for each thing that may be said
         raise ParamError(message)
     wish = Wish(policy_for("linear"), output=output)
     device = backend_of("rust")
-    stack = Opened.of(
-        [source], None, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
-    )
-    target = None if path is None else Path(path)
-    if target is not None:
-        placing.check(target, stack.adapters, stack.dialect)
-    ticker = Ticker(progress, 3 * len(stack.groups))
-    with ThreadPoolExecutor(1) as hashing:
-        # Copies are made as fast as the digest: it must not wait for the plan.
-        digests = hashing.submit(digests_of, stack.adapters)
+    with Hashing() as hashing:
+        if not isinstance(source, Adapter):
+            hashing.begin(find(source).file)
+        stack = Opened.of(
+            [source], None, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
+        )
+        target = None if path is None else Path(path)
+        if target is not None:
+            placing.check(target, stack.adapters, stack.dialect)
+        ticker = Ticker(progress, 3 * len(stack.groups))
         plan = stack.plan(wish, device, ticker, threads)
         ticker.total = ticker.done + 2 * len(plan.steps)
         return running.execute(
-            plan, target, backend=device, threads=threads, step=ticker.add, digests=digests
+            plan, target, backend=device, threads=threads, step=ticker.add, hashing=hashing
         )

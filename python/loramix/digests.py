@@ -2,8 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+from typing import Self
 
+from loramix.io.safetensors import sha256_of
 from loramix.types import Adapter
 
 
@@ -23,6 +29,10 @@ class Digest:
 
 def digests_of(adapters: Sequence[Adapter]) -> list[Digest]:
     """Digests of sources; one read of every file, and of every base model."""
+    return _digests(adapters, {})
+
+
+def _digests(adapters: Sequence[Adapter], files: dict[Path, Future[str]]) -> list[Digest]:
     bases: dict[object, str] = {}
     found = []
     for adapter in adapters:
@@ -30,8 +40,43 @@ def digests_of(adapters: Sequence[Adapter]) -> list[Digest]:
         if base is not None:
             key = base.path or id(base)
             own = bases[key] = bases.get(key) or base.sha256()
-        found.append(Digest(adapter.source.sha256(), own))
+        source = adapter.source
+        known = files.get(source.path) if source.path is not None else None
+        found.append(Digest(known.result() if known else source.sha256(), own))
     return found
+
+
+class Hashing:
+    """Digests of sources, made in a thread beside everything else; use as a context manager.
+
+    A copy is made as fast as a digest: that of a file may begin before anybody knows what is in it.
+    Leaving without waiting for a digest stops it.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._stop = Event()
+        self._begun: dict[Path, Future[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, path: Path) -> None:
+        """Somebody will ask for the digest of this file."""
+        self._begun[path] = self._pool.submit(sha256_of, path, self._stop)
+
+    def of(self, adapters: Sequence[Adapter]) -> Future[list[Digest]]:
+        """What `digests_of` finds, as soon as it is there."""
+        return self._pool.submit(_digests, adapters, self._begun)
 
 
 def placeholders(adapters: Sequence[Adapter]) -> list[Digest]:

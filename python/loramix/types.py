@@ -57,7 +57,7 @@ class Target:
     @property
     def cols(self) -> int:
         """Input size times kernel size: columns of the delta."""
-        return int(np.prod(self.shape[1:]))
+        return math.prod(self.shape[1:])
 
     @property
     def is_vector(self) -> bool:
@@ -130,8 +130,9 @@ class Factors:
     @property
     def sides(self) -> tuple[Tensor, ...]:
         """What takes memory when it is used: both sides, or the dense difference."""
-        sides = {"up": self.up, "down": self.down}
-        return tuple(side for name, side in sides.items() if name != self.identity)
+        if self.identity is None:
+            return self.up, self.down
+        return (self.down if self.identity == "up" else self.up,)
 
     @property
     def stored(self) -> tuple[Tensor, ...]:

@@ -34,14 +34,15 @@ class Delta:
     @property
     def turned(self) -> "Delta":
         """The other reading of its tensors, if there is one."""
-        return Delta(self.stem, self.draft.other or self.draft)
+        return Delta(self.stem, self.draft.other()) if self.draft.other is not None else self
 
     def find(self, layout: Layout | None) -> tuple["Delta", Hit | None]:
         """Where it belongs in a module table, and the reading of its tensors that fits there."""
         hit = lookup(self.stem, layout, self.size) if layout else None
         if layout and hit is None and self.draft.other is not None:
-            hit = lookup(self.stem, layout, self.turned.size)
-            return (self.turned, hit) if hit is not None else (self, None)
+            turned = self.turned
+            hit = lookup(self.stem, layout, turned.size)
+            return (turned, hit) if hit is not None else (self, None)
         return self, hit
 
     def at(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 from loramix.adapters.deltas import Delta
 from loramix.errors import FormatError, ModelError, ParamError
@@ -73,14 +73,10 @@ class Drafting:
             config,
         )
         found: list[Draft] = []
-        main = _main(entry)
+        main = _main(tuple(entry.names))
         family = families.family_of(main)
         if family is not None:
-            own = Parts(
-                {role: parts.tensors[role] for role in main},
-                {role: entry.names[role] for role in main},
-                parts.file, parts.module, parts.scaling, config,
-            )  # fmt: skip
+            own = parts if len(main) == len(entry.names) else parts.only(main)
             found += families.drafts(family, own)
             self._count(own, found)
         elif "alpha" in parts:  # beside vectors only
@@ -127,7 +123,7 @@ class Drafting:
 
     def _refuse(self, unknown: Sequence[str], entries: Iterable[keys.Entry]) -> None:
         """Refuse a file with tensors that no family knows."""
-        odd = [entry for entry in entries if _is_odd(entry)]
+        odd = [entry for entry in entries if _is_odd(tuple(entry.names))]
         rest = [*unknown, *(name for entry in odd for name in entry.names.values())]
         if not rest:
             return
@@ -145,7 +141,7 @@ class Drafting:
                 what = "is a second tensor for a factor that has one"
             first, what = unknown[0], what or "is not understood"
         else:
-            main = _main(odd[0]) or list(odd[0].names)
+            main = _main(tuple(odd[0].names)) or tuple(odd[0].names)
             what = families.misfit(main)
             first = odd[0].names[next((r for r in main if r in families.REPLACEMENTS), main[0])]
         message = (
@@ -181,17 +177,19 @@ def _telling(entry: keys.Entry) -> str:
     )
 
 
-def _main(entry: keys.Entry) -> list[keys.Role]:
+@lru_cache(maxsize=1024)  # a file has a handful of kinds of modules
+def _main(roles: tuple[keys.Role, ...]) -> tuple[keys.Role, ...]:
     """Roles of an entry that are not those of vectors."""
-    rest = [role for role in entry.names if role not in families.VECTORS]
-    lone = set(rest) <= {"alpha"} and {"diff_b", "w_norm", "diff_m"} & entry.names.keys()
-    return [] if lone else rest
+    rest = tuple(role for role in roles if role not in families.VECTORS)
+    lone = set(rest) <= {"alpha"} and {"diff_b", "w_norm", "diff_m"} & set(roles)
+    return () if lone else rest
 
 
-def _is_odd(entry: keys.Entry) -> bool:
-    """Whether some of its tensors belong to no delta."""
-    main = _main(entry)
-    if "bias" in entry.names and "up" not in main:
+@lru_cache(maxsize=1024)
+def _is_odd(roles: tuple[keys.Role, ...]) -> bool:
+    """Whether some tensors of an entry belong to no delta."""
+    main = _main(roles)
+    if "bias" in roles and "up" not in main:
         return True
     return bool(main) and families.family_of(main) is None
 

@@ -100,7 +100,8 @@ def read(
     """Turn an open file into an adapter.  See `load`."""
     where = str(file.path or name)
     skipped = tuple(n for n in file.tensors if any(fnmatchcase(n, glob) for glob in skip))
-    left = [n for n in file.tensors if n not in set(skipped)]
+    dropped = frozenset(skipped)
+    left = [n for n in file.tensors if n not in dropped]
     reading = reading or Reading()
     drafting = Drafting(file, where, scales.configs(metadata, where), reading)
     deltas = drafting.deltas(left)

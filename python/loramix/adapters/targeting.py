@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from loramix import _core
 from loramix.adapters.deltas import Delta
@@ -105,17 +104,21 @@ def _pieces(
 
 def _is_whole(modules: Sequence[Module], layout: Layout) -> bool:
     """Whether it is one module, or all members of a weight that the original model fuses."""
+    if len(modules) == 1:
+        return True
     first = modules[0]
     original = layout.hits[first.component, flatten(first.original)]
-    return len(modules) == 1 or original.modules == tuple(modules)
+    return original.modules == tuple(modules)
 
 
 def _rows(modules: Sequence[Module], suffix: str) -> dict[str, tuple[int, int]]:
     """Canonical key to half-open rows of what the modules make up."""
-    ends = list(accumulate(module.shape[0] for module in modules))
-    starts = [0, *ends][:-1]
-    keys = [f"{module.component}.{module.name}{suffix}" for module in modules]
-    return dict(zip(keys, zip(starts, ends, strict=True), strict=True))
+    found, start = {}, 0
+    for module in modules:
+        end = start + module.shape[0]
+        found[f"{module.component}.{module.name}{suffix}"] = start, end
+        start = end
+    return found
 
 
 def _without_copies(pieces: Sequence[_Piece], where: str) -> tuple[list[_Piece], int]:

@@ -1,15 +1,14 @@
 """Pass 2: execute a plan, step by step, into a file that is verified before it gets its name."""
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loramix.adapters import loading
 from loramix.backends.base import Backend
-from loramix.digests import Digest, digests_of, placeholders
+from loramix.digests import Hashing, placeholders
 from loramix.executing import placing
 from loramix.executing.accounting import Share, total
 from loramix.executing.verifying import Row, verify
@@ -17,7 +16,7 @@ from loramix.executing.writing import Writer, write
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
 from loramix.planning.steps import Plan
-from loramix.recipes.provenance import provenance
+from loramix.recipes.provenance import provenance, sources
 from loramix.tensors import ITEM_BYTES
 from loramix.types import Adapter
 
@@ -60,7 +59,7 @@ def execute(
     backend: Backend,
     threads: int | None = None,
     step: Callable[[int], None],
-    digests: Future[list[Digest]] | None = None,
+    hashing: Hashing | None = None,
 ) -> Merged:
     """Execute a plan.
 
@@ -69,7 +68,7 @@ def execute(
     path : output file, or folder for the PEFT dialect; None keeps the result in memory.
     backend : carries out the arithmetic.
     step : called with numbers of finished steps, twice for each: written, verified.
-    digests : of the plan's adapters, where somebody is at them already.
+    hashing : makes the digests of the plan's adapters, where it is at them already.
 
     Raises
     ------
@@ -78,17 +77,18 @@ def execute(
         was there before is untouched.
     """
     with ExitStack() as stack:
-        hashing = stack.enter_context(ThreadPoolExecutor(1))
-        digests = digests or hashing.submit(digests_of, plan.adapters)
+        digests = (hashing or stack.enter_context(Hashing())).of(plan.adapters)
         place = None
+        made = provenance(plan, placeholders(plan.adapters), backend.name)
         if path is not None:
-            room = _room(plan, backend.name)
+            room = _room(plan, made)
             place = stack.enter_context(placing.Place(path, plan.dialect, room))
         writer: Writer = place.writer if place else MemoryWriter()
         done = write(plan, writer, backend, threads, step)
         ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
-        hidden = writer.finish(_strings(plan, ranks, digests.result(), backend.name))
+        made["sources"] = sources(plan, digests.result())
+        hidden = writer.finish(_strings(plan, ranks, made))
         if place is not None:
             hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
@@ -98,15 +98,19 @@ def execute(
     return Merged(result, path, rows, plan)
 
 
-def _strings(
-    plan: Plan, ranks: metadata.Ranks, digests: Sequence[Digest], backend: str
-) -> dict[str, str]:
-    """Header metadata of the output; `ranks` are those of the factors."""
+def _strings(plan: Plan, ranks: metadata.Ranks, made: Mapping[str, object]) -> dict[str, str]:
+    """Header metadata of the output.
+
+    Parameters
+    ----------
+    ranks : those of the factors.
+    made : its provenance.
+    """
     return metadata.header(
         plan.dialect,
         plan.architecture,
         [adapter.metadata for adapter in plan.adapters],
-        provenance(plan, digests, backend),
+        made,
         ranks,
         plan.alpha,
         names=[adapter.name for adapter in plan.adapters],
@@ -129,8 +133,8 @@ def _has_bias(plan: Plan) -> bool:
     return any(step.suffix == suffix for step in plan.steps if step.suffix)
 
 
-def _room(plan: Plan, backend: str) -> int:
-    """Bytes that the header may need; ranks are not known yet."""
+def _room(plan: Plan, made: Mapping[str, object]) -> int:
+    """Bytes that the header may need; ranks are not known yet, nor digests."""
     pairs = [step for step in plan.steps if step.kind != "dense"]
     names = [
         *(
@@ -141,7 +145,7 @@ def _room(plan: Plan, backend: str) -> int:
         *((s.stem + ".alpha", 0) for s in pairs),
     ]
     ranks = [(s.target, s.stem, 10**9 + i) for i, s in enumerate(pairs)]
-    return header_room(names, _strings(plan, ranks, placeholders(plan.adapters), backend))
+    return header_room(names, _strings(plan, ranks, made))
 
 
 def bytes_around(plan: Plan, backend: str) -> int:
@@ -153,7 +157,8 @@ def bytes_around(plan: Plan, backend: str) -> int:
     """
     pairs = sum(step.kind != "dense" for step in plan.steps)
     alphas = pairs * ITEM_BYTES["F32"] if plan.alpha is not None else 0
-    return 8 + -(-_room(plan, backend) // 8) * 8 + alphas
+    made = provenance(plan, placeholders(plan.adapters), backend)
+    return 8 + -(-_room(plan, made) // 8) * 8 + alphas
 
 
 def _open(plan: Plan, file: SafetensorsFile, config: str | None, name: str) -> Adapter:

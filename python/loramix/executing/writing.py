@@ -22,7 +22,7 @@ from loramix.errors import OutputError
 from loramix.executing import copying
 from loramix.executing.making import make
 from loramix.executing.verifying import FLOOR, Done, release
-from loramix.io.safetensors import SafetensorsFile
+from loramix.io.safetensors import Named, SafetensorsFile
 from loramix.planning.output import CODES, Output
 from loramix.planning.steps import Plan, Step
 from loramix.refusals import with_names
@@ -32,10 +32,8 @@ from loramix.tensors import ITEM_BYTES
 class Writer(Protocol):
     """Where tensors go; see `SafetensorsWriter`."""
 
-    def add(
-        self, name: str, dtype: str, shape: tuple[int, ...], data: npt.NDArray[np.uint8]
-    ) -> None:
-        """Append one tensor."""
+    def add(self, tensors: Iterable[Named]) -> None:
+        """Append tensors."""
 
     def written(self, names: Iterable[str]) -> list[memoryview]:
         """Bytes of tensors that were added, as they are now."""
@@ -69,9 +67,8 @@ def write(
     if plan.alpha is not None:
         # First in the file: readers want four-byte numbers at multiples of four.
         alpha = np.frombuffer(struct.pack("<f", plan.alpha), dtype=np.uint8)
-        for one in plan.steps:
-            if one.kind != "dense":
-                writer.add(one.stem + ".alpha", "F32", (), alpha)
+        pairs = (one for one in plan.steps if one.kind != "dense")
+        writer.add((one.stem + ".alpha", "F32", (), alpha) for one in pairs)
     done = _copy(plan, writer, step)
     copied = {item.step.target for item in done}
     rest = [one for one in plan.steps if one.target not in copied]
@@ -89,7 +86,7 @@ def write(
             _core.give_back()
             if pending is not None:
                 pending.result()
-            pending = background.submit(_append, plan, writer, finished, arena, offsets)
+            pending = background.submit(writer.add, _made(plan, finished, arena, offsets))
             done += finished
             step(len(batch))
         if pending is not None:
@@ -102,8 +99,9 @@ def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]
     copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
     with ThreadPoolExecutor(1) as checking:
         pending: Future[None] | None = None
-        for batch in batches(copies, lambda one: bytes_of(one.group()), READ_BYTES):
-            added = _append_copies(plan, writer, batch)
+        for batch in batches(copies, lambda one: bytes_of(one.group()), WRITE_BYTES):
+            added = list(_copies(plan, batch))
+            writer.add(added)
             if pending is not None:
                 pending.result()
             pending = checking.submit(_check_copies, plan, writer, added)
@@ -113,30 +111,26 @@ def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]
     return [Done(one, copying.unmeasured(one), copied=True) for one in copies]
 
 
-def _append_copies(
-    plan: Plan, writer: Writer, batch: Sequence[Step]
-) -> dict[str, npt.NDArray[np.uint8]]:
-    """What was added, by name."""
+def _copies(plan: Plan, batch: Sequence[Step]) -> Iterator[Named]:
+    """Both sides of every pair."""
     code = CODES[plan.dtype]
-    added = {}
     for one in batch:
         rank, kernel = one.pieces[0].factors.rank, one.target.shape[1:]
         ones = (1,) * (len(kernel) - 1)
         shapes = (one.target.rows, rank, *ones), (rank, *kernel)
-        for name, shape, side in zip(
-            one.tensors(plan.dialect), shapes, copying.sides(plan, one), strict=True
-        ):
-            writer.add(name, code, shape, side)
-            added[name] = side
-    return added
+        names, sides = one.tensors(plan.dialect), copying.sides(plan, one)
+        for name, shape, side in zip(names, shapes, sides, strict=True):
+            yield name, code, shape, side
 
 
-def _check_copies(plan: Plan, writer: Writer, added: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+def _check_copies(plan: Plan, writer: Writer, added: Sequence[Named]) -> None:
     """Compare the file with what was to be in it, byte by byte."""
-    for (name, data), found in zip(added.items(), writer.written(added), strict=True):
-        if not copying.equal(found, data):
-            message = f"{name}: the file does not hold the bytes just written; nothing was kept"
-            raise OutputError(message)
+    names = [name for name, _, _, _ in added]
+    meant = [data for _, _, _, data in added]
+    place = _core.first_unequal(list(zip(writer.written(names), meant, strict=True)))
+    if place is not None:
+        message = f"{names[place]}: the file does not hold the bytes just written; nothing was kept"
+        raise OutputError(message)
     release(plan)
 
 
@@ -172,14 +166,10 @@ def _check_budget(rule: Output, item: Done) -> None:
         raise OutputError(message)
 
 
-def _append(
-    plan: Plan,
-    writer: Writer,
-    batch: Sequence[Done],
-    arena: npt.NDArray[np.uint8],
-    offsets: Sequence[int],
-) -> None:
-    """Write the dense difference, or up and down, of every step of a batch."""
+def _made(
+    plan: Plan, batch: Sequence[Done], arena: npt.NDArray[np.uint8], offsets: Sequence[int]
+) -> Iterator[Named]:
+    """The dense difference, or up and down, of every step of a batch."""
     code = CODES[plan.dtype]
     for item, start in zip(batch, offsets[:-1], strict=True):
         step, rank = item.step, item.made.rank
@@ -192,13 +182,13 @@ def _append(
         if step.swap:
             data = np.roll(data, len(data) // 2)
         if step.embedding and not item.dense:
-            writer.add(names[0], code, first[::-1], _transposed(data, *first))
+            yield names[0], code, first[::-1], _transposed(data, *first)
             shape = (rank, target.cols)
-            writer.add(names[1], code, shape[::-1], _transposed(arena[split:end], *shape))
+            yield names[1], code, shape[::-1], _transposed(arena[split:end], *shape)
             continue
-        writer.add(names[0], code, first, data)
+        yield names[0], code, first, data
         if not item.dense:
-            writer.add(names[1], code, (rank, *target.shape[1:]), arena[split:end])
+            yield names[1], code, (rank, *target.shape[1:]), arena[split:end]
 
 
 def _transposed(data: npt.NDArray[np.uint8], rows: int, cols: int) -> npt.NDArray[np.uint8]:

@@ -346,8 +346,9 @@ def fits(found: Sequence[Module], size: tuple[int | None, int | None]) -> bool:
     A size that is None is not known, and fits.
     """
     rows, cols = size
-    return (
-        bool(found)
-        and (rows is None or rows == sum(module.shape[0] for module in found))
-        and (cols is None or cols == math.prod(found[0].shape[1:]))
+    if not found:
+        return False
+    first, *more = found
+    return (rows is None or rows == first.shape[0] + sum(module.shape[0] for module in more)) and (
+        cols is None or cols == math.prod(first.shape[1:])
     )

@@ -18,8 +18,11 @@ from loramix.tensors import Tensor
 
 CONFIG = "adapter_config.json"
 
-_NUMBERS = {"F64": "<d", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
-_FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_NUMBERS = {
+    "F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b",
+    "U8": "<B",
+}  # fmt: skip
+_FLOATS = ("BF16", "F8_E4M3", "F8_E5M2")
 
 
 KINDS = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT")

@@ -24,7 +24,7 @@ from loramix.methods.composite import site_of, space_of
 from loramix.planning.joining import joined
 from loramix.planning.output import Output
 from loramix.planning.steps import FULL, Choice, Kind, Part, Piece, Step
-from loramix.raw import Site
+from loramix.raw import Side, Site
 from loramix.tensors import F64
 from loramix.types import BIAS, MODULATION, Adapter, Group, Target
 
@@ -51,18 +51,18 @@ class Item:
     def of(cls, group: Group, gram: F64, choice: Choice, seed: int) -> "Item":
         """From a choice and inner products, which only some methods look at."""
         decision = choice.decision
-        weights = np.array(decision.weights)
-        sides = decision.sides or ("all",) * len(weights)
         method = _of_vector(decision.method) if group.target.is_vector else decision.method
         summed = _as_sum(cast("Hashable", method))
-        if summed is not None and {"low", "high"} & set(sides):
+        if summed is not None and {"low", "high"} & set(decision.sides):
             method, summed = Composite(summed), None  # of what is left of the deltas
         if summed is not None:
-            inside = np.where([side != "around" for side in sides], weights, 0.0)
-            weights = apply(summed, gram, inside) + (weights - inside)
-            own = zip(decision.sides, weights, strict=bool(decision.sides))
-            site = Site(sides=tuple(side for side, weight in own if weight != 0))
+            known = decision.weights, decision.sides
+            if summed.reads_gram:
+                weights, site = _summed(summed, gram, *known)
+            else:
+                weights, site = _summed_blindly(cast("Hashable", summed), *known)
             return cls(group, method, weights, choice.asked, site, choice.rank)
+        weights = np.array(decision.weights)
         site = site_of(
             method,
             gram,
@@ -73,6 +73,27 @@ class Item:
             published_sides=decision.published_sides,
         )
         return cls(group, method, weights, choice.asked, site, choice.rank)
+
+
+def _summed(
+    method: Coefficients, gram: F64, sizes: tuple[float, ...], sides: tuple[Side, ...]
+) -> tuple[F64, Site]:
+    """Coefficients of all members, and where those are that the sum has."""
+    weights = np.array(sizes)
+    inside = np.where([side != "around" for side in sides or ("all",) * len(sizes)], weights, 0.0)
+    found = apply(method, gram, inside) + (weights - inside)
+    own = zip(sides, found, strict=bool(sides))
+    return found, Site(sides=tuple(side for side, weight in own if weight != 0))
+
+
+@lru_cache(maxsize=64)  # most groups of a stack are alike where nobody looks at the deltas
+def _summed_blindly(
+    method: Hashable, sizes: tuple[float, ...], sides: tuple[Side, ...]
+) -> tuple[F64, Site]:
+    unknown = np.full((len(sizes), len(sizes)), np.nan)
+    found, site = _summed(cast("Coefficients", method), unknown, sizes, sides)
+    found.setflags(write=False)  # many share it
+    return found, site
 
 
 @lru_cache(maxsize=64)  # protocols take Python 3.11 long, and every group asks
@@ -221,6 +242,8 @@ def _parts(parts: Sequence[tuple[Item, int]], *, whole: bool) -> tuple[Part, ...
     ----------
     whole : whether it is added up entry by entry in any case.
     """
+    if not whole and all(_as_sum(cast("Hashable", item.method)) for item, _ in parts):
+        return ()
     found = []
     for item, row in parts:
         group, weights = item.group, item.coefficients

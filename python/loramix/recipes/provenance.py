@@ -33,13 +33,11 @@ def provenance(plan: Plan, digests: Sequence[Digest], backend: str) -> dict[str,
     -----
     The recipe takes a few hundred bytes, decisions of groups up to 200 bytes for each group.
     """
-    rows = zip(plan.adapters, digests, plan.weights, strict=True)
-    several = len(plan.adapters) > 1
     found: dict[str, object] = {
         "version": VERSION,
         "method": canonical(_without_none(plan.method)),
         "seed": plan.seed,
-        "sources": [_source(*row, several=several) for row in rows],
+        "sources": sources(plan, digests),
         "output": _output(plan),
         "auto_strength": {b: canonical(s.scale) for b, s in plan.strengths.items()},
         "decisions": plan.digest(),
@@ -49,6 +47,13 @@ def provenance(plan: Plan, digests: Sequence[Digest], backend: str) -> dict[str,
         return {**found, "recipe": plan.portable}
     decided = decisions(plan)
     return found if decided is None else {**found, "plan": decided}
+
+
+def sources(plan: Plan, digests: Sequence[Digest]) -> list[dict[str, object]]:
+    """What is stored of the sources."""
+    rows = zip(plan.adapters, digests, plan.weights, strict=True)
+    several = len(plan.adapters) > 1
+    return [_source(*row, several=several) for row in rows]
 
 
 def decisions(plan: Plan) -> dict[str, object] | None:

@@ -1,11 +1,11 @@
-//! The binding of small functions: those on dense deltas that only `loramix.kernels` calls, and the
-//! memory of the process.
+//! The binding of small functions: those on dense deltas that only `loramix.kernels` calls, bytes
+//! that should be equal, and the memory of the process.
 #![allow(unsafe_code)]
 
 use pyo3::prelude::*;
 
-use super::{Bytes, borrow_mut, enter, rows};
-use crate::elementwise;
+use super::{Bytes, borrow, borrow_mut, enter, rows, to_py};
+use crate::{Error, elementwise};
 
 /// Positions of dense deltas (dtype, bytes) where signs differ, and where both are non-zero.
 ///
@@ -39,6 +39,20 @@ pub(super) fn owners(
         let mut run = || elementwise::owners(&deltas, &weights, lambda_, borrow_mut(&mut out)?);
         run().map_err(|e| (None, e))
     })
+}
+
+/// Place of the first pair whose bytes are not equal.
+#[pyfunction]
+pub(super) fn first_unequal(py: Python<'_>, pairs: Vec<(Bytes, Bytes)>) -> PyResult<Option<usize>> {
+    let find = || {
+        for (place, (one, other)) in pairs.iter().enumerate() {
+            if borrow(one)? != borrow(other)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    };
+    py.detach(find).map_err(|error: Error| to_py((None, error)))
 }
 
 /// Gives memory that was freed back to the system, where the allocator keeps it (glibc).

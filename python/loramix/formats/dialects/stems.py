@@ -186,6 +186,8 @@ def partial_of(key: str) -> tuple[str, int | None]:
 
 def _places(stem: Stem, layout: Layout) -> list[tuple[str | None, str]]:
     """Components and paths to look up, in this order."""
+    if stem.component is None and stem.dialect != "peft":
+        return [(None, stem.path)]
     found: list[tuple[str | None, str]] = [(c, stem.path) for c in _components(stem, layout)]
     if stem.dialect == "peft" and stem.component is None:
         # PEFT around a pipeline's part, not around a model that calls a module "transformer".

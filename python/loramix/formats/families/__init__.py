@@ -5,6 +5,7 @@ A family is a file with the mathematics and a line here; its oracle is in
 """
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from loramix.formats.families import full, glora, ia3, loha, lokr, lora, oft, peft_oft
 from loramix.formats.families.base import Draft, Family, Part, Parts, Place, Scaling
@@ -37,6 +38,11 @@ REPLACEMENTS: dict[Role, str] = {
 
 def family_of(names: Collection[Role]) -> Family | None:
     """The family of a module with these roles, magnitudes left out."""
+    return _family_of(frozenset(names))
+
+
+@lru_cache(maxsize=1024)  # a file has a handful of kinds of modules
+def _family_of(names: frozenset[Role]) -> Family | None:
     kinds = frozenset("oft_part" if role.startswith("oft_blocks.") else role for role in names)
     plain = kinds - set(MAGNITUDES)
     found = next((one for one in FAMILIES if one.fits(plain)), None)

@@ -1,6 +1,6 @@
 """What a family of adapters is: which tensors a module has, and the delta that they mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn, Protocol, TypeAlias
 
@@ -51,6 +51,11 @@ class Parts:
 
     def __contains__(self, role: Role) -> bool:
         return role in self.tensors
+
+    def only(self, roles: Sequence[Role]) -> "Parts":
+        """Those of some roles."""
+        tensors = {role: self.tensors[role] for role in roles}
+        return replace(self, tensors=tensors, names={role: self.names[role] for role in roles})
 
     def where(self, role: Role) -> str:
         """File and name of a tensor."""
@@ -156,7 +161,7 @@ class Draft:
     make : what it is at its place: nothing is computed before it is used.
     part : which parameter of the module it changes.
     base : whether the base weight is needed; ``optional``: without it there is no such delta.
-    other : another reading of the same tensors, for weights that the first does not fit.
+    other : makes another reading of the same tensors, for weights that the first does not fit.
     transposed : whether the base model stores the weight as (in, out): PEFT's ``fan_in_fan_out``.
     """
 
@@ -167,7 +172,7 @@ class Draft:
     make: Callable[[Place], Factors]
     part: Part = "weight"
     base: Literal["no", "needed", "optional"] = "no"
-    other: "Draft | None" = None
+    other: "Callable[[], Draft] | None" = None
     transposed: bool = False
 
 

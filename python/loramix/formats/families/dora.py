@@ -53,7 +53,8 @@ def decomposed(inner: Draft, parts: Parts) -> Draft:
         found = dense(parts, role, place, make)
         return replace(found, family=name)
 
-    other = decomposed(inner.other, parts) if inner.other is not None else None
+    turned = inner.other
+    other = (lambda: decomposed(turned(), parts)) if turned is not None else None
     return replace(inner, family=name, make=factors, base="needed", other=other)
 
 

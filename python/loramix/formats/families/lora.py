@@ -4,7 +4,8 @@ Nothing is computed but for the last two and for pairs that came transposed.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 
 from loramix.errors import FormatError
 from loramix.formats.families.base import (
@@ -28,16 +29,13 @@ def _pair(parts: Parts) -> tuple[Draft, ...]:
     inner = math.prod(up.shape[1:])
     regular = inner == down.shape[0]
     flat = len(up.shape) == len(down.shape) == 2
-    turned = None
-    if flat and up.shape[0] == down.shape[1]:
-        turned = _draft(parts, *_turned(parts, up, down))
+    both = flat and up.shape[0] == down.shape[1]
     if regular:
         # Where both read well the weight decides, if a table knows it.
-        draft = _draft(parts, up, down)
-        return (draft if turned is None else replace(draft, other=turned),)
+        return (_draft(parts, up, down, other=partial(_turned, parts) if both else None),)
     # A rank above both sides is no rank: these are sizes that do not fit.
-    if turned is not None and up.shape[0] <= max(up.shape[1], down.shape[0]):
-        return (turned,)
+    if both and up.shape[0] <= max(up.shape[1], down.shape[0]):
+        return (_turned(parts),)
     if len(down.shape) > 2 and down.shape[0] % inner == 0:
         message = (
             f"{parts.where('up')} is {list(up.shape)} and {parts.names['down']} is "
@@ -50,15 +48,23 @@ def _pair(parts: Parts) -> tuple[Draft, ...]:
     return parts.refuse_misfit("up", "down", rule)
 
 
-def _turned(parts: Parts, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+def _turned(parts: Parts) -> Draft:
     """A pair stored as (rank, rows) and (cols, rank), the right way round."""
-    return (
+    up, down = parts.factor("up"), parts.factor("down")
+    return _draft(
+        parts,
         made(up.shape[::-1], lambda: parts.values("up").T),
         made(down.shape[::-1], lambda: parts.values("down").T),
     )
 
 
-def _draft(parts: Parts, up: Tensor, down: Tensor, family: str = "lora") -> Draft:
+def _draft(
+    parts: Parts,
+    up: Tensor,
+    down: Tensor,
+    family: str = "lora",
+    other: Callable[[], Draft] | None = None,
+) -> Draft:
     rank = down.shape[0]
 
     def factors(_: Place) -> Factors:
@@ -68,7 +74,7 @@ def _draft(parts: Parts, up: Tensor, down: Tensor, family: str = "lora") -> Draf
         return Factors(up, down, scale, names, parts.file, family=family, origin=own)
 
     shape = (up.shape[0], *down.shape[1:])
-    return Draft(family, up.shape[0], math.prod(down.shape[1:]), shape, factors)
+    return Draft(family, up.shape[0], math.prod(down.shape[1:]), shape, factors, other=other)
 
 
 def _with_mid(parts: Parts) -> tuple[Draft, ...]:

@@ -1,0 +1,122 @@
+"""Bytes on their way: gathered, written, hashed, compared."""
+
+import hashlib
+import mmap
+from concurrent.futures import CancelledError
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from helpers import pairs, read_safetensors, write_adapter
+
+from loramix import OutputError, _core, convert, load
+from loramix.digests import Hashing
+from loramix.io import safetensors
+from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter, sha256_of
+
+BUFFER = safetensors._BUFFER_BYTES
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [0, 1],
+        [4, 0, 4],
+        [BUFFER],
+        [BUFFER - 1, 1, 1],
+        [BUFFER - 1, 2],
+        [3, 2 * BUFFER + 5, 0, 7],
+        [3 * BUFFER],
+    ],
+)
+def test_pieces_of_any_size_arrive(sizes: list[int], tmp_path: Path) -> None:
+    data = {f"t{i}": noise(size, i) for i, size in enumerate(sizes)}
+    writer = SafetensorsWriter(tmp_path / "out.safetensors", 4096)
+    writer.add((name, "U8", (len(value),), value) for name, value in data.items())
+    assert [bytes(view) for view in writer.written(data)] == list(data.values())
+    writer.begin("late", "U8", (BUFFER + 1,), BUFFER + 1)
+    late = noise(BUFFER + 1, 99)
+    writer.append(late[:10])
+    writer.append(late[10:])
+    writer.finish({})
+    writer.commit()
+    found, _ = read_safetensors(tmp_path / "out.safetensors")
+    assert {name: value for name, (_, _, value) in found.items()} == {**data, "late": late}
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_digests_go_over_pieces(
+    extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors, "_HASH_BYTES", 2 * mmap.ALLOCATIONGRANULARITY)
+    path = tmp_path / "file"
+    path.write_bytes(noise(6 * mmap.ALLOCATIONGRANULARITY + extra))
+    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(b"")
+    assert sha256_of(path) == hashlib.sha256(b"").hexdigest()
+
+
+def test_a_digest_that_nobody_wants_stops(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(noise(100))
+    stop = Event()
+    stop.set()
+    with pytest.raises(CancelledError):
+        sha256_of(path, stop)
+
+
+def test_digests_begun_early_are_those_of_the_files(tmp_path: Path) -> None:
+    paths = [
+        write_adapter(tmp_path / f"{i}.safetensors", pairs(i, 4), "kohya").resolve()
+        for i in range(2)
+    ]
+    stack = [load(path) for path in paths]
+    with Hashing() as hashing:
+        hashing.begin(paths[1])
+        found = hashing.of(stack).result()
+    assert [one.file for one in found] == [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    ]
+
+
+def test_the_first_pair_that_differs_is_told() -> None:
+    one = noise(1000)
+    other = bytearray(one)
+    other[-1] ^= 1
+    assert _core.first_unequal([]) is None
+    assert _core.first_unequal([(b"", b""), (one, one)]) is None
+    assert _core.first_unequal([(one, one), (one, other), (one, b"")]) == 1
+    assert _core.first_unequal([(one, one[:-1])]) == 0
+
+
+def test_bytes_that_do_not_arrive_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_adapter(tmp_path / "in.safetensors", pairs(1, 4, dtype="BF16"), "kohya")
+    put = SafetensorsWriter._put
+
+    def faulty(self: SafetensorsWriter, view: memoryview) -> None:
+        damaged = bytearray(view)
+        if len(damaged) > 100:
+            damaged[len(damaged) // 2] ^= 1
+        put(self, memoryview(damaged))
+
+    monkeypatch.setattr(SafetensorsWriter, "_put", faulty)
+    with pytest.raises(OutputError, match="does not hold the bytes just written"):
+        convert(source, tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+def test_single_numbers_are_read_wherever_they_stand(tmp_path: Path) -> None:
+    data = {"a": noise(4), "b": noise(4), "wide": noise(64), "c": noise(8), "empty": b""}
+    writer = SafetensorsWriter(tmp_path / "out.safetensors", 4096)
+    writer.add((name, "U8", (len(value),), value) for name, value in data.items())
+    writer.finish({})
+    writer.commit()
+    found = SafetensorsFile(tmp_path / "out.safetensors")
+    assert {name: bytes(one.data) for name, one in found.tensors.items()} == data
