@@ -9,9 +9,10 @@ import torch
 import loramix
 from loramix_testbed.training import adapters, base
 from loramix_testbed.training.denoising import rate_at
+from loramix_testbed.training.distilling import moved, train_few_steps, velocity_between
 from loramix_testbed.world import adapters as world
 from loramix_testbed.world.adapters import SPECS
-from loramix_testbed.world.pipeline import load
+from loramix_testbed.world.pipeline import load, new_scheduler
 
 
 def test_the_base_trains_and_loads(tmp_path: Path) -> None:
@@ -23,14 +24,14 @@ def test_the_base_trains_and_loads(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["ampersand", "ember", "bold"])
+@pytest.mark.parametrize("name", ["ampersand", "ember", "bold", "turbo"])
 def test_an_adapter_trains_and_loramix_reads_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world, "FOLDER", tmp_path)
-    monkeypatch.setattr(adapters, "FOLDER", tmp_path)
     spec = replace(SPECS[name], steps=2)
-    adapters.train_adapter(spec)
+    trained = train_few_steps if spec.kind == "speed" else adapters.train_adapter
+    trained(spec)
     found = loramix.load(spec.path)
     assert {target.up.shape[1] for target in found.targets.values()} == {spec.rank}
 
@@ -58,3 +59,25 @@ def test_the_rate_goes_up_and_down() -> None:
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert rates[0] < 0.2
     assert rates[-1] < 0.05
+
+
+def test_a_distilled_step_gets_where_the_steps_within_it_get() -> None:
+    kept = torch.cat([torch.ones(1), load().scheduler.alphas_cumprod])
+    generator = torch.Generator().manual_seed(1)
+    noisy, reached = torch.randn(2, 3, 12, 4, 4, generator=generator)
+    for start, end in ((1000, 750), (500, 250), (250, 0)):
+        times = torch.full((3,), start), torch.full((3,), end)
+        velocity = velocity_between(noisy, reached, kept, *times)
+        assert torch.allclose(moved(noisy, velocity, kept, *times), reached, atol=1e-4)
+
+
+def test_a_step_is_that_of_the_scheduler() -> None:
+    scheduler = new_scheduler()
+    scheduler.set_timesteps(4)
+    kept = torch.cat([torch.ones(1), scheduler.alphas_cumprod])
+    generator = torch.Generator().manual_seed(2)
+    noisy, velocity = torch.randn(2, 3, 12, 4, 4, generator=generator)
+    for at in scheduler.timesteps:
+        start = torch.full((3,), int(at) + 1)
+        meant = scheduler.step(velocity, at, noisy).prev_sample
+        assert torch.allclose(moved(noisy, velocity, kept, start, start - 250), meant, atol=1e-5)

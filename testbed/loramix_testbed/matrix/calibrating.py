@@ -15,7 +15,7 @@ from loramix_testbed.matrix.stacks import Stack, mixed
 from loramix_testbed.report.summary import Row, rows
 from loramix_testbed.world.adapters import SPECS
 
-_OF_DISTANCE = 0.25
+OF_DISTANCE = 0.25
 """What a unit of distance to the truth costs, in shares of pictures that are right."""
 
 CANDIDATES: Mapping[str, Way] = {
@@ -57,7 +57,7 @@ def calibrate(path: Path, *, workers: int | None = None) -> None:
 
 def objective(row: Row) -> float:
     """What a way is chosen by: both-accuracy less a share of the distance to the truth."""
-    return row.both.mean - _OF_DISTANCE * row.distance.mean
+    return row.both.mean - OF_DISTANCE * row.distance.mean
 
 
 def _ranked(found: Sequence[Row]) -> dict[str, dict[str, float]]:

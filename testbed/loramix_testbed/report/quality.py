@@ -5,22 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from loramix_testbed.judging.intervals import Interval
 from loramix_testbed.matrix.ablations import ABLATIONS
 from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.stacks import mixed as mixed_stacks
 from loramix_testbed.matrix.stacks import others
 from loramix_testbed.places import CALIBRATION
+from loramix_testbed.report.choosing import chosen, predicting
 from loramix_testbed.report.markdown import spelled, tables
-from loramix_testbed.report.summary import Row, ahead, rows
+from loramix_testbed.report.standing import differences, limit, standing
+from loramix_testbed.report.summary import Row, rows
 from loramix_testbed.world.adapters import HALVES, SPECS
-
-_RIVALS = (
-    *("sum", "1/N", "average", "slerp", "karcher", "ties", "dare"),
-    *("knots(ties)", "core(ties)", "iso-c"),
-)
 
 _HEAD = """# Quality
 
@@ -42,12 +36,21 @@ known, not how a merge of two particular files will look.
 """
 
 
+_LIMIT = """The deltas of these adapters are nearly orthogonal: without data, all that a policy
+can say of them is how long they are. So what would the best weights give? The same sum was measured
+with contents at 1 to 1.7 and styles at 0.8 and 1: one choice for all stacks, by one who knows which
+adapter is for what; and for every stack the best of them by the judge itself, on the pictures that
+are counted, which is more than any choice can give. Both-accuracy; a single adapter has what
+"Adapters alone" says.
+"""
+
+
 def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """The page.
 
     Parameters
     ----------
-    folder : where scores.json is, if they were computed.
+    folder : where calibration.json and scores.json are, if they were computed.
     """
     measured = rows(cells, "held-out")
     held = [row for row in measured if row.method in {**METHODS, **PAIRED}]
@@ -57,16 +60,19 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
     if mixed:
         parts += [
             "## Where `auto` stands\n",
-            _standing(mixed),
+            standing(mixed),
             "Differences of both-accuracy, picture by picture, on the same noise:\n",
-            _differences(cells, sorted({row.size for row in mixed})),
+            differences(cells, sorted({row.size for row in mixed})),
             "Two adapters, every method and mode:\n\n![two adapters](quality-pairs.svg)\n",
             "Mean over 2 to 8 adapters, of what was measured on all sizes:\n\n"
             "![quality against cost](quality.svg)\n",
         ]
-    scores = folder / "scores.json"
-    if scores.is_file():
-        parts.append(_scores(json.loads(scores.read_text(encoding="utf-8"))))
+    if best := limit(cells, (2, 3)):
+        parts += ["## How far weights alone could go\n", _LIMIT, best]
+    for name, told in (("calibration", chosen), ("scores", predicting)):
+        file = folder / f"{name}.json"
+        if file.is_file():
+            parts.append(told(json.loads(file.read_text(encoding="utf-8"))))
     if changed:
         parts.append("## One change at a time\n\n" + tables(changed) + "\n")
     parts.append(_lacking(measured))
@@ -101,53 +107,3 @@ def _alone(held: Sequence[Row]) -> str:
         f"({row.pictures} pictures):\ncontent {spelled(row.content)}, style {spelled(row.style)},\n"
         f"both {spelled(row.both)}, distance {spelled(row.distance, 3)}.\n"
     )
-
-
-def _standing(mixed: Sequence[Row]) -> str:
-    """For every size `auto`, the best fixed merge in hindsight, and the best of all."""
-    lines = ["| adapters | auto | best fixed merge | best of all |", "|---|---|---|---|"]
-    for size in sorted({row.size for row in mixed}):
-        own = {row.method: row for row in mixed if row.size == size and row.method != "truth"}
-        fixed = [row for row in own.values() if row.method in _RIVALS or "energy" in row.method]
-        best, most = (max(r, key=lambda row: row.both.mean) for r in (fixed, list(own.values())))
-        auto = spelled(own["auto"].both) if "auto" in own else "not measured"
-        lines.append(
-            f"| {size} | {auto} | {best.method}: {spelled(best.both)} | "
-            f"{most.method}: {spelled(most.both)} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _differences(cells: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> str:
-    there = {cell["method"] for cell in cells}
-    if "auto" not in there:
-        return ""
-    rivals = [name for name in (*_RIVALS, "published", "no adapter") if name in there]
-    lines = [
-        "| auto less | " + " | ".join(f"{size} adapters" for size in sizes) + " |",
-        "|---|" + "---|" * len(sizes),
-    ]
-    for name in rivals:
-        gaps = [ahead(cells, "held-out", "mixed", size, ("auto", name)) for size in sizes]
-        lines.append(f"| {name} | " + " | ".join(_marked(gap) for gap in gaps) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _marked(gap: Interval) -> str:
-    """Bold where the interval excludes 0."""
-    text = "{:+.2f} [{:+.2f}, {:+.2f}]".format(
-        *(round(value, 2) + 0.0 for value in (gap.mean, gap.low, gap.high))
-    )
-    return f"**{text}**" if gap.low > 0 or gap.high < 0 else text
-
-
-def _scores(found: Mapping[str, Sequence[float]]) -> str:
-    lines = [
-        "## What scores without data predict\n",
-        "Rank correlation with both-accuracy over the merges of a stack, mean over the mixed "
-        "stacks of both halves:\n",
-        "| score | rank correlation | stacks |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {k} | {np.mean(v):+.2f} | {len(v)} |" for k, v in sorted(found.items())]
-    return "\n".join(lines) + "\n"
