@@ -110,9 +110,9 @@ def high_share(prediction: Array, base: Array, *, cut: float = 0.25) -> Array:
     often, above = (like(one, prediction) for one in _frequencies(prediction, cut))
     xp = library_of(often)
     for channel in range(prediction.shape[1]):  # one at a time: coefficients need more memory
-        moved = wide(prediction[:, channel]) - base[:, channel]
-        energy = xp.abs(xp.fft.rfft2(moved)) ** 2 * often
-        axes = tuple(range(1, moved.ndim))
+        size = xp.abs(xp.fft.rfft2(wide(prediction[:, channel]) - base[:, channel]))
+        energy = size * size * often
+        axes = tuple(range(1, energy.ndim))
         total = total + xp.sum(energy, axis=axes)
         high = high + xp.sum(energy * above, axis=axes)
     return high / xp.where(total == 0, xp.ones_like(total), total)
