@@ -19,7 +19,8 @@ STACK = next(stack for stack in mixed("held-out") if len(stack.adapters) == 3)
 def strip(way: str, seeds: int) -> tuple[str, int, int]:
     """Pictures by one of `METHODS`: a row as a PNG in base64, how many are right, of how many."""
     stack = replace(STACK, seeds=seeds)
-    groups = drawn_by(METHODS[way], stack).split(seeds)
+    drawn, _ = drawn_by(METHODS[way], stack)
+    groups = drawn.split(seeds)
     found = [measure(group, *asked) for group, asked in zip(groups, stack.asked, strict=True)]
     right = sum(int((one.content & one.style).sum()) for one in found)
     row = torch.cat([picture for group in groups for picture in group], dim=2)

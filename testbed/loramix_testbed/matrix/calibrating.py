@@ -1,6 +1,7 @@
 """Choosing on the calibration half, and asking what scores without data predict."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import loramix
 from loramix_testbed.matrix.methods import METHODS, Merged, Way
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack, mixed
-from loramix_testbed.report.summary import Row, rows
-from loramix_testbed.world.adapters import SPECS
+from loramix_testbed.report.summary import Row, both_of, rows
 
 OF_DISTANCE = 0.25
 """What a unit of distance to the truth costs, in shares of pictures that are right."""
@@ -73,19 +72,34 @@ def _ranked(found: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def _correlations(record: Record, merges: Mapping[str, Merged]) -> dict[str, list[float]]:
-    """By score, one rank correlation for each stack whose merges differ in quality."""
+    """By score, one rank correlation for each stack whose merges differ in quality.
+
+    What is of the adapters and not of the merge is correlated over the stacks, for the sum.
+    """
     found: dict[str, list[float]] = {}
-    for stack in [*mixed("calibration"), *mixed("held-out")]:
-        known = [name for name in merges if _cell(record, stack, name) is not None]
-        if len(known) < 5:
+    stacks = [*mixed("calibration"), *mixed("held-out")]
+    for stack in stacks:
+        cells = [cell for name in merges if (cell := _cell(record, stack, name)) is not None]
+        if len(cells) < 5:
             continue
-        measured = np.array([_both(_cell(record, stack, name) or {}) for name in known])
-        scored = [_scores(merges[name], stack) for name in known]
+        scored = [_scores(cell) for cell in cells]
         for score in scored[0]:
-            values = np.array([one[score] for one in scored])
-            if np.ptp(values) > 0 and np.ptp(measured) > 0:
-                found.setdefault(score, []).append(round(_spearman(values, measured), 4))
+            _correlate(found, score, [one[score] for one in scored], cells)
+    sums = [cell for stack in stacks if (cell := _cell(record, stack, "sum")) is not None]
+    crossing = [-float(np.abs(cell["interference"]).mean()) for cell in sums]
+    _correlate(found, "little interference (over stacks, of the sum)", crossing, sums)
     return found
+
+
+def _correlate(
+    found: dict[str, list[float]],
+    score: str,
+    values: Sequence[float],
+    cells: Sequence[Mapping[str, Any]],
+) -> None:
+    measured = np.array([_both(cell) for cell in cells])
+    if len(cells) > 1 and np.ptp(values) > 0 and np.ptp(measured) > 0:
+        found.setdefault(score, []).append(round(_spearman(np.array(values), measured), 4))
 
 
 def _cell(record: Record, stack: Stack, name: str) -> dict[str, Any] | None:
@@ -93,26 +107,20 @@ def _cell(record: Record, stack: Stack, name: str) -> dict[str, Any] | None:
 
 
 def _both(cell: Mapping[str, Any]) -> float:
-    right = [
-        content and style
-        for prompt in cell["prompts"]
-        for content, style in zip(prompt["content"], prompt["style_right"], strict=True)
-    ]
-    return float(np.mean(right))
+    return float(np.mean(np.concatenate([both_of(prompt) for prompt in cell["prompts"]])))
 
 
-def _scores(way: Merged, stack: Stack) -> dict[str, float]:
+def _scores(cell: Mapping[str, Any]) -> dict[str, float]:
     """What the weights alone say of a merge, larger being better."""
-    files = [SPECS[name].path for name in stack.adapters]
-    weights = way.weights(stack.adapters)
-    shares = loramix.merge(files, way.method, weights=weights, **way.options).shares
-    kept = np.array([s.retention * w for s, w in zip(shares, weights, strict=True)])
+    kept = np.array(cell["kept"])
     return {
         "least retention": float(kept.min()),
         "mean retention": float(kept.mean()),
         "evenness of retention": float(-kept.std()),
         "retention near 1": float(-np.abs(kept - 1).mean()),
-        "cosine with the adapters": float(np.mean([share.cosine for share in shares])),
+        "cosine with the adapters": float(np.mean(cell["cosine"])),
+        "norm": float(cell["norm"]),
+        "norm near that of two": float(-abs(math.log(cell["norm"] / math.sqrt(2)))),
     }
 
 

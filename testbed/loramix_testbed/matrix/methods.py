@@ -1,22 +1,32 @@
 """The methods that are compared: how each puts a stack into the pipeline."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import loramix
 from loramix.compose.composing import compose
 from loramix_testbed.world.adapters import SPECS
 from loramix_testbed.world.pipeline import GlyphPipeline
 
+Account: TypeAlias = Mapping[str, Any]
+"""What is known of a merge without a picture; empty where nothing is merged.
+
+``kept``: for every adapter, how much of it at weight 1 is in the result, ``<M, d> / |d|^2``;
+``cosine``: with the result; ``interference``: what the others would add to it in a sum;
+``norm``: of the result, in norms of the longest adapter.
+"""
+
 
 class Way(Protocol):
     """A way to use a stack."""
 
-    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Any:  # noqa: ANN401
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> AbstractContextManager[Account]:
         """A context in which the pipeline draws with the stack."""
 
 
@@ -25,9 +35,13 @@ class Nothing:
     """No adapter at all: what the prompt alone gives."""
 
     @contextmanager
-    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:  # noqa: ARG002
+    def used(
+        self,
+        pipe: GlyphPipeline,  # noqa: ARG002
+        adapters: Sequence[str],  # noqa: ARG002
+    ) -> Iterator[Account]:
         """Nothing is loaded."""
-        yield
+        yield {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +76,32 @@ class Merged:
         return [alike * kinds.get(SPECS[name].kind, 1.0) for name in adapters]
 
     @contextmanager
-    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[Account]:
         """The merged file is the only adapter."""
-        weights = self.weights(adapters)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "merged.safetensors"
-            files = [SPECS[name].path for name in adapters]
-            loramix.merge(files, self.method, weights=weights, path=path, **self.options)
+            account = self.merge(adapters, path)
             pipe.load_lora_weights(
                 folder, weight_name=path.name, adapter_name="merged", prefix=None
             )
         try:
-            yield
+            yield account
         finally:
             pipe.unload_lora_weights()
+
+    def merge(self, adapters: Sequence[str], path: Path | None = None) -> Account:
+        """Merge, into a file if one is named."""
+        weights = self.weights(adapters)
+        files = [SPECS[name].path for name in adapters]
+        made = loramix.merge(files, self.method, weights=weights, path=path, **self.options)
+        norms = [math.sqrt(s.energy) / abs(w) for s, w in zip(made.shares, weights, strict=True)]
+        rounded = partial(round, ndigits=4)
+        return {
+            "kept": [rounded(s.retention * w) for s, w in zip(made.shares, weights, strict=True)],
+            "cosine": [rounded(share.cosine) for share in made.shares],
+            "interference": [rounded(share.interference) for share in made.shares],
+            "norm": rounded(math.sqrt(made.shares[0].written) / max(norms)),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +117,11 @@ class Composed:
     guidance: Any = None
 
     @contextmanager
-    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[None]:
+    def used(self, pipe: GlyphPipeline, adapters: Sequence[str]) -> Iterator[Account]:
         """`loramix.compose`."""
         files = [SPECS[name].path for name in adapters]
         with compose(pipe, files, mode=self.mode, guidance=self.guidance):
-            yield
+            yield {}
 
 
 METHODS: Mapping[str, Way] = {

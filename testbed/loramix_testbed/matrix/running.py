@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loramix_testbed.judging.drawing import draw, png
 from loramix_testbed.judging.metrics import measure, true_pictures
-from loramix_testbed.matrix.methods import Truth, Way
+from loramix_testbed.matrix.methods import Account, Truth, Way
 from loramix_testbed.matrix.stacks import Stack
 from loramix_testbed.world.pipeline import GlyphPipeline, load, prompt_of
 
@@ -94,7 +94,7 @@ def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
     """Draw and measure one cell."""
     stack, start = cell.stack, time.perf_counter()
     with _counting(_pipe()) as rows:
-        drawn = drawn_by(cell.way, stack)
+        drawn, account = drawn_by(cell.way, stack)
     seconds = time.perf_counter() - start
     groups = drawn.split(stack.seeds)
     facts = {
@@ -105,19 +105,21 @@ def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
         "method": cell.method,
         "cost": round(sum(rows) / (len(drawn) * stack.steps), 3),
         "seconds": round(seconds, 2),
+        **account,
         "prompts": [_prompt(*pair) for pair in zip(stack.asked, groups, strict=True)],
     }
     return cell.key, facts, _shown(groups)
 
 
-def drawn_by(way: Way, stack: Stack) -> Tensor:
-    """Pictures of all that is asked of a stack, a prompt's in a row."""
+def drawn_by(way: Way, stack: Stack) -> tuple[Tensor, Account]:
+    """Pictures of all that is asked of a stack, a prompt's in a row, and what a merge says."""
     if isinstance(way, Truth):
-        return torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked])
+        return torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked]), {}
     pipe = _pipe()
     prompts = [prompt_of(*pair) for pair in stack.asked]
-    with way.used(pipe, stack.adapters):
-        return draw(pipe, prompts, stack.seeds, steps=stack.steps, guidance=stack.guidance)
+    with way.used(pipe, stack.adapters) as account:
+        drawn = draw(pipe, prompts, stack.seeds, steps=stack.steps, guidance=stack.guidance)
+    return drawn, account
 
 
 @contextmanager

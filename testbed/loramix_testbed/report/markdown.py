@@ -6,8 +6,9 @@ from loramix_testbed.judging.intervals import Interval
 from loramix_testbed.report.summary import Row
 
 _HEAD = (
-    "| method | both | content | style | distance | beyond | energy | KID | diversity | cost |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| method | both | content | style | distance | beyond | energy | KID | diversity | kept | "
+    "cost |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -42,6 +43,7 @@ def _line(row: Row) -> str:
         f"{row.energy.mean:.2f}",
         f"{round(row.kid, 2) + 0.0:.2f}",
         f"{row.diversity:.2f}",
+        "" if row.kept is None else f"{row.kept:.2f}",
         f"{row.cost:g}",
     )
     return "| " + " | ".join(values) + " |"

@@ -44,10 +44,21 @@ def _table(rows: Sequence[Row]) -> str:
         f"<tr><td>{html.escape(row.method)}<td>{spelled(row.both)}<td>{row.content.mean:.2f}"
         f"<td>{row.style.mean:.2f}<td>{spelled(row.distance, 3)}<td>{row.energy.mean:.2f}"
         f"<td>{row.diversity:.2f}"
-        f"<td>{row.cost:g}"
+        f"<td>{'' if row.kept is None else format(row.kept, '.2f')}<td>{row.cost:g}"
         for row in rows
     ]
-    head = "<tr><th>method<th>both<th>content<th>style<th>distance<th>energy<th>diversity<th>cost"
+    names = [
+        "method",
+        "both",
+        "content",
+        "style",
+        "distance",
+        "energy",
+        "diversity",
+        "kept",
+        "cost",
+    ]
+    head = "<tr>" + "".join(f"<th>{name}" for name in names)
     return f"<table>{head}{''.join(lines)}</table>"
 
 

@@ -27,6 +27,7 @@ knows the true picture of every symbol in every style. All of this page is writt
 - **distance**: to the nearest of 48 true pictures, in the judge's features; **KID**: of the sets.
 - **beyond**: how far colours are beyond black and white before they are cut; **energy**: contrast,
   1 is the truth's; **diversity**: over seeds, 1 is the truth's.
+- **kept**: how much of an adapter at weight 1 is in the merged delta, along it, mean over adapters.
 - **cost**: evaluations of the denoiser per step, with guidance; a merge has 2, as one adapter has.
 
 Brackets are 95 % intervals, by a bootstrap over prompts and seeds. All methods start from the same

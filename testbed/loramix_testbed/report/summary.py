@@ -23,6 +23,7 @@ class Row:
     beyond, energy : of colours; see `Measured`.
     kid, diversity : means over prompts.
     cost : evaluations of the denoiser per step.
+    kept : how much of an adapter is in the result, a mean over adapters; None: nothing is merged.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Row:
     kid: float
     diversity: float
     cost: float
+    kept: float | None
     pictures: int
 
 
@@ -76,8 +78,14 @@ def _row(key: tuple[str, int, str], cells: Cells) -> Row:
         kid=float(np.mean([prompt["kid"] for prompt in prompts])),
         diversity=float(np.mean([prompt["diversity"] for prompt in prompts])),
         cost=float(np.mean([cell["cost"] for cell in cells])),
+        kept=_kept(cells),
         pictures=sum(len(prompt["content"]) for prompt in prompts),
     )
+
+
+def _kept(cells: Cells) -> float | None:
+    values = [value for cell in cells for value in cell.get("kept", ())]
+    return float(np.mean(values)) if values else None
 
 
 def ahead(
