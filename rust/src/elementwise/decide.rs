@@ -8,10 +8,11 @@ use super::chunks::{chunk, chunk_mut, in_chunks};
 use super::positions::{LANES, Lanes, Positions};
 use super::select::{Bracket, Brackets};
 use super::survey::{Survey, magnitude};
+use super::together::{MOST, Place, Seen, together};
 use crate::dispatch::{self, Kernel};
 
-/// One position of this many is expected to be left open.
-const OPEN: usize = 32;
+/// Positions after which what is left open is collected: what belongs to them stays in L1.
+const PIECE: usize = 1 << 10;
 
 /// By lane, entries that are not below a bracket.
 type Counts = [u32; LANES];
@@ -45,42 +46,28 @@ impl Kernel for Tile<'_> {
         let Self { rule, brackets, start, values, out } = self;
         let (count, len) = (rule.count(), out.len());
         let mut survey = Survey::new(count);
-        let looks = !brackets.iter().all(Brackets::keeps_all);
-        let mut look = Look::new(if looks { brackets } else { &[] });
-        if looks {
-            survey.reserve(len / OPEN);
-        }
-        let mut entries = vec![[0f32; LANES]; count];
-        for (index, out) in out.chunks_mut(LANES).enumerate() {
-            let at = index * LANES;
-            let rest;
-            let block = if out.len() == LANES {
-                Block { values, len, at }
-            } else {
-                rest = padded(values, len, at);
-                Block { values: &rest, len: LANES, at: 0 }
-            };
-            if looks {
-                let inside = look.surely_kept(block, &mut entries);
-                for lane in set(&inside).take_while(|lane| *lane < out.len()) {
-                    survey.places.push(start + at + lane);
-                    let member = |i| values[i * len + at + lane];
-                    survey.values.extend((0..count).map(member));
-                }
-            } else {
-                in_chunks!(count, load(block, &mut entries));
+        let edges = match brackets {
+            _ if brackets.iter().all(Brackets::keeps_all) => 0,
+            _ => 1 + usize::from(brackets.iter().any(|b| b.high.is_open())),
+        };
+        let mut staged = Staged::new(if edges == 0 { &[] } else { brackets }, edges);
+        let plain = rule.is_plain() && count <= MOST;
+        let mut inside = [0u8; PIECE];
+        for (index, out) in out.chunks_mut(PIECE).enumerate() {
+            let place = Place { values, len, at: index * PIECE };
+            let inside = &mut inside[..out.len()];
+            let seen = Seen { out, inside, reached: &mut survey.reached };
+            match edges {
+                0 if plain => together::<0>(rule, brackets, place, seen),
+                1 if plain => together::<1>(rule, brackets, place, seen),
+                _ if plain => together::<2>(rule, brackets, place, seen),
+                _ => staged.fill(rule, place, seen),
             }
-            let result = rule.result(&mut entries);
-            if let Some(whole) = out.first_chunk_mut() {
-                *whole = result;
-            } else {
-                out.copy_from_slice(&result[..out.len()]);
+            if edges > 0 {
+                survey.collect(start, place, inside);
             }
         }
-        for (sums, reached) in survey.reached.iter_mut().zip(&look.reached) {
-            // A bracket that reaches down to 0 has counted the zeros behind the last entry.
-            *sums = reached.map(|lanes| (lanes.iter().sum::<u32>() as usize).min(len));
-        }
+        staged.add_to(&mut survey.reached, len);
         survey
     }
 }
@@ -117,40 +104,79 @@ fn load<const C: usize>(from: usize, block: Block<'_>, entries: &mut [Lanes]) {
     entries.iter_mut().zip(block).for_each(|(entries, block)| *entries = *block);
 }
 
-/// Compares entries with brackets.
-struct Look {
+/// Goes through positions stage by stage, whatever the program is.
+struct Staged {
     highs: Vec<Bracket>,
     lows: Vec<Bracket>,
-    /// Whether some bracket has a high edge.
-    both: bool,
+    edges: usize,
     /// For every member, by the high and the low bracket.
     reached: Vec<[Counts; 2]>,
+    entries: Vec<Lanes>,
 }
 
-impl Look {
-    fn new(brackets: &[Brackets]) -> Self {
+impl Staged {
+    fn new(brackets: &[Brackets], edges: usize) -> Self {
         Self {
             highs: brackets.iter().map(|b| b.high).collect(),
             lows: brackets.iter().map(|b| b.low).collect(),
-            both: brackets.iter().any(|b| b.high.is_open()),
+            edges,
             reached: vec![[[0; LANES]; 2]; brackets.len()],
+            entries: Vec::new(),
         }
     }
 
-    /// Fills `entries`, with zeros for what is below the low bracket or above the high one, and
+    #[inline(always)]
+    fn fill(&mut self, rule: &Positions, place: Place<'_>, seen: Seen<'_>) {
+        let Place { values, len, at } = place;
+        self.entries.resize(rule.count(), [0.0; LANES]);
+        let blocks = seen.out.chunks_mut(LANES).zip(seen.inside.chunks_mut(LANES));
+        for (index, (out, inside)) in blocks.enumerate() {
+            let at = at + index * LANES;
+            let rest;
+            let block = if out.len() == LANES {
+                Block { values, len, at }
+            } else {
+                rest = padded(values, len, at);
+                Block { values: &rest, len: LANES, at: 0 }
+            };
+            if self.edges > 0 {
+                inside.copy_from_slice(&self.surely_kept(block)[..out.len()]);
+            } else {
+                in_chunks!(rule.count(), load(block, &mut self.entries));
+            }
+            let result = rule.result(&mut self.entries);
+            if let Some(whole) = out.first_chunk_mut() {
+                *whole = result;
+            } else {
+                out.copy_from_slice(&result[..out.len()]);
+            }
+        }
+    }
+
+    /// Fills the entries, with zeros for what is below the low bracket or above the high one, and
     /// counts what is not below.  Gives 1 where some entry is inside of a bracket.
     #[inline(always)]
-    fn surely_kept(&mut self, block: Block<'_>, entries: &mut [Lanes]) -> [u8; LANES] {
+    fn surely_kept(&mut self, block: Block<'_>) -> [u8; LANES] {
         let mut inside = [0u8; LANES];
-        let reached = &mut self.reached[..];
+        let (entries, reached) = (&mut self.entries[..], &mut self.reached[..]);
         in_chunks!(entries.len(), keep_large(block, &self.lows, entries, reached, &mut inside));
-        if self.both {
+        if self.edges > 1 {
             in_chunks!(
                 entries.len(),
                 drop_large(block, &self.highs, entries, reached, &mut inside)
             );
         }
         inside
+    }
+
+    /// Adds what was counted in `len` positions.
+    fn add_to(&self, reached: &mut [[usize; 2]], len: usize) {
+        for (sums, reached) in reached.iter_mut().zip(&self.reached) {
+            for (sum, lanes) in sums.iter_mut().zip(reached) {
+                // A bracket that reaches down to 0 has counted the zeros behind the last entry.
+                *sum += (lanes.iter().sum::<u32>() as usize).min(len);
+            }
+        }
     }
 }
 
@@ -205,20 +231,6 @@ fn drop_large<const C: usize>(
         }
         inside[lane] |= u8::from(any);
     }
-}
-
-/// The lanes that are 1.
-#[inline(always)]
-fn set(flags: &[u8; LANES]) -> impl Iterator<Item = usize> {
-    let eights = flags.as_chunks::<8>().0.iter().enumerate();
-    eights.flat_map(|(index, eight)| {
-        let mut rest = u64::from_le_bytes(*eight);
-        std::iter::from_fn(move || {
-            let at = (rest != 0).then(|| rest.trailing_zeros() as usize / 8)?;
-            rest &= rest - 1; // flags are 0 or 1: one bit each
-            Some(index * 8 + at)
-        })
-    })
 }
 
 /// Zeroes selfish entries of members that are `len` long.

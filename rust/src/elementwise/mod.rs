@@ -23,6 +23,7 @@ mod sides;
 mod signs;
 pub mod source;
 mod survey;
+mod together;
 
 use crate::dtype::Matrix;
 use crate::{Error, Result};

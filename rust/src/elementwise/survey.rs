@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use super::together::Place;
+
 /// An entry of a survey, ordered by falling magnitude, then rising position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found(u64);
@@ -30,8 +32,8 @@ pub(super) struct Survey {
     pub(super) reached: Vec<[usize; 2]>,
     /// Positions where some entry is inside of a bracket.
     pub(super) places: Vec<usize>,
-    /// The entries of all members there.
-    pub(super) values: Vec<f32>,
+    /// The entries of every member there.
+    pub(super) values: Vec<Vec<f32>>,
     /// Inner products of the members with the result, if they are wanted.
     pub(super) along: Vec<f64>,
 }
@@ -39,23 +41,28 @@ pub(super) struct Survey {
 impl Survey {
     /// Nothing seen yet of `count` members.
     pub(super) fn new(count: usize) -> Self {
-        Self { reached: vec![[0; 2]; count], ..Self::default() }
+        Self { reached: vec![[0; 2]; count], values: vec![vec![]; count], ..Self::default() }
     }
 
-    /// Makes room for so many positions more.
-    pub(super) fn reserve(&mut self, places: usize) {
-        self.places.reserve_exact(places);
-        self.values.reserve_exact(places * self.reached.len());
+    /// Adds the positions of a place that are flagged with 1; `start` is that of its tile.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // dispatched loops call it
+    pub(super) fn collect(&mut self, start: usize, place: Place<'_>, flags: &[u8]) {
+        let before = self.places.len();
+        self.places.extend(set(flags).map(|lane| start + place.at + lane));
+        let found = &self.places[before..];
+        for (values, entries) in self.values.iter_mut().zip(place.values.chunks_exact(place.len)) {
+            values.extend(found.iter().map(|place| entries[place - start]));
+        }
     }
 
     /// One member's collected entries with magnitude bits in a range.
     pub(super) fn inside(&self, member: usize, range: RangeInclusive<u32>) -> Vec<Found> {
-        let count = self.reached.len().max(1);
         let mut found = vec![Found(0); self.places.len()];
         let mut len = 0;
         // Without a branch, which would be taken at random.
-        for (at, entries) in self.values.chunks_exact(count).enumerate() {
-            let bits = magnitude(entries[member]);
+        for (at, entry) in self.values[member].iter().enumerate() {
+            let bits = magnitude(*entry);
             found[len] = Found::new(bits, at);
             len += usize::from(range.contains(&bits));
         }
@@ -66,7 +73,9 @@ impl Survey {
     /// What was seen of `count` members in consecutive tiles, which may be none.
     pub(super) fn join(parts: Vec<Self>, count: usize) -> Self {
         let mut all = Self::new(count);
-        all.reserve(parts.iter().map(|part| part.places.len()).sum());
+        let size = parts.iter().map(|part| part.places.len()).sum();
+        all.places.reserve_exact(size);
+        all.values.iter_mut().for_each(|values| values.reserve_exact(size));
         for part in parts {
             for (all, part) in all.reached.iter_mut().zip(&part.reached) {
                 *all = [all[0] + part[0], all[1] + part[1]];
@@ -74,10 +83,30 @@ impl Survey {
             all.along.resize(part.along.len(), 0.0);
             all.along.iter_mut().zip(&part.along).for_each(|(all, part)| *all += part);
             all.places.extend(part.places);
-            all.values.extend(part.values);
+            for (all, part) in all.values.iter_mut().zip(&part.values) {
+                all.extend_from_slice(part);
+            }
         }
         all
     }
+}
+
+/// The places of the flags that are 1; all others are 0.
+#[inline(always)]
+#[allow(clippy::inline_always)] // dispatched loops call it
+fn set(flags: &[u8]) -> impl Iterator<Item = usize> {
+    let (eights, rest) = flags.as_chunks::<8>();
+    let whole = eights.len() * 8;
+    let lanes = eights.iter().enumerate().flat_map(|(index, eight)| {
+        let mut rest = u64::from_le_bytes(*eight);
+        std::iter::from_fn(move || {
+            let at = (rest != 0).then(|| rest.trailing_zeros() as usize / 8)?;
+            rest &= rest - 1; // flags are 0 or 1: one bit each
+            Some(index * 8 + at)
+        })
+    });
+    let others = rest.iter().enumerate().filter(|(_, flag)| **flag != 0);
+    lanes.chain(others.map(move |(lane, _)| whole + lane))
 }
 
 /// Bits whose order is that of the magnitudes.
