@@ -17,6 +17,7 @@ mod prepared;
 mod program;
 mod random;
 pub mod ranked;
+mod sample;
 mod select;
 mod selfish;
 mod sides;
