@@ -7,12 +7,9 @@
 use super::chunks::{chunk, chunk_mut, in_chunks};
 use super::positions::{LANES, Lanes, Positions};
 use super::select::{Bracket, Brackets};
-use super::survey::{Survey, magnitude};
+use super::survey::{PIECE, Survey, magnitude};
 use super::together::{MOST, Place, Seen, together};
 use crate::dispatch::{self, Kernel};
-
-/// Positions after which what is left open is collected: what belongs to them stays in L1.
-const PIECE: usize = 1 << 10;
 
 /// By lane, entries that are not below a bracket.
 type Counts = [u32; LANES];

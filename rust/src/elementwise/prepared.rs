@@ -204,9 +204,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             let (n, from) = (places.len(), index * SETTLED);
             let entries = |member: usize| &values[member][from..from + n];
             for (member, (kept, cut)) in kept.chunks_exact_mut(n).zip(cuts).enumerate() {
-                for ((kept, entry), place) in kept.iter_mut().zip(entries(member)).zip(places) {
-                    *kept = cut.kept(*entry, *place);
-                }
+                cut.apply(entries(member), places, kept);
             }
             let decided = &mut decided[..n];
             decide(&self.positions, &[], 0, &kept[..cuts.len() * n], decided);

@@ -94,7 +94,9 @@ impl Sample {
             }
         }
         places.iter_mut().for_each(|place| *place -= above);
-        let mut found = vec![0u32; self.values.len()];
+        // One more than there are, which the last loop may overwrite in vain.
+        let size = self.bins[bins[1]..=bins[0]].iter().sum::<u32>() as usize + 1;
+        let mut found = vec![0u32; size];
         let mut len = 0;
         // Without a branch, which would be taken at random.
         for value in &self.values {

@@ -12,6 +12,7 @@ use super::sample::{BINS, OPEN, Sample};
 use super::source::Source;
 use super::survey::{Found, Survey, magnitude};
 use super::{Keep, rows_of_tile};
+use crate::dispatch::{self, Kernel};
 use crate::tile::pieces;
 use crate::{Result, scratch};
 
@@ -30,6 +31,8 @@ impl Edge {
     pub(super) const FIRST: Self = Self { bits: u32::MAX, index: 0 };
     pub(super) const LAST: Self = Self { bits: 0, index: usize::MAX };
 
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // a dispatched loop calls it
     fn is_after(self, bits: u32, index: usize) -> bool {
         (bits > self.bits) | ((bits == self.bits) & (index < self.index))
     }
@@ -48,12 +51,38 @@ impl Cut {
         self.high == Edge::FIRST && self.low == Edge::LAST
     }
 
+    /// Writes the entries that are kept, and zeros, given where they are.
+    pub(super) fn apply(&self, entries: &[f32], places: &[usize], out: &mut [f32]) {
+        dispatch::run(Apply { cut: *self, entries, places, out });
+    }
+
     /// The entry if it is kept, or zero; without a branch, which would be taken at random.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // a dispatched loop calls it
     pub(super) fn kept(&self, value: f32, index: usize) -> f32 {
         let bits = magnitude(value);
         let keeps = self.low.is_after(bits, index) & !self.high.is_after(bits, index);
         f32::from_bits(value.to_bits() & u32::from(keeps).wrapping_neg())
+    }
+}
+
+struct Apply<'v> {
+    cut: Cut,
+    entries: &'v [f32],
+    places: &'v [usize],
+    out: &'v mut [f32],
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) {
+        let entries = self.entries.iter().zip(self.places);
+        for (out, (entry, place)) in self.out.iter_mut().zip(entries) {
+            *out = self.cut.kept(*entry, *place);
+        }
     }
 }
 
@@ -90,7 +119,7 @@ impl Bracket {
 
     /// The edge, from the number of entries that are not below and those inside; `None` if it is
     /// outside.
-    fn edge(&self, reached: usize, mut inside: Vec<Found>, places: &[usize]) -> Option<Edge> {
+    fn edge(&self, reached: usize, inside: &mut [Found], places: &[usize]) -> Option<Edge> {
         if self.known.is_some() {
             return self.known;
         }
@@ -169,17 +198,15 @@ pub(super) fn brackets<S: Source>(
 
 /// The cuts, if no bracket missed.
 pub(super) fn cuts(brackets: &[Brackets], survey: &Survey) -> Option<Vec<Cut>> {
+    let mut memory = Vec::new();
+    let mut edge = |member, bracket: &Bracket, reached| {
+        let range = bracket.low..=bracket.high;
+        let found = bracket.is_open().then(|| survey.inside(member, range, &mut memory));
+        bracket.edge(reached, found.unwrap_or_default(), &survey.places)
+    };
     let one = |(member, b): (usize, &Brackets)| {
-        let edge = |bracket: &Bracket, reached: usize| {
-            let found = if bracket.is_open() {
-                survey.inside(member, bracket.low..=bracket.high)
-            } else {
-                Vec::new()
-            };
-            bracket.edge(reached, found, &survey.places)
-        };
         let [high, low] = survey.reached[member];
-        Some(Cut { high: edge(&b.high, high)?, low: edge(&b.low, low)? })
+        Some(Cut { high: edge(member, &b.high, high)?, low: edge(member, &b.low, low)? })
     };
     brackets.iter().enumerate().map(one).collect()
 }

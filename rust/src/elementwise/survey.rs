@@ -4,6 +4,9 @@ use std::ops::RangeInclusive;
 
 use super::together::Place;
 
+/// Positions whose flags are collected at a time: what belongs to them stays in L1.
+pub(super) const PIECE: usize = 1 << 10;
+
 /// An entry of a survey, ordered by falling magnitude, then rising position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found(u64);
@@ -44,30 +47,37 @@ impl Survey {
         Self { reached: vec![[0; 2]; count], values: vec![vec![]; count], ..Self::default() }
     }
 
-    /// Adds the positions of a place that are flagged with 1; `start` is that of its tile.
+    /// Adds the positions of a place, at most [`PIECE`], that are flagged with 1; `start` is that of
+    /// its tile.
     #[inline(always)]
     #[allow(clippy::inline_always)] // dispatched loops call it
     pub(super) fn collect(&mut self, start: usize, place: Place<'_>, flags: &[u8]) {
-        let before = self.places.len();
-        self.places.extend(set(flags).map(|lane| start + place.at + lane));
-        let found = &self.places[before..];
+        let mut lanes = [0u32; PIECE];
+        let lanes = set(flags, &mut lanes);
+        self.places.extend(lanes.iter().map(|lane| start + place.at + *lane as usize));
         for (values, entries) in self.values.iter_mut().zip(place.values.chunks_exact(place.len)) {
-            values.extend(found.iter().map(|place| entries[place - start]));
+            let entries = &entries[place.at..][..flags.len()];
+            values.extend(lanes.iter().map(|lane| entries[*lane as usize]));
         }
     }
 
-    /// One member's collected entries with magnitude bits in a range.
-    pub(super) fn inside(&self, member: usize, range: RangeInclusive<u32>) -> Vec<Found> {
-        let mut found = vec![Found(0); self.places.len()];
+    /// One member's collected entries with magnitude bits in a range, in `memory`.
+    pub(super) fn inside<'m>(
+        &self,
+        member: usize,
+        range: RangeInclusive<u32>,
+        memory: &'m mut Vec<Found>,
+    ) -> &'m mut [Found] {
+        let entries = &self.values[member];
+        memory.resize(entries.len(), Found(0));
         let mut len = 0;
         // Without a branch, which would be taken at random.
-        for (at, entry) in self.values[member].iter().enumerate() {
+        for (at, entry) in entries.iter().enumerate() {
             let bits = magnitude(*entry);
-            found[len] = Found::new(bits, at);
+            memory[len] = Found::new(bits, at);
             len += usize::from(range.contains(&bits));
         }
-        found.truncate(len);
-        found
+        &mut memory[..len]
     }
 
     /// What was seen of `count` members in consecutive tiles, which may be none.
@@ -91,22 +101,37 @@ impl Survey {
     }
 }
 
-/// The places of the flags that are 1; all others are 0.
+/// Writes the places of the flags that are 1, all others being 0, to the beginning of `places`.
 #[inline(always)]
 #[allow(clippy::inline_always)] // dispatched loops call it
-fn set(flags: &[u8]) -> impl Iterator<Item = usize> {
+fn set<'p>(flags: &[u8], places: &'p mut [u32; PIECE]) -> &'p [u32] {
+    let mut len = 0;
+    for (index, flags) in flags.chunks(64).enumerate() {
+        let mut rest = mask(flags);
+        while rest != 0 {
+            places[len] = index as u32 * 64 + rest.trailing_zeros();
+            rest &= rest - 1;
+            len += 1;
+        }
+    }
+    &places[..len]
+}
+
+/// Up to 64 flags as bits.
+#[inline(always)]
+#[allow(clippy::inline_always)] // dispatched loops call it
+fn mask(flags: &[u8]) -> u64 {
     let (eights, rest) = flags.as_chunks::<8>();
-    let whole = eights.len() * 8;
-    let lanes = eights.iter().enumerate().flat_map(|(index, eight)| {
-        let mut rest = u64::from_le_bytes(*eight);
-        std::iter::from_fn(move || {
-            let at = (rest != 0).then(|| rest.trailing_zeros() as usize / 8)?;
-            rest &= rest - 1; // flags are 0 or 1: one bit each
-            Some(index * 8 + at)
-        })
-    });
-    let others = rest.iter().enumerate().filter(|(_, flag)| **flag != 0);
-    lanes.chain(others.map(move |(lane, _)| whole + lane))
+    let mut mask = 0;
+    for (index, eight) in eights.iter().enumerate() {
+        // Bit 8 i of the flags goes to bit 56 + i of the product, and nothing else goes there.
+        let bits = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask |= bits << (index * 8);
+    }
+    for (index, flag) in rest.iter().enumerate() {
+        mask |= u64::from(*flag) << (eights.len() * 8 + index);
+    }
+    mask
 }
 
 /// Bits whose order is that of the magnitudes.
