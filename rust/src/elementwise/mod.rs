@@ -35,7 +35,7 @@ pub use signs::{Disagreement, disagreement};
 pub use source::{Dense, Factored, Source};
 
 /// Entries of a tile: `N` deltas of a few rows stay in cache.
-const TILE: usize = 1 << 15;
+const TILE: usize = 1 << 14;
 /// Rows that a matrix product takes at once.
 const STEP: usize = 4;
 
