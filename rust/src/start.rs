@@ -21,6 +21,7 @@ use crate::group::Group;
 use crate::panels::{
     DIM, Order, Panels, cholesky_turn, leading_turn, orthonormal, well_conditioned,
 };
+use crate::passes::square;
 use crate::rng::Stream;
 use crate::tile::{TILE, down_tile, pieces, up_tile};
 use crate::{Error, Result};
@@ -90,8 +91,9 @@ fn unit_rows(parts: &[Part<'_, '_>], cols: usize, extra: usize) -> Result<(Panel
     })?;
     let mut squares = vec![0.0; width];
     for range in rows.ranges() {
-        for (square, column) in squares.iter_mut().zip(rows.tile(&range).col_iter()) {
-            *square += column.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+        let tile = &rows.values[range.start * width..range.end * width];
+        for (sum, column) in squares.iter_mut().zip(tile.chunks_exact(range.len())) {
+            *sum += square(column);
         }
     }
     let sizes: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();

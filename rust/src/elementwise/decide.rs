@@ -23,11 +23,14 @@ pub(super) fn decide(
     values: &[f32],
     out: &mut [f32],
 ) -> Survey {
-    dispatch::run(Tile { rule, brackets, start, values, out })
+    let together = rule.is_plain() && rule.count() <= MOST;
+    dispatch::run(Tile { rule, together, brackets, start, values, out })
 }
 
 struct Tile<'t> {
     rule: &'t Positions,
+    /// Whether all of a position is done in one loop.
+    together: bool,
     /// None where everything is kept, too.
     brackets: &'t [Brackets],
     start: usize,
@@ -40,7 +43,7 @@ impl Kernel for Tile<'_> {
 
     #[inline(always)]
     fn run(self) -> Survey {
-        let Self { rule, brackets, start, values, out } = self;
+        let Self { rule, together: at_once, brackets, start, values, out } = self;
         let (count, len) = (rule.count(), out.len());
         let mut survey = Survey::new(count);
         let edges = match brackets {
@@ -48,16 +51,15 @@ impl Kernel for Tile<'_> {
             _ => 1 + usize::from(brackets.iter().any(|b| b.high.is_open())),
         };
         let mut staged = Staged::new(if edges == 0 { &[] } else { brackets }, edges);
-        let plain = rule.is_plain() && count <= MOST;
         let mut inside = [0u8; PIECE];
         for (index, out) in out.chunks_mut(PIECE).enumerate() {
             let place = Place { values, len, at: index * PIECE };
             let inside = &mut inside[..out.len()];
             let seen = Seen { out, inside, reached: &mut survey.reached };
             match edges {
-                0 if plain => together::<0>(rule, brackets, place, seen),
-                1 if plain => together::<1>(rule, brackets, place, seen),
-                _ if plain => together::<2>(rule, brackets, place, seen),
+                0 if at_once => together::<0>(rule, brackets, place, seen),
+                1 if at_once => together::<1>(rule, brackets, place, seen),
+                _ if at_once => together::<2>(rule, brackets, place, seen),
                 _ => staged.fill(rule, place, seen),
             }
             if edges > 0 {
@@ -272,25 +274,83 @@ mod tests {
 
     const SIDE: usize = 37;
 
-    /// Bits of a result, positions left open, counts.
-    type Seen = (Vec<u32>, Vec<usize>, Vec<[usize; 2]>);
+    /// Bits of a result, positions left open, counts, entries at these positions.
+    type Looked = (Vec<u32>, Vec<usize>, Vec<[usize; 2]>, Vec<Vec<f32>>);
 
-    fn run(isa: Isa, rule: &Positions, brackets: &[Brackets], values: &[f32]) -> Option<Seen> {
+    fn run(
+        isa: Isa,
+        rule: &Positions,
+        together: bool,
+        brackets: &[Brackets],
+        values: &[f32],
+    ) -> Option<Looked> {
         let mut out = vec![0f32; SIDE * SIDE];
-        let tile = Tile { rule, brackets, start: 5, values, out: &mut out };
+        let tile = Tile { rule, together, brackets, start: 5, values, out: &mut out };
         let survey = run_on(isa, tile)?;
-        Some((out.iter().map(|v| v.to_bits()).collect(), survey.places, survey.reached))
+        Some((
+            out.iter().map(|v| v.to_bits()).collect(),
+            survey.places,
+            survey.reached,
+            survey.values,
+        ))
+    }
+
+    fn small(x: usize) -> f32 {
+        ((x * x * 37) % 101) as f32 - 50.0
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count * SIDE * SIDE).flat_map(|x| small(x).to_le_bytes()).collect()
+    }
+
+    fn source(bytes: &[u8], weights: Vec<f64>) -> Dense<'_> {
+        let views = bytes.chunks_exact(4 * SIDE * SIDE);
+        let views = views.map(|b| Matrix::new(Dtype::F32, SIDE, SIDE, b).unwrap()).collect();
+        Dense::new(views, weights).unwrap()
+    }
+
+    #[test]
+    fn together_and_stage_by_stage_give_the_same_bits() {
+        let cases = [
+            (Vote::None, Ballot::Weighted, Reduce::Average),
+            (Vote::Mass, Ballot::Weighted, Reduce::Mean),
+            (Vote::Mass, Ballot::Plain, Reduce::SignedShare),
+            (Vote::MassOrPositive, Ballot::Signed, Reduce::Count),
+        ];
+        let [none, low, both] = [
+            Keep::All,
+            Keep::Largest { density: 0.4, skip: 0.0 },
+            Keep::Largest { density: 0.4, skip: 0.1 },
+        ];
+        for count in 1..=MOST {
+            let bytes = bytes(count);
+            let weights = (0..count).map(|i| if i == 1 { -0.5 } else { 1.0 + i as f64 }).collect();
+            let source = source(&bytes, weights);
+            let values: Vec<f32> = (0..count * SIDE * SIDE).map(small).collect();
+            for ((vote, ballot, reduce), keep) in
+                cases.iter().flat_map(|case| [none, low, both].map(|keep| (*case, keep)))
+            {
+                let program = Program { keep, ballot, vote, reduce, ..Program::default() };
+                let rule = Positions::new(&program, &source);
+                assert!(rule.is_plain());
+                let looks: Vec<_> =
+                    (0..count).map(|i| brackets(&source, i, keep, 1.0).unwrap()).collect();
+                let expected = run(Isa::Baseline, &rule, false, &looks, &values).unwrap();
+                for isa in Isa::ALL {
+                    if let Some(found) = run(isa, &rule, true, &looks, &values) {
+                        assert_eq!(found, expected, "{isa:?} {vote:?} {keep:?} {count}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
         const N: usize = 5;
-        let small = |x: usize| ((x * x * 37) % 101) as f32 - 50.0;
+        let bytes = bytes(N);
         let values: Vec<f32> = (0..N * SIDE * SIDE).map(small).collect();
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let views = bytes.chunks_exact(4 * SIDE * SIDE);
-        let views = views.map(|b| Matrix::new(Dtype::F32, SIDE, SIDE, b).unwrap()).collect();
-        let source = Dense::new(views, vec![1.0, -0.5, 2.0, 0.25, 1.0]).unwrap();
+        let source = source(&bytes, vec![1.0, -0.5, 2.0, 0.25, 1.0]);
         let selfish = Selfish { lambda: 2.0, published: false, level: true };
         for (vote, ballot, reduce, selfish) in [
             (Vote::None, Ballot::Weighted, Reduce::Average, None),
@@ -305,9 +365,9 @@ mod tests {
                 let rule = Positions::new(&program, &source);
                 let looks: Vec<_> =
                     (0..N).map(|i| brackets(&source, i, keep, 1.0).unwrap()).collect();
-                let expected = run(Isa::Baseline, &rule, &looks, &values).unwrap();
+                let expected = run(Isa::Baseline, &rule, false, &looks, &values).unwrap();
                 for isa in Isa::ALL {
-                    if let Some(found) = run(isa, &rule, &looks, &values) {
+                    if let Some(found) = run(isa, &rule, false, &looks, &values) {
                         assert_eq!(found, expected, "{isa:?} {vote:?} {keep:?}");
                     }
                 }

@@ -257,7 +257,7 @@ fn add_shares<const C: usize>(
         let (mut total, mut share) = (sums.totals[lane], sums.shares[lane]);
         for i in 0..C {
             let value = values[i][lane];
-            let counts = f32::from_bits((value.to_bits() ^ flips[i] ^ turn) & seen) > 0.0;
+            let counts = ((value.to_bits() ^ flips[i] ^ turn) & seen).cast_signed() > 0;
             total += if counts { value } else { 0.0 };
             share += if counts { shares[i] } else { 0.0 };
         }
@@ -301,7 +301,7 @@ fn add_squares<const C: usize>(
         for i in 0..C {
             let value = values[i][lane];
             let size = value / shares[i] / units[lane];
-            let counts = f32::from_bits((value.to_bits() ^ flips[i] ^ turn) & seen) > 0.0;
+            let counts = ((value.to_bits() ^ flips[i] ^ turn) & seen).cast_signed() > 0;
             let square = if counts { size * size } else { 0.0 };
             total += value * square;
             share += shares[i] * square;
