@@ -37,7 +37,7 @@ use crate::{Error, Result, shrink};
 
 /// Columns beyond the asked rank, of Q and of the start.
 pub(crate) const SPARE: usize = 8;
-const WIDE: usize = 32;
+const WIDE: usize = 24;
 /// Entries up to which more steps cost nothing that anyone would notice, and how many are made.
 pub(crate) const SMALL: usize = 1 << 18;
 const MORE: usize = 4;

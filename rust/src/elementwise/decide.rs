@@ -11,6 +11,9 @@ use super::survey::{PIECE, Survey, magnitude};
 use super::together::{MOST, Place, Seen, together};
 use crate::dispatch::{self, Kernel};
 
+/// One position of this many is expected to be left open.
+const OPEN: usize = 32;
+
 /// By lane, entries that are not below a bracket.
 type Counts = [u32; LANES];
 
@@ -50,8 +53,11 @@ impl Kernel for Tile<'_> {
             _ if brackets.iter().all(Brackets::keeps_all) => 0,
             _ => 1 + usize::from(brackets.iter().any(|b| b.high.is_open())),
         };
+        if edges > 0 {
+            survey.reserve(len / OPEN);
+        }
         let mut staged = Staged::new(if edges == 0 { &[] } else { brackets }, edges);
-        let mut inside = [0u8; PIECE];
+        let (mut inside, mut lanes) = ([0u8; PIECE], [0u32; PIECE]);
         for (index, out) in out.chunks_mut(PIECE).enumerate() {
             let place = Place { values, len, at: index * PIECE };
             let inside = &mut inside[..out.len()];
@@ -63,7 +69,7 @@ impl Kernel for Tile<'_> {
                 _ => staged.fill(rule, place, seen),
             }
             if edges > 0 {
-                survey.collect(start, place, inside);
+                survey.collect(start, place, inside, &mut lanes);
             }
         }
         staged.add_to(&mut survey.reached, len);

@@ -47,13 +47,24 @@ impl Survey {
         Self { reached: vec![[0; 2]; count], values: vec![vec![]; count], ..Self::default() }
     }
 
+    /// Makes room for so many positions.
+    pub(super) fn reserve(&mut self, places: usize) {
+        self.places.reserve_exact(places);
+        self.values.iter_mut().for_each(|values| values.reserve_exact(places));
+    }
+
     /// Adds the positions of a place, at most [`PIECE`], that are flagged with 1; `start` is that of
     /// its tile.
     #[inline(always)]
     #[allow(clippy::inline_always)] // dispatched loops call it
-    pub(super) fn collect(&mut self, start: usize, place: Place<'_>, flags: &[u8]) {
-        let mut lanes = [0u32; PIECE];
-        let lanes = set(flags, &mut lanes);
+    pub(super) fn collect(
+        &mut self,
+        start: usize,
+        place: Place<'_>,
+        flags: &[u8],
+        memory: &mut [u32; PIECE],
+    ) {
+        let lanes = set(flags, memory);
         self.places.extend(lanes.iter().map(|lane| start + place.at + *lane as usize));
         for (values, entries) in self.values.iter_mut().zip(place.values.chunks_exact(place.len)) {
             let entries = &entries[place.at..][..flags.len()];
@@ -84,8 +95,7 @@ impl Survey {
     pub(super) fn join(parts: Vec<Self>, count: usize) -> Self {
         let mut all = Self::new(count);
         let size = parts.iter().map(|part| part.places.len()).sum();
-        all.places.reserve_exact(size);
-        all.values.iter_mut().for_each(|values| values.reserve_exact(size));
+        all.reserve(size);
         for part in parts {
             for (all, part) in all.reached.iter_mut().zip(&part.reached) {
                 *all = [all[0] + part[0], all[1] + part[1]];
