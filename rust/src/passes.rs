@@ -25,7 +25,15 @@ impl Dense<'_> {
     pub(crate) fn times(&self, basis: &Panels) -> (Panels, f64) {
         let p = basis.width;
         let mut made = Panels::new(self.rows, p, Order::Rows);
-        let basis = MatRef::from_row_major_slice(&basis.values, self.cols, p);
+        let copy;
+        let basis = match basis.order {
+            Order::Rows => &basis.values,
+            Order::Columns => {
+                copy = basis.in_rows(0);
+                &copy
+            }
+        };
+        let basis = MatRef::from_row_major_slice(basis, self.cols, p);
         let tile = |(rows, out): (Range<usize>, &mut [f32])| {
             let tile = self.rows(&rows);
             let square = square(tile);
@@ -48,10 +56,9 @@ impl Dense<'_> {
         let (p, width) = (basis.width, basis.width + PROBES);
         let mut made = Panels::new(self.rows, p, Order::Rows);
         let signs = signs(right, 0, self.cols);
-        let mut both = Vec::with_capacity(self.cols * width);
-        for (basis, signs) in basis.values.chunks_exact(p).zip(signs.chunks_exact(PROBES)) {
-            both.extend_from_slice(basis);
-            both.extend_from_slice(signs);
+        let mut both = basis.in_rows(PROBES);
+        for (row, signs) in both.chunks_exact_mut(width).zip(signs.chunks_exact(PROBES)) {
+            row[p..].copy_from_slice(signs);
         }
         let both = MatRef::from_row_major_slice(&both, self.cols, width);
         let tile = |(rows, out): (Range<usize>, &mut [f32])| {

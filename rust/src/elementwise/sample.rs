@@ -2,8 +2,9 @@
 
 use super::select::{Before, Bracket, Edge};
 use super::source::Source;
-use super::survey::magnitude;
+use super::survey::{PIECE, magnitude, set};
 use crate::Result;
+use crate::dispatch::{self, Kernel};
 use crate::tile::pieces;
 
 /// Entries that a bracket is estimated from: one of so many, within bounds; all if there are fewer.
@@ -94,18 +95,37 @@ impl Sample {
             }
         }
         places.iter_mut().for_each(|place| *place -= above);
-        // One more than there are, which the last loop may overwrite in vain.
-        let size = self.bins[bins[1]..=bins[0]].iter().sum::<u32>() as usize + 1;
-        let mut found = vec![0u32; size];
-        let mut len = 0;
-        // Without a branch, which would be taken at random.
-        for value in &self.values {
-            let bits = magnitude(*value);
-            found[len] = bits;
-            len += usize::from((bins[1]..=bins[0]).contains(&bin(bits)));
+        let size = self.bins[bins[1]..=bins[0]].iter().sum::<u32>() as usize;
+        let mut found = Vec::with_capacity(size);
+        let (mut flags, mut lanes) = ([0; PIECE], [0; PIECE]);
+        for values in self.values.chunks(PIECE) {
+            let flags = &mut flags[..values.len()];
+            dispatch::run(Mark { values, bins, flags });
+            let lanes = set(flags, &mut lanes);
+            found.extend(lanes.iter().map(|lane| magnitude(values[*lane as usize])));
         }
-        let found = &mut found[..len];
         places.map(|place| *found.select_nth_unstable_by(place, |a, b| b.cmp(a)).1)
+    }
+}
+
+/// Flags with 1 what is in some bins, the highest given first, and all else with 0.
+struct Mark<'v> {
+    values: &'v [f32],
+    bins: [usize; 2],
+    flags: &'v mut [u8],
+}
+
+impl Kernel for Mark<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) {
+        let [last, first] = self.bins.map(|bin| bin as u32);
+        for (flag, value) in self.flags.iter_mut().zip(self.values) {
+            let above = (magnitude(*value) >> OPEN).wrapping_sub(first);
+            *flag = u8::from(above <= last - first);
+        }
     }
 }
 

@@ -114,7 +114,7 @@ impl Survey {
 /// Writes the places of the flags that are 1, all others being 0, to the beginning of `places`.
 #[inline(always)]
 #[allow(clippy::inline_always)] // dispatched loops call it
-fn set<'p>(flags: &[u8], places: &'p mut [u32; PIECE]) -> &'p [u32] {
+pub(super) fn set<'p>(flags: &[u8], places: &'p mut [u32; PIECE]) -> &'p [u32] {
     let mut len = 0;
     for (index, flags) in flags.chunks(64).enumerate() {
         let mut rest = mask(flags);
