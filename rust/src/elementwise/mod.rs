@@ -23,6 +23,7 @@ mod selfish;
 mod sides;
 mod signs;
 pub mod source;
+mod staged;
 mod survey;
 mod together;
 

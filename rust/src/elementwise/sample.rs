@@ -78,40 +78,36 @@ impl Sample {
     /// Magnitude bits that two shares of the sample lie above, the smaller first.
     fn at(&self, shares: [f64; 2]) -> [u32; 2] {
         let last = self.values.len() - 1;
-        let mut places =
-            shares.map(|share| ((share * self.values.len() as f64) as usize).min(last));
-        let (mut above, mut bins) = (0, [BINS - 1; 2]);
-        let mut seen = self.bins[BINS - 1] as usize;
-        for (end, place) in places.iter().enumerate() {
-            if end > 0 {
-                bins[end] = bins[end - 1];
-            }
-            while *place >= seen {
-                bins[end] -= 1;
-                if end == 0 {
-                    above = seen;
-                }
-                seen += self.bins[bins[end]] as usize;
-            }
-        }
-        places.iter_mut().for_each(|place| *place -= above);
-        let size = self.bins[bins[1]..=bins[0]].iter().sum::<u32>() as usize;
+        let places = shares.map(|share| ((share * self.values.len() as f64) as usize).min(last));
+        let [(high, above), (low, _)] = places.map(|place| self.bin_of(place));
+        let size = self.bins[low..=high].iter().sum::<u32>() as usize;
         let mut found = Vec::with_capacity(size);
         let (mut flags, mut lanes) = ([0; PIECE], [0; PIECE]);
         for values in self.values.chunks(PIECE) {
             let flags = &mut flags[..values.len()];
-            dispatch::run(Mark { values, bins, flags });
+            dispatch::run(Mark { values, low: low as u32, high: high as u32, flags });
             let lanes = set(flags, &mut lanes);
             found.extend(lanes.iter().map(|lane| magnitude(values[*lane as usize])));
         }
-        places.map(|place| *found.select_nth_unstable_by(place, |a, b| b.cmp(a)).1)
+        places.map(|place| *found.select_nth_unstable_by(place - above, |a, b| b.cmp(a)).1)
+    }
+
+    /// The bin of a place in falling order, and how many entries are in the bins above.
+    fn bin_of(&self, place: usize) -> (usize, usize) {
+        let (mut bin, mut above) = (BINS - 1, 0);
+        while place >= above + self.bins[bin] as usize {
+            above += self.bins[bin] as usize;
+            bin -= 1;
+        }
+        (bin, above)
     }
 }
 
-/// Flags with 1 what is in some bins, the highest given first, and all else with 0.
+/// Flags entries: 1 for what is in the bins from `low` to `high`, 0 for all else.
 struct Mark<'v> {
     values: &'v [f32],
-    bins: [usize; 2],
+    low: u32,
+    high: u32,
     flags: &'v mut [u8],
 }
 
@@ -121,10 +117,10 @@ impl Kernel for Mark<'_> {
     #[inline(always)]
     #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
     fn run(self) {
-        let [last, first] = self.bins.map(|bin| bin as u32);
-        for (flag, value) in self.flags.iter_mut().zip(self.values) {
-            let above = (magnitude(*value) >> OPEN).wrapping_sub(first);
-            *flag = u8::from(above <= last - first);
+        let Self { values, low, high, flags } = self;
+        for (flag, value) in flags.iter_mut().zip(values) {
+            let above = (magnitude(*value) >> OPEN).wrapping_sub(low);
+            *flag = u8::from(above <= high - low);
         }
     }
 }

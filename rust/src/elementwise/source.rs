@@ -244,7 +244,9 @@ impl Source for Dense<'_> {
             let out = &mut out[index * width..];
             crate::tile::decode(delta, rows.clone(), *run..run + width, out, stride)?;
         }
-        out.iter_mut().for_each(|value| *value *= weight);
+        for value in out {
+            *value *= weight;
+        }
         Ok(())
     }
 }
