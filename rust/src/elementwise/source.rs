@@ -29,7 +29,7 @@ pub trait Source: Sync {
     /// # Errors
     /// Bytes that do not decode.
     fn fill(&self, member: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
-    /// Writes entries of some rows, [`RUN`] (or all) from each of some columns on, for an estimate:
+    /// Writes entries of some rows, sixteen (or all) from each of some columns on, for an estimate:
     /// values may round otherwise.
     ///
     /// # Errors
