@@ -306,6 +306,8 @@ fn steps(c: &mut Criterion) {
         rank: Some(96),
         ..Rule::default()
     };
+    let streams = [0, 1].map(|adapter| Stream::new(0, 0, adapter).expect("two adapters"));
+    let both = (&streams[0], &streams[1]);
     let (mut scratch, mut factors) = (Vec::new(), vec![0; 2 * SIDE * 96 * 2]);
     bench.bench_function("ties to rank 96", |b| {
         b.iter(|| {
@@ -320,12 +322,12 @@ fn steps(c: &mut Criterion) {
                 SIDE,
                 &rule,
                 Dtype::Bf16,
+                both,
                 &mut scratch,
                 &mut factors,
             )
         });
     });
-    let streams = [0, 1].map(|adapter| Stream::new(0, 0, adapter).expect("two adapters"));
     let mut dense = vec![0; SIDE * SIDE * 2];
     bench.bench_function("ties, dense f16", |b| {
         b.iter(|| {
@@ -335,7 +337,6 @@ fn steps(c: &mut Criterion) {
                 program: program.clone(),
                 row_start: 0,
             };
-            let both = (&streams[0], &streams[1]);
             whole::write(&[part], SIDE, both, Dtype::F16, &mut scratch, &mut dense)
         });
     });
@@ -359,6 +360,7 @@ fn factorings(c: &mut Criterion) {
         reduce: Reduce::Mean,
         ..Program::default()
     };
+    let streams = [0, 1].map(|adapter| Stream::new(0, 0, adapter).expect("two adapters"));
     let (mut out, mut factors) = (vec![0f32; SIDE * SIDE], vec![0; 2 * SIDE * 96 * 2]);
     Prepared::new(&program, &source)
         .and_then(|p| p.run(&mut out))
@@ -383,6 +385,7 @@ fn factorings(c: &mut Criterion) {
                     SIDE,
                     &rule,
                     Dtype::Bf16,
+                    (&streams[0], &streams[1]),
                     &out,
                     &mut factors,
                 )

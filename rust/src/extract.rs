@@ -50,7 +50,8 @@ pub fn extract(
     let mut rank = if open { most.min(FIRST) } else { most };
     loop {
         let basis = random(cols, rank + SPARE)?;
-        let done = decompose(&dense, &basis, (rank, STEPS), rule, dtype, out)?;
+        let (found, square) = dense.times(&basis);
+        let done = decompose(&dense, &found, square, (rank, STEPS), rule, dtype, out)?;
         if rank == most || is_enough(&done, rule) {
             return Ok(done);
         }

@@ -66,6 +66,24 @@ impl Panels {
         rows.start * self.width..rows.end * self.width
     }
 
+    /// All numbers, row by row, with room for `extra` more at the end of each.
+    pub(crate) fn in_rows(&self, extra: usize) -> Vec<f32> {
+        const BLOCK: usize = 16; // a cache line of a column
+        let stride = self.width + extra;
+        let mut made = vec![0.0; self.len * stride];
+        for rows in self.ranges() {
+            let (tile, made) = (self.tile(&rows), &mut made[rows.start * stride..]);
+            for block in pieces(rows.len(), BLOCK) {
+                for column in 0..self.width {
+                    for row in block.clone() {
+                        made[row * stride + column] = tile[(row, column)];
+                    }
+                }
+            }
+        }
+        made
+    }
+
     /// Every tile's rows and numbers, to be filled in parallel.
     pub(crate) fn tiles_mut(
         &mut self,

@@ -9,6 +9,8 @@ use rayon::prelude::*;
 
 use crate::dispatch::{self, Kernel};
 use crate::panels::{Order, Panels};
+use crate::probe::{PROBES, add_left, signs};
+use crate::rng::Stream;
 use crate::scratch::floats;
 
 /// A row-major matrix.
@@ -23,7 +25,15 @@ impl Dense<'_> {
     pub(crate) fn times(&self, basis: &Panels) -> (Panels, f64) {
         let p = basis.width;
         let mut made = Panels::new(self.rows, p, Order::Rows);
-        let basis = MatRef::from_row_major_slice(&basis.values, self.cols, p);
+        let copy;
+        let basis = match basis.order {
+            Order::Rows => &basis.values,
+            Order::Columns => {
+                copy = basis.in_rows(0);
+                &copy
+            }
+        };
+        let basis = MatRef::from_row_major_slice(basis, self.cols, p);
         let tile = |(rows, out): (Range<usize>, &mut [f32])| {
             let tile = self.rows(&rows);
             let square = square(tile);
@@ -34,6 +44,47 @@ impl Dense<'_> {
         };
         let squares: Vec<f64> = made.tiles_mut().map(tile).collect();
         (made, squares.iter().sum())
+    }
+
+    /// [`Self::times`], and `Z^T self X` of [`crate::probe::sketch`] for the streams of X and Z: X
+    /// stands beside the basis, where the vectors of a product have room.
+    pub(crate) fn times_beside(
+        &self,
+        basis: &Panels,
+        (right, left): (&Stream, &Stream),
+    ) -> (Panels, f64, Vec<f64>) {
+        let (p, width) = (basis.width, basis.width + PROBES);
+        let mut made = Panels::new(self.rows, p, Order::Rows);
+        let signs = signs(right, 0, self.cols);
+        let mut both = basis.in_rows(PROBES);
+        for (row, signs) in both.chunks_exact_mut(width).zip(signs.chunks_exact(PROBES)) {
+            row[p..].copy_from_slice(signs);
+        }
+        let both = MatRef::from_row_major_slice(&both, self.cols, width);
+        let tile = |(rows, out): (Range<usize>, &mut [f32])| {
+            let tile = self.rows(&rows);
+            let square = square(tile);
+            let tile = MatRef::from_row_major_slice(tile, rows.len(), self.cols);
+            let mut random = Vec::with_capacity(rows.len() * PROBES);
+            floats(rows.len() * width, |product| {
+                let target = MatMut::from_row_major_slice_mut(product, rows.len(), width);
+                matmul(target, Accum::Replace, tile, both, 1.0, Par::Seq);
+                for (out, row) in out.chunks_exact_mut(p).zip(product.chunks_exact(width)) {
+                    out.copy_from_slice(&row[..p]);
+                    random.extend_from_slice(&row[p..]);
+                }
+            });
+            let mut sketch = vec![0.0; PROBES * PROBES];
+            add_left(&mut sketch, &random, left, rows.start);
+            (square, sketch)
+        };
+        let found: Vec<(f64, Vec<f64>)> = made.tiles_mut().map(tile).collect();
+        let (mut square, mut sketch) = (0.0, vec![0.0; PROBES * PROBES]);
+        for (own, part) in found {
+            square += own;
+            sketch.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+        (made, square, sketch)
     }
 
     /// `left^T * self` for an orthonormal `rows x q`, transposed: `cols x q`.

@@ -4,7 +4,8 @@
 //! together are more than are wanted, the leading right singular vectors of the deltas set one
 //! above the other are taken (not those of their sum, which may cancel).  They come from Gram
 //! matrices: `C = K K^T` of the up sides, one block per member, `S^2` and W from
-//! `K^T D D^T K = W S^2 W^T`, and the vectors are `D^T K W S^-1`.
+//! `K^T D D^T K = W S^2 W^T`, and the vectors are `D^T K W S^-1`.  Rows that are nearly orthogonal
+//! and all wanted are taken as they are, at length one: their span is all that matters.
 //!
 //! Cost for R rows: one read of the factors, `cols R^2` flops for the Gram matrix, `2 cols R p`
 //! for p vectors, O(R^3) for the small problem.
@@ -21,9 +22,14 @@ use crate::group::Group;
 use crate::panels::{
     DIM, Order, Panels, cholesky_turn, leading_turn, orthonormal, well_conditioned,
 };
+use crate::passes::square;
 use crate::rng::Stream;
 use crate::tile::{TILE, down_tile, pieces, up_tile};
 use crate::{Error, Result};
+
+/// Share of its square that every row must have for itself for all to be as good as orthonormal,
+/// where no direction is left out later.
+const CLEAR: f64 = 0.5;
 
 /// At least `least` (if there are as many columns) well conditioned columns, `cols x p`, that span
 /// the row space of the deltas, or the leading part of it where it has more than `most`
@@ -45,6 +51,9 @@ pub(crate) fn start(
         && let Some(turn) = leading(parts, &gram, &sizes, most)?
     {
         return filled(rows.times(&turn), least);
+    }
+    if known <= least && cholesky::definite_above(gram.as_ref(), CLEAR).is_some() {
+        return Ok(rows);
     }
     match cholesky_turn(&gram, DIM) {
         Some(turn) => Ok(rows.times(&turn)),
@@ -90,8 +99,9 @@ fn unit_rows(parts: &[Part<'_, '_>], cols: usize, extra: usize) -> Result<(Panel
     })?;
     let mut squares = vec![0.0; width];
     for range in rows.ranges() {
-        for (square, column) in squares.iter_mut().zip(rows.tile(&range).col_iter()) {
-            *square += column.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+        let tile = &rows.values[range.start * width..range.end * width];
+        for (sum, column) in squares.iter_mut().zip(tile.chunks_exact(range.len())) {
+            *sum += square(column);
         }
     }
     let sizes: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();

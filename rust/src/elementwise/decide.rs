@@ -1,20 +1,16 @@
 //! One look at a tile: what is surely kept is reduced to the result, what is not yet known is
 //! collected.
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
-#![allow(clippy::needless_bitwise_bool)] // selects, not branches: the loops vectorise
-#![allow(clippy::needless_range_loop)] // one index for all members
 
-use super::chunks::{chunk, chunk_mut, in_chunks};
-use super::positions::{LANES, Lanes, Positions};
-use super::select::{Bracket, Brackets};
-use super::survey::{Survey, magnitude};
+use super::positions::{LANES, Positions};
+use super::select::Brackets;
+use super::staged::Staged;
+use super::survey::{PIECE, Survey};
+use super::together::{MOST, Place, Seen, together};
 use crate::dispatch::{self, Kernel};
 
 /// One position of this many is expected to be left open.
 const OPEN: usize = 32;
-
-/// By lane, entries that are not below a bracket.
-type Counts = [u32; LANES];
 
 /// Fills `out` from the entries of a tile, `out.len()` of each member in turn, the first at position
 /// `start`.  What lies inside of a bracket counts as kept or not, and is in the survey.
@@ -25,11 +21,14 @@ pub(super) fn decide(
     values: &[f32],
     out: &mut [f32],
 ) -> Survey {
-    dispatch::run(Tile { rule, brackets, start, values, out })
+    let together = rule.is_plain() && rule.count() <= MOST;
+    dispatch::run(Tile { rule, together, brackets, start, values, out })
 }
 
 struct Tile<'t> {
     rule: &'t Positions,
+    /// Whether all of a position is done in one loop.
+    together: bool,
     /// None where everything is kept, too.
     brackets: &'t [Brackets],
     start: usize,
@@ -42,183 +41,36 @@ impl Kernel for Tile<'_> {
 
     #[inline(always)]
     fn run(self) -> Survey {
-        let Self { rule, brackets, start, values, out } = self;
+        let Self { rule, together: at_once, brackets, start, values, out } = self;
         let (count, len) = (rule.count(), out.len());
         let mut survey = Survey::new(count);
-        let looks = !brackets.iter().all(Brackets::keeps_all);
-        let mut look = Look::new(if looks { brackets } else { &[] });
-        if looks {
+        let edges = if brackets.iter().all(Brackets::keeps_all) {
+            0
+        } else {
+            1 + usize::from(brackets.iter().any(|b| b.high.is_open()))
+        };
+        if edges > 0 {
             survey.reserve(len / OPEN);
         }
-        let mut entries = vec![[0f32; LANES]; count];
-        for (index, out) in out.chunks_mut(LANES).enumerate() {
-            let at = index * LANES;
-            let rest;
-            let block = if out.len() == LANES {
-                Block { values, len, at }
-            } else {
-                rest = padded(values, len, at);
-                Block { values: &rest, len: LANES, at: 0 }
-            };
-            if looks {
-                let inside = look.surely_kept(block, &mut entries);
-                for lane in set(&inside).take_while(|lane| *lane < out.len()) {
-                    survey.places.push(start + at + lane);
-                    let member = |i| values[i * len + at + lane];
-                    survey.values.extend((0..count).map(member));
-                }
-            } else {
-                in_chunks!(count, load(block, &mut entries));
+        let mut staged = Staged::new(if edges == 0 { &[] } else { brackets }, edges);
+        let (mut inside, mut lanes) = ([0u8; PIECE], [0u32; PIECE]);
+        for (index, out) in out.chunks_mut(PIECE).enumerate() {
+            let place = Place { values, len, at: index * PIECE };
+            let inside = &mut inside[..out.len()];
+            let seen = Seen { out, inside, reached: &mut survey.reached };
+            match edges {
+                0 if at_once => together::<0>(rule, brackets, place, seen),
+                1 if at_once => together::<1>(rule, brackets, place, seen),
+                _ if at_once => together::<2>(rule, brackets, place, seen),
+                _ => staged.fill(rule, place, seen),
             }
-            let result = rule.result(&mut entries);
-            if let Some(whole) = out.first_chunk_mut() {
-                *whole = result;
-            } else {
-                out.copy_from_slice(&result[..out.len()]);
+            if edges > 0 {
+                survey.collect(start, place, inside, &mut lanes);
             }
         }
-        for (sums, reached) in survey.reached.iter_mut().zip(&look.reached) {
-            // A bracket that reaches down to 0 has counted the zeros behind the last entry.
-            *sums = reached.map(|lanes| (lanes.iter().sum::<u32>() as usize).min(len));
-        }
+        staged.add_to(&mut survey.reached, len);
         survey
     }
-}
-
-/// The entries from `at` on, [`LANES`] of each, of members that are `len` long.
-#[derive(Clone, Copy)]
-struct Block<'v> {
-    values: &'v [f32],
-    len: usize,
-    at: usize,
-}
-
-impl Block<'_> {
-    #[inline(always)]
-    fn chunk<const C: usize>(&self, from: usize) -> [&Lanes; C] {
-        let of = |i: usize| self.values[i * self.len + self.at..].first_chunk();
-        std::array::from_fn(|i| of(from + i).expect("a whole block"))
-    }
-}
-
-/// A whole block of the entries from `at` on, with zeros behind them.
-fn padded(values: &[f32], len: usize, at: usize) -> Vec<f32> {
-    let mut block = vec![0f32; values.len() / len * LANES];
-    for (block, values) in block.chunks_exact_mut(LANES).zip(values.chunks_exact(len)) {
-        block[..len - at].copy_from_slice(&values[at..]);
-    }
-    block
-}
-
-/// Copies members `from..from + C`.
-#[inline(always)]
-fn load<const C: usize>(from: usize, block: Block<'_>, entries: &mut [Lanes]) {
-    let (block, entries) = (block.chunk::<C>(from), chunk_mut::<_, C>(entries, from));
-    entries.iter_mut().zip(block).for_each(|(entries, block)| *entries = *block);
-}
-
-/// Compares entries with brackets.
-struct Look {
-    highs: Vec<Bracket>,
-    lows: Vec<Bracket>,
-    /// Whether some bracket has a high edge.
-    both: bool,
-    /// For every member, by the high and the low bracket.
-    reached: Vec<[Counts; 2]>,
-}
-
-impl Look {
-    fn new(brackets: &[Brackets]) -> Self {
-        Self {
-            highs: brackets.iter().map(|b| b.high).collect(),
-            lows: brackets.iter().map(|b| b.low).collect(),
-            both: brackets.iter().any(|b| b.high.is_open()),
-            reached: vec![[[0; LANES]; 2]; brackets.len()],
-        }
-    }
-
-    /// Fills `entries`, with zeros for what is below the low bracket or above the high one, and
-    /// counts what is not below.  Gives 1 where some entry is inside of a bracket.
-    #[inline(always)]
-    fn surely_kept(&mut self, block: Block<'_>, entries: &mut [Lanes]) -> [u8; LANES] {
-        let mut inside = [0u8; LANES];
-        let reached = &mut self.reached[..];
-        in_chunks!(entries.len(), keep_large(block, &self.lows, entries, reached, &mut inside));
-        if self.both {
-            in_chunks!(
-                entries.len(),
-                drop_large(block, &self.highs, entries, reached, &mut inside)
-            );
-        }
-        inside
-    }
-}
-
-/// Copies what is not below the low brackets.
-#[inline(always)]
-fn keep_large<const C: usize>(
-    from: usize,
-    block: Block<'_>,
-    brackets: &[Bracket],
-    entries: &mut [Lanes],
-    reached: &mut [[Counts; 2]],
-    inside: &mut [u8; LANES],
-) {
-    let block = block.chunk::<C>(from);
-    let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
-    let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
-    for lane in 0..LANES {
-        let mut any = false;
-        for i in 0..C {
-            let (value, (low, high)) = (block[i][lane], brackets[i]);
-            let bits = magnitude(value);
-            let reaches = bits >= low;
-            any |= reaches & (bits <= high);
-            reached[i][1][lane] += u32::from(reaches);
-            entries[i][lane] = if reaches { value } else { 0.0 };
-        }
-        inside[lane] |= u8::from(any);
-    }
-}
-
-/// Zeroes what is above the high brackets.
-#[inline(always)]
-fn drop_large<const C: usize>(
-    from: usize,
-    block: Block<'_>,
-    brackets: &[Bracket],
-    entries: &mut [Lanes],
-    reached: &mut [[Counts; 2]],
-    inside: &mut [u8; LANES],
-) {
-    let block = block.chunk::<C>(from);
-    let brackets = chunk::<_, C>(brackets, from).map(|b| (b.low, b.high));
-    let (entries, reached) = (chunk_mut::<_, C>(entries, from), chunk_mut::<_, C>(reached, from));
-    for lane in 0..LANES {
-        let mut any = false;
-        for i in 0..C {
-            let (low, high) = brackets[i];
-            let bits = magnitude(block[i][lane]);
-            any |= (bits >= low) & (bits <= high);
-            reached[i][0][lane] += u32::from(bits >= low);
-            entries[i][lane] = if bits > high { 0.0 } else { entries[i][lane] };
-        }
-        inside[lane] |= u8::from(any);
-    }
-}
-
-/// The lanes that are 1.
-#[inline(always)]
-fn set(flags: &[u8; LANES]) -> impl Iterator<Item = usize> {
-    let eights = flags.as_chunks::<8>().0.iter().enumerate();
-    eights.flat_map(|(index, eight)| {
-        let mut rest = u64::from_le_bytes(*eight);
-        std::iter::from_fn(move || {
-            let at = (rest != 0).then(|| rest.trailing_zeros() as usize / 8)?;
-            rest &= rest - 1; // flags are 0 or 1: one bit each
-            Some(index * 8 + at)
-        })
-    })
 }
 
 /// Zeroes selfish entries of members that are `len` long.
@@ -263,25 +115,83 @@ mod tests {
 
     const SIDE: usize = 37;
 
-    /// Bits of a result, positions left open, counts.
-    type Seen = (Vec<u32>, Vec<usize>, Vec<[usize; 2]>);
+    /// Bits of a result, positions left open, counts, entries at these positions.
+    type Looked = (Vec<u32>, Vec<usize>, Vec<[usize; 2]>, Vec<Vec<f32>>);
 
-    fn run(isa: Isa, rule: &Positions, brackets: &[Brackets], values: &[f32]) -> Option<Seen> {
+    fn run(
+        isa: Isa,
+        rule: &Positions,
+        together: bool,
+        brackets: &[Brackets],
+        values: &[f32],
+    ) -> Option<Looked> {
         let mut out = vec![0f32; SIDE * SIDE];
-        let tile = Tile { rule, brackets, start: 5, values, out: &mut out };
+        let tile = Tile { rule, together, brackets, start: 5, values, out: &mut out };
         let survey = run_on(isa, tile)?;
-        Some((out.iter().map(|v| v.to_bits()).collect(), survey.places, survey.reached))
+        Some((
+            out.iter().map(|v| v.to_bits()).collect(),
+            survey.places,
+            survey.reached,
+            survey.values,
+        ))
+    }
+
+    fn small(x: usize) -> f32 {
+        ((x * x * 37) % 101) as f32 - 50.0
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count * SIDE * SIDE).flat_map(|x| small(x).to_le_bytes()).collect()
+    }
+
+    fn source(bytes: &[u8], weights: Vec<f64>) -> Dense<'_> {
+        let views = bytes.chunks_exact(4 * SIDE * SIDE);
+        let views = views.map(|b| Matrix::new(Dtype::F32, SIDE, SIDE, b).unwrap()).collect();
+        Dense::new(views, weights).unwrap()
+    }
+
+    #[test]
+    fn together_and_stage_by_stage_give_the_same_bits() {
+        let cases = [
+            (Vote::None, Ballot::Weighted, Reduce::Average),
+            (Vote::Mass, Ballot::Weighted, Reduce::Mean),
+            (Vote::Mass, Ballot::Plain, Reduce::SignedShare),
+            (Vote::MassOrPositive, Ballot::Signed, Reduce::Count),
+        ];
+        let [none, low, both] = [
+            Keep::All,
+            Keep::Largest { density: 0.4, skip: 0.0 },
+            Keep::Largest { density: 0.4, skip: 0.1 },
+        ];
+        for count in 1..=MOST {
+            let bytes = bytes(count);
+            let weights = (0..count).map(|i| if i == 1 { -0.5 } else { 1.0 + i as f64 }).collect();
+            let source = source(&bytes, weights);
+            let values: Vec<f32> = (0..count * SIDE * SIDE).map(small).collect();
+            for ((vote, ballot, reduce), keep) in
+                cases.iter().flat_map(|case| [none, low, both].map(|keep| (*case, keep)))
+            {
+                let program = Program { keep, ballot, vote, reduce, ..Program::default() };
+                let rule = Positions::new(&program, &source);
+                assert!(rule.is_plain());
+                let looks: Vec<_> =
+                    (0..count).map(|i| brackets(&source, i, keep, 1.0).unwrap()).collect();
+                let expected = run(Isa::Baseline, &rule, false, &looks, &values).unwrap();
+                for isa in Isa::ALL {
+                    if let Some(found) = run(isa, &rule, true, &looks, &values) {
+                        assert_eq!(found, expected, "{isa:?} {vote:?} {keep:?} {count}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
         const N: usize = 5;
-        let small = |x: usize| ((x * x * 37) % 101) as f32 - 50.0;
+        let bytes = bytes(N);
         let values: Vec<f32> = (0..N * SIDE * SIDE).map(small).collect();
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let views = bytes.chunks_exact(4 * SIDE * SIDE);
-        let views = views.map(|b| Matrix::new(Dtype::F32, SIDE, SIDE, b).unwrap()).collect();
-        let source = Dense::new(views, vec![1.0, -0.5, 2.0, 0.25, 1.0]).unwrap();
+        let source = source(&bytes, vec![1.0, -0.5, 2.0, 0.25, 1.0]);
         let selfish = Selfish { lambda: 2.0, published: false, level: true };
         for (vote, ballot, reduce, selfish) in [
             (Vote::None, Ballot::Weighted, Reduce::Average, None),
@@ -296,9 +206,9 @@ mod tests {
                 let rule = Positions::new(&program, &source);
                 let looks: Vec<_> =
                     (0..N).map(|i| brackets(&source, i, keep, 1.0).unwrap()).collect();
-                let expected = run(Isa::Baseline, &rule, &looks, &values).unwrap();
+                let expected = run(Isa::Baseline, &rule, false, &looks, &values).unwrap();
                 for isa in Isa::ALL {
-                    if let Some(found) = run(isa, &rule, &looks, &values) {
+                    if let Some(found) = run(isa, &rule, false, &looks, &values) {
                         assert_eq!(found, expected, "{isa:?} {vote:?} {keep:?}");
                     }
                 }

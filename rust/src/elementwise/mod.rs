@@ -17,12 +17,15 @@ mod prepared;
 mod program;
 mod random;
 pub mod ranked;
+mod sample;
 mod select;
 mod selfish;
 mod sides;
 mod signs;
 pub mod source;
+mod staged;
 mod survey;
+mod together;
 
 use crate::dtype::Matrix;
 use crate::{Error, Result};
@@ -33,7 +36,7 @@ pub use signs::{Disagreement, disagreement};
 pub use source::{Dense, Factored, Source};
 
 /// Entries of a tile: `N` deltas of a few rows stay in cache.
-const TILE: usize = 1 << 15;
+const TILE: usize = 1 << 14;
 /// Rows that a matrix product takes at once.
 const STEP: usize = 4;
 

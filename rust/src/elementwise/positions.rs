@@ -18,7 +18,7 @@ const CANCELLED: f32 = 4e-6;
 
 pub(super) type Lanes = [f32; LANES];
 
-const SIGN: u32 = 1 << 31;
+pub(super) const SIGN: u32 = 1 << 31;
 
 /// A program's arithmetic with the numbers it needs, in f32.
 pub(super) struct Positions {
@@ -26,15 +26,15 @@ pub(super) struct Positions {
     /// Whether entries count by their squares.
     by_square: bool,
     /// What a value is multiplied by to get its ballot.
-    ballots: Vec<f32>,
+    pub(super) ballots: Vec<f32>,
     /// Sign bits of the ballots' factors.
-    flips: Vec<u32>,
+    pub(super) flips: Vec<u32>,
     /// What an agreeing entry adds to the divisor; zeros where nothing is divided.
-    shares: Vec<f32>,
+    pub(super) shares: Vec<f32>,
     /// What a total is multiplied by where its share is 0.
-    plain: f32,
+    pub(super) plain: f32,
     /// What the mean is multiplied by.
-    top: f32,
+    pub(super) top: f32,
     selfish: Option<(Selfish, Vec<f32>)>,
     mix: Vec<f32>,
 }
@@ -81,6 +81,12 @@ impl Positions {
     /// Number of members.
     pub(super) fn count(&self) -> usize {
         self.shares.len()
+    }
+
+    /// True if there is nothing but a vote by mass, or none, and sums.
+    pub(super) fn is_plain(&self) -> bool {
+        let by_mass = matches!(self.vote, Vote::None | Vote::Mass | Vote::MassOrPositive);
+        by_mass && !self.by_square && self.selfish.is_none() && self.mix.is_empty()
     }
 
     /// Everything that happens to the kept entries of some positions; changes them.
@@ -164,13 +170,18 @@ impl Positions {
         match self.vote {
             Vote::Mass => mass,
             Vote::Count => or(&heads, &mass),
-            Vote::None | Vote::MassOrPositive => or(&mass, &[1.0; LANES]),
-            Vote::CountOrPositive => or(&heads, &[1.0; LANES]),
+            Vote::None | Vote::MassOrPositive => or(&mass, &[self.draw(); LANES]),
+            Vote::CountOrPositive => or(&heads, &[self.draw(); LANES]),
         }
     }
 
+    /// What wins where nobody does by mass.
+    pub(super) fn draw(&self) -> f32 {
+        if self.vote == Vote::Mass { 0.0 } else { 1.0 }
+    }
+
     /// Bits of an entry that matter for whether it counts.
-    fn seen(&self) -> u32 {
+    pub(super) fn seen(&self) -> u32 {
         if self.vote == Vote::None { !SIGN } else { !0 }
     }
 }
@@ -246,7 +257,7 @@ fn add_shares<const C: usize>(
         let (mut total, mut share) = (sums.totals[lane], sums.shares[lane]);
         for i in 0..C {
             let value = values[i][lane];
-            let counts = f32::from_bits((value.to_bits() ^ flips[i] ^ turn) & seen) > 0.0;
+            let counts = ((value.to_bits() ^ flips[i] ^ turn) & seen).cast_signed() > 0;
             total += if counts { value } else { 0.0 };
             share += if counts { shares[i] } else { 0.0 };
         }
@@ -290,7 +301,7 @@ fn add_squares<const C: usize>(
         for i in 0..C {
             let value = values[i][lane];
             let size = value / shares[i] / units[lane];
-            let counts = f32::from_bits((value.to_bits() ^ flips[i] ^ turn) & seen) > 0.0;
+            let counts = ((value.to_bits() ^ flips[i] ^ turn) & seen).cast_signed() > 0;
             let square = if counts { size * size } else { 0.0 };
             total += value * square;
             share += shares[i] * square;

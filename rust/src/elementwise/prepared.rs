@@ -198,23 +198,22 @@ impl<'s, S: Source> Prepared<'s, S> {
 
     /// Decides the positions of the survey, and brings its inner products up to date.
     fn settle(&self, cuts: &[Cut], survey: &mut Survey, out: &mut [f32]) {
-        let count = cuts.len();
-        let (mut kept, mut decided) = (vec![0f32; count * SETTLED], [0f32; SETTLED]);
-        let all = survey.places.chunks(SETTLED).zip(survey.values.chunks(count * SETTLED));
-        for (places, values) in all {
-            let n = places.len();
-            for (at, (entries, place)) in values.chunks_exact(count).zip(places).enumerate() {
-                for (member, (entry, cut)) in entries.iter().zip(cuts).enumerate() {
-                    kept[member * n + at] = cut.kept(*entry, *place);
+        let Survey { places, values, along, .. } = survey;
+        let (mut kept, mut decided) = (vec![0f32; cuts.len() * SETTLED], [0f32; SETTLED]);
+        for (index, places) in places.chunks(SETTLED).enumerate() {
+            let (n, from) = (places.len(), index * SETTLED);
+            let entries = |member: usize| &values[member][from..from + n];
+            for (member, (kept, cut)) in kept.chunks_exact_mut(n).zip(cuts).enumerate() {
+                cut.apply(entries(member), places, kept);
+            }
+            let decided = &mut decided[..n];
+            decide(&self.positions, &[], 0, &kept[..cuts.len() * n], decided);
+            for (member, along) in along.iter_mut().enumerate() {
+                for ((place, value), entry) in places.iter().zip(&*decided).zip(entries(member)) {
+                    *along += (f64::from(*value) - f64::from(out[*place])) * f64::from(*entry);
                 }
             }
-            decide(&self.positions, &[], 0, &kept[..count * n], &mut decided[..n]);
-            let settled = places.iter().zip(&decided).zip(values.chunks_exact(count));
-            for ((place, value), entries) in settled {
-                let change = f64::from(*value) - f64::from(out[*place]);
-                for (along, entry) in survey.along.iter_mut().zip(entries) {
-                    *along += change * f64::from(*entry);
-                }
+            for (place, value) in places.iter().zip(decided) {
                 out[*place] = *value;
             }
         }

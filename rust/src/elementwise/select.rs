@@ -8,27 +8,16 @@
 
 use rayon::prelude::*;
 
+use super::sample::{BINS, OPEN, Sample};
 use super::source::Source;
 use super::survey::{Found, Survey, magnitude};
 use super::{Keep, rows_of_tile};
+use crate::dispatch::{self, Kernel};
 use crate::tile::pieces;
 use crate::{Result, scratch};
 
-/// Entries that the bracket is estimated from: one of so many, within bounds; all if there are fewer.
-const SAMPLE: usize = 16;
-const FEWEST: usize = 1 << 13;
-const MOST: usize = 1 << 17;
-/// Rows of a block of the sample; each block has columns of its own.  Entries that share rows and
-/// columns say less than others: with blocks of 32 rows, brackets miss three times as often.
-const BLOCK_ROWS: usize = 8;
-/// Half width of the bracket in standard deviations of the sample's quantile, and what it is
-/// multiplied by after a miss: all that is inside is kept in memory.
-const DEVIATIONS: f64 = 3.0;
+/// What the width of a bracket is multiplied by after a miss: all that is inside is kept in memory.
 pub(super) const WIDENING: f64 = 3.0;
-/// Magnitude bits that a bin of a histogram leaves open: sixteen bins for a factor of two.
-const OPEN: u32 = 19;
-const BINS: usize = 1 << (31 - OPEN);
-
 /// A place in the order of all entries by falling magnitude, then rising index.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Edge {
@@ -39,9 +28,11 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    const FIRST: Self = Self { bits: u32::MAX, index: 0 };
-    const LAST: Self = Self { bits: 0, index: usize::MAX };
+    pub(super) const FIRST: Self = Self { bits: u32::MAX, index: 0 };
+    pub(super) const LAST: Self = Self { bits: 0, index: usize::MAX };
 
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // a dispatched loop calls it
     fn is_after(self, bits: u32, index: usize) -> bool {
         (bits > self.bits) | ((bits == self.bits) & (index < self.index))
     }
@@ -60,8 +51,14 @@ impl Cut {
         self.high == Edge::FIRST && self.low == Edge::LAST
     }
 
+    /// Writes the entries that are kept, and zeros, given where they are.
+    pub(super) fn apply(&self, entries: &[f32], places: &[usize], out: &mut [f32]) {
+        dispatch::run(Apply { cut: *self, entries, places, out });
+    }
+
     /// The entry if it is kept, or zero; without a branch, which would be taken at random.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // a dispatched loop calls it
     pub(super) fn kept(&self, value: f32, index: usize) -> f32 {
         let bits = magnitude(value);
         let keeps = self.low.is_after(bits, index) & !self.high.is_after(bits, index);
@@ -69,9 +66,29 @@ impl Cut {
     }
 }
 
+struct Apply<'v> {
+    cut: Cut,
+    entries: &'v [f32],
+    places: &'v [usize],
+    out: &'v mut [f32],
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) {
+        let entries = self.entries.iter().zip(self.places);
+        for (out, (entry, place)) in self.out.iter_mut().zip(entries) {
+            *out = self.cut.kept(*entry, *place);
+        }
+    }
+}
+
 /// Where an edge lies: how many entries, or how much of the square, are before it.
 #[derive(Clone, Copy, Debug)]
-enum Before {
+pub(super) enum Before {
     Count(usize),
     /// Of the entries inside the bracket, as many as hold this much.
     Square(f64),
@@ -82,13 +99,13 @@ enum Before {
 pub(super) struct Bracket {
     pub(super) low: u32,
     pub(super) high: u32,
-    before: Before,
+    pub(super) before: Before,
     /// Set where there is nothing to find.
-    known: Option<Edge>,
+    pub(super) known: Option<Edge>,
 }
 
 impl Bracket {
-    fn known(edge: Edge) -> Self {
+    pub(super) fn known(edge: Edge) -> Self {
         // Nothing is inside: no magnitude has these bits.
         let (low, high) = if edge == Edge::FIRST { (u32::MAX, u32::MAX) } else { (0, 0) };
         let high = if edge == Edge::LAST { 0 } else { high };
@@ -102,7 +119,7 @@ impl Bracket {
 
     /// The edge, from the number of entries that are not below and those inside; `None` if it is
     /// outside.
-    fn edge(&self, reached: usize, mut inside: Vec<Found>, places: &[usize]) -> Option<Edge> {
+    fn edge(&self, reached: usize, inside: &mut [Found], places: &[usize]) -> Option<Edge> {
         if self.known.is_some() {
             return self.known;
         }
@@ -181,81 +198,17 @@ pub(super) fn brackets<S: Source>(
 
 /// The cuts, if no bracket missed.
 pub(super) fn cuts(brackets: &[Brackets], survey: &Survey) -> Option<Vec<Cut>> {
+    let mut memory = Vec::new();
+    let mut edge = |member, bracket: &Bracket, reached| {
+        let range = bracket.low..=bracket.high;
+        let found = bracket.is_open().then(|| survey.inside(member, range, &mut memory));
+        bracket.edge(reached, found.unwrap_or_default(), &survey.places)
+    };
     let one = |(member, b): (usize, &Brackets)| {
-        let edge = |bracket: &Bracket, reached: usize| {
-            let found = if bracket.is_open() {
-                survey.inside(member, bracket.low..=bracket.high)
-            } else {
-                Vec::new()
-            };
-            bracket.edge(reached, found, &survey.places)
-        };
         let [high, low] = survey.reached[member];
-        Some(Cut { high: edge(&b.high, high)?, low: edge(&b.low, low)? })
+        Some(Cut { high: edge(member, &b.high, high)?, low: edge(member, &b.low, low)? })
     };
     brackets.iter().enumerate().map(one).collect()
-}
-
-/// Magnitudes at places spread over all rows and columns.
-struct Sample {
-    bits: Vec<u32>,
-    bins: Vec<usize>,
-}
-
-impl Sample {
-    fn new<S: Source>(source: &S, member: usize) -> Result<Self> {
-        let (rows, cols) = (source.rows(), source.cols());
-        let size = (rows * cols / SAMPLE).clamp(FEWEST, MOST);
-        let wide = (size / rows.max(1)).clamp(16, cols.max(16)).min(cols);
-        if rows * cols == 0 {
-            return Ok(Self { bits: Vec::new(), bins: vec![0; BINS] });
-        }
-        let blocks: Vec<_> = pieces(rows, BLOCK_ROWS).collect();
-        let skip = (blocks.len() * BLOCK_ROWS * wide).div_ceil(4 * size).max(1);
-        let mut values = vec![0f32; BLOCK_ROWS * wide];
-        let mut bits = Vec::with_capacity(rows.min(size) * wide);
-        for (index, block) in blocks.into_iter().enumerate().step_by(skip) {
-            // A comb of columns, moved on from block to block by the golden ratio.
-            let shift = (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-            let shift = ((shift * cols as u64) >> 32) as usize;
-            let column = |k: usize| (shift + k * cols / wide) % cols;
-            let columns: Vec<usize> = (0..wide).map(column).collect();
-            let values = &mut values[..block.len() * wide];
-            source.pick(member, block, &columns, values)?;
-            bits.extend(values.iter().map(|v| magnitude(*v)));
-        }
-        let mut bins = vec![0; BINS];
-        for b in &bits {
-            bins[(b >> OPEN) as usize] += 1;
-        }
-        Ok(Self { bits, bins })
-    }
-
-    fn bracket(&self, before: usize, n: usize, widening: f64) -> Bracket {
-        if before == 0 || before >= n {
-            return Bracket::known(if before == 0 { Edge::FIRST } else { Edge::LAST });
-        }
-        let size = self.bits.len() as f64;
-        let share = before as f64 / n as f64;
-        let spread = (share * (1.0 - share) / size).sqrt() + 1.0 / size;
-        let margin = DEVIATIONS * widening * spread;
-        let high = if share <= margin { u32::MAX - 1 } else { self.at(share - margin) };
-        let low = if share + margin >= 1.0 { 0 } else { self.at(share + margin) };
-        Bracket { low, high, before: Before::Count(before), known: None }
-    }
-
-    /// Magnitude bits that a share of the sample lies above.
-    fn at(&self, share: f64) -> u32 {
-        let mut place = ((share * self.bits.len() as f64) as usize).min(self.bits.len() - 1);
-        let mut bin = BINS - 1;
-        while place >= self.bins[bin] {
-            place -= self.bins[bin];
-            bin -= 1;
-        }
-        let own = |b: &&u32| (**b >> OPEN) as usize == bin;
-        let mut found: Vec<u32> = self.bits.iter().filter(own).copied().collect();
-        *found.select_nth_unstable_by(place, |a, b| b.cmp(a)).1
-    }
 }
 
 /// The bin in which the largest entries reach a share of the squared norm: one pass.

@@ -138,16 +138,16 @@ impl<S: Source> Source for Sided<'_, S> {
         &self,
         member: usize,
         rows: Range<usize>,
-        columns: &[usize],
+        runs: &[usize],
         out: &mut [f32],
     ) -> Result<()> {
         if self.sides.is_empty() {
-            return self.source.pick(self.seen[member], rows, columns, out);
+            return self.source.pick(self.seen[member], rows, runs, out);
         }
         let len = out.len();
         self.one_of(member, out, |all| {
             for (member, out) in self.seen.iter().zip(all.chunks_exact_mut(len.max(1))) {
-                self.source.pick(*member, rows.clone(), columns, out)?;
+                self.source.pick(*member, rows.clone(), runs, out)?;
             }
             self.take(len, all);
             Ok(())

@@ -5,9 +5,14 @@ use std::ops::Range;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
+use super::sample::RUN;
+use crate::dispatch::{self, Kernel};
 use crate::dtype::Matrix;
 use crate::group::Group;
 use crate::{Error, Result};
+
+/// Rows of a product that a few vectors hold.
+const AT_ONCE: usize = 4;
 
 /// N weighted deltas of one shape.
 pub trait Source: Sync {
@@ -24,7 +29,8 @@ pub trait Source: Sync {
     /// # Errors
     /// Bytes that do not decode.
     fn fill(&self, member: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
-    /// Writes some columns of some rows, for an estimate: values may round otherwise.
+    /// Writes entries of some rows, sixteen (or all) from each of some columns on, for an estimate:
+    /// values may round otherwise.
     ///
     /// # Errors
     /// Bytes that do not decode.
@@ -32,7 +38,7 @@ pub trait Source: Sync {
         &self,
         member: usize,
         rows: Range<usize>,
-        columns: &[usize],
+        runs: &[usize],
         out: &mut [f32],
     ) -> Result<()>;
 }
@@ -41,6 +47,7 @@ pub trait Source: Sync {
 pub struct Factored<'g, 'a> {
     group: &'g Group<'a>,
     weights: Vec<f64>,
+    /// The down sides, and room for a run behind them.
     downs: Vec<Vec<f32>>,
 }
 
@@ -59,7 +66,7 @@ impl<'g, 'a> Factored<'g, 'a> {
             });
         }
         let decode = |down: &Matrix<'_>| {
-            let mut values = vec![0f32; down.rows() * down.cols()];
+            let mut values = vec![0f32; down.rows() * down.cols() + RUN];
             crate::tile::decode(down, 0..down.rows(), 0..down.cols(), &mut values, down.cols())?;
             Ok(values)
         };
@@ -69,29 +76,12 @@ impl<'g, 'a> Factored<'g, 'a> {
 }
 
 impl Factored<'_, '_> {
-    /// `factor * up[rows] @ down`.
-    fn product(
-        &self,
-        member: usize,
-        rows: Range<usize>,
-        down: &[f32],
-        out: &mut [f32],
-    ) -> Result<()> {
-        let n = rows.len();
-        let one = &self.group.members()[member];
-        let rank = one.up.cols();
-        let mut up = vec![0f32; n * rank]; // small beside the tile
-        crate::tile::decode(&one.up, rows, 0..rank, &mut up, rank)?;
-        let cols = out.len() / n.max(1);
-        matmul(
-            MatMut::from_row_major_slice_mut(out, n, cols),
-            Accum::Replace,
-            MatRef::from_row_major_slice(&up, n, rank),
-            MatRef::from_row_major_slice(down, rank, cols),
-            one.factor as f32,
-            Par::Seq,
-        );
-        Ok(())
+    /// Rows of the up side of a member, its factor not applied: small beside a tile.
+    fn ups(&self, member: usize, rows: &Range<usize>) -> Result<Vec<f32>> {
+        let up = &self.group.members()[member].up;
+        let mut values = vec![0f32; rows.len() * up.cols()];
+        crate::tile::decode(up, rows.clone(), 0..up.cols(), &mut values, up.cols())?;
+        Ok(values)
     }
 }
 
@@ -113,24 +103,74 @@ impl Source for Factored<'_, '_> {
     }
 
     fn fill(&self, member: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        self.product(member, rows, &self.downs[member], out)
+        let (one, cols) = (&self.group.members()[member], self.cols());
+        let (n, rank) = (rows.len(), one.up.cols());
+        let ups = self.ups(member, &rows)?;
+        matmul(
+            MatMut::from_row_major_slice_mut(out, n, cols),
+            Accum::Replace,
+            MatRef::from_row_major_slice(&ups, n, rank),
+            MatRef::from_row_major_slice(&self.downs[member][..rank * cols], rank, cols),
+            one.factor as f32,
+            Par::Seq,
+        );
+        Ok(())
     }
 
     fn pick(
         &self,
         member: usize,
         rows: Range<usize>,
-        columns: &[usize],
+        runs: &[usize],
         out: &mut [f32],
     ) -> Result<()> {
-        let cols = self.group.cols();
-        let all = &self.downs[member];
-        let mut down = vec![0f32; all.len() / cols.max(1) * columns.len()];
-        let rows_of_down = down.chunks_exact_mut(columns.len().max(1));
-        for (down, row) in rows_of_down.zip(all.chunks_exact(cols.max(1))) {
-            down.iter_mut().zip(columns).for_each(|(d, c)| *d = row[*c]);
+        let (width, rank) = (RUN.min(self.cols()), self.group.members()[member].up.cols());
+        let ups = self.ups(member, &rows)?;
+        let factor = self.group.members()[member].factor as f32;
+        let down = &self.downs[member];
+        dispatch::run(Pick { ups: &ups, rank, factor, down, cols: self.cols(), runs, width, out });
+        Ok(())
+    }
+}
+
+/// Products of some rows with runs of columns.
+struct Pick<'v> {
+    ups: &'v [f32],
+    rank: usize,
+    factor: f32,
+    down: &'v [f32],
+    cols: usize,
+    runs: &'v [usize],
+    width: usize,
+    out: &'v mut [f32],
+}
+
+impl Kernel for Pick<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) {
+        let Self { ups, rank, factor, down, cols, runs, width, out } = self;
+        let stride = runs.len() * width;
+        let groups = ups.chunks(AT_ONCE * rank).zip(out.chunks_mut(AT_ONCE * stride));
+        for (ups, out) in groups {
+            for (index, run) in runs.iter().enumerate() {
+                let mut sums = [[0f32; RUN]; AT_ONCE];
+                for k in 0..rank {
+                    let down: &[f32; RUN] =
+                        down[k * cols + run..].first_chunk().expect("padded by a run");
+                    for (sums, ups) in sums.iter_mut().zip(ups.chunks_exact(rank)) {
+                        let up = ups[k];
+                        sums.iter_mut().zip(down).for_each(|(sum, down)| *sum += up * down);
+                    }
+                }
+                for (out, sums) in out.chunks_exact_mut(stride).zip(&sums) {
+                    let out = &mut out[index * width..][..width];
+                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = factor * sum);
+                }
+            }
         }
-        self.product(member, rows, &down, out)
     }
 }
 
@@ -194,13 +234,18 @@ impl Source for Dense<'_> {
         &self,
         member: usize,
         rows: Range<usize>,
-        columns: &[usize],
+        runs: &[usize],
         out: &mut [f32],
     ) -> Result<()> {
-        let mut row = vec![0f32; self.cols()];
-        for (index, out) in rows.zip(out.chunks_exact_mut(columns.len().max(1))) {
-            self.fill(member, index..index + 1, &mut row)?;
-            out.iter_mut().zip(columns).for_each(|(o, c)| *o = row[*c]);
+        let (delta, weight) = (&self.deltas[member], self.weights[member] as f32);
+        let width = RUN.min(delta.cols());
+        let stride = runs.len() * width;
+        for (index, run) in runs.iter().enumerate() {
+            let out = &mut out[index * width..];
+            crate::tile::decode(delta, rows.clone(), *run..run + width, out, stride)?;
+        }
+        for value in out {
+            *value *= weight;
         }
         Ok(())
     }

@@ -2,6 +2,11 @@
 
 use std::ops::RangeInclusive;
 
+use super::together::Place;
+
+/// Positions whose flags are collected at a time: what belongs to them stays in L1.
+pub(super) const PIECE: usize = 1 << 10;
+
 /// An entry of a survey, ordered by falling magnitude, then rising position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found(u64);
@@ -30,8 +35,8 @@ pub(super) struct Survey {
     pub(super) reached: Vec<[usize; 2]>,
     /// Positions where some entry is inside of a bracket.
     pub(super) places: Vec<usize>,
-    /// The entries of all members there.
-    pub(super) values: Vec<f32>,
+    /// The entries of every member there.
+    pub(super) values: Vec<Vec<f32>>,
     /// Inner products of the members with the result, if they are wanted.
     pub(super) along: Vec<f64>,
 }
@@ -39,34 +44,58 @@ pub(super) struct Survey {
 impl Survey {
     /// Nothing seen yet of `count` members.
     pub(super) fn new(count: usize) -> Self {
-        Self { reached: vec![[0; 2]; count], ..Self::default() }
+        Self { reached: vec![[0; 2]; count], values: vec![vec![]; count], ..Self::default() }
     }
 
-    /// Makes room for so many positions more.
+    /// Makes room for so many positions.
     pub(super) fn reserve(&mut self, places: usize) {
         self.places.reserve_exact(places);
-        self.values.reserve_exact(places * self.reached.len());
+        self.values.iter_mut().for_each(|values| values.reserve_exact(places));
     }
 
-    /// One member's collected entries with magnitude bits in a range.
-    pub(super) fn inside(&self, member: usize, range: RangeInclusive<u32>) -> Vec<Found> {
-        let count = self.reached.len().max(1);
-        let mut found = vec![Found(0); self.places.len()];
+    /// Adds the positions of a place, at most [`PIECE`], that are flagged with 1; `start` is that of
+    /// its tile.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // dispatched loops call it
+    pub(super) fn collect(
+        &mut self,
+        start: usize,
+        place: Place<'_>,
+        flags: &[u8],
+        memory: &mut [u32; PIECE],
+    ) {
+        let lanes = set(flags, memory);
+        self.places.extend(lanes.iter().map(|lane| start + place.at + *lane as usize));
+        for (values, entries) in self.values.iter_mut().zip(place.values.chunks_exact(place.len)) {
+            let entries = &entries[place.at..][..flags.len()];
+            values.extend(lanes.iter().map(|lane| entries[*lane as usize]));
+        }
+    }
+
+    /// One member's collected entries with magnitude bits in a range, in `memory`.
+    pub(super) fn inside<'m>(
+        &self,
+        member: usize,
+        range: RangeInclusive<u32>,
+        memory: &'m mut Vec<Found>,
+    ) -> &'m mut [Found] {
+        let entries = &self.values[member];
+        memory.resize(entries.len(), Found(0));
         let mut len = 0;
         // Without a branch, which would be taken at random.
-        for (at, entries) in self.values.chunks_exact(count).enumerate() {
-            let bits = magnitude(entries[member]);
-            found[len] = Found::new(bits, at);
+        for (at, entry) in entries.iter().enumerate() {
+            let bits = magnitude(*entry);
+            memory[len] = Found::new(bits, at);
             len += usize::from(range.contains(&bits));
         }
-        found.truncate(len);
-        found
+        &mut memory[..len]
     }
 
     /// What was seen of `count` members in consecutive tiles, which may be none.
     pub(super) fn join(parts: Vec<Self>, count: usize) -> Self {
         let mut all = Self::new(count);
-        all.reserve(parts.iter().map(|part| part.places.len()).sum());
+        let size = parts.iter().map(|part| part.places.len()).sum();
+        all.reserve(size);
         for part in parts {
             for (all, part) in all.reached.iter_mut().zip(&part.reached) {
                 *all = [all[0] + part[0], all[1] + part[1]];
@@ -74,10 +103,45 @@ impl Survey {
             all.along.resize(part.along.len(), 0.0);
             all.along.iter_mut().zip(&part.along).for_each(|(all, part)| *all += part);
             all.places.extend(part.places);
-            all.values.extend(part.values);
+            for (all, part) in all.values.iter_mut().zip(&part.values) {
+                all.extend_from_slice(part);
+            }
         }
         all
     }
+}
+
+/// Writes the places of the flags that are 1, all others being 0, to the beginning of `places`.
+#[inline(always)]
+#[allow(clippy::inline_always)] // dispatched loops call it
+pub(super) fn set<'p>(flags: &[u8], places: &'p mut [u32; PIECE]) -> &'p [u32] {
+    let mut len = 0;
+    for (index, flags) in flags.chunks(64).enumerate() {
+        let mut rest = mask(flags);
+        while rest != 0 {
+            places[len] = index as u32 * 64 + rest.trailing_zeros();
+            rest &= rest - 1;
+            len += 1;
+        }
+    }
+    &places[..len]
+}
+
+/// Up to 64 flags as bits.
+#[inline(always)]
+#[allow(clippy::inline_always)] // dispatched loops call it
+fn mask(flags: &[u8]) -> u64 {
+    let (eights, rest) = flags.as_chunks::<8>();
+    let mut mask = 0;
+    for (index, eight) in eights.iter().enumerate() {
+        // Bit 8 i of the flags goes to bit 56 + i of the product, and nothing else goes there.
+        let bits = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask |= bits << (index * 8);
+    }
+    for (index, flag) in rest.iter().enumerate() {
+        mask |= u64::from(*flag) << (eights.len() * 8 + index);
+    }
+    mask
 }
 
 /// Bits whose order is that of the magnitudes.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::job::{RawJob, Written, written};
 use super::spaces::space_of;
 use super::{Bytes, Outcome, RawGroup, all, borrow, borrow_floats, enter, views};
-use crate::condense::{self as calculate, Part};
+use crate::condense::{self as calculate, Condensed, Part};
 use crate::dtype::{Dtype, Matrix};
 use crate::elementwise::{
     Ballot, Conflicts, Dense, Factored, Fallback, Keep, Prepared, Program, Reduce, Selfish, Side,
@@ -320,23 +320,21 @@ impl RawStep {
     ) -> Result<Written, Error> {
         let groups = self.groups()?;
         let parts = self.parts(program, &groups)?;
-        let done = calculate::condense(&parts, self.0, rule, dtype, scratch, out)?;
-        self.accounted(&parts, done, rule, dtype, &scratch[..self.0 * self.1], out)
+        let streams = (&right(self.2)?, &left(self.2)?);
+        let done = calculate::condense(&parts, self.0, rule, dtype, streams, scratch, out)?;
+        self.accounted(&parts, done, rule, dtype, out)
     }
 
-    /// What Python gets to know of the dense result `values`, whose factors are in `out`.
+    /// What Python gets to know of a dense result whose factors are in `out`.
     pub(super) fn accounted(
         &self,
         parts: &[Part<'_, '_>],
-        done: Recompressed,
+        Condensed { done, sketch }: Condensed,
         rule: &Rule,
         dtype: Dtype,
-        values: &[f32],
         out: &[u8],
     ) -> Result<Written, Error> {
-        let Self(rows, cols, key, _) = self;
-        let sketch = probe::sketch_dense(values, *cols, &right(*key)?, &left(*key)?);
-        let whole = calculate::whole(parts, *rows)?;
+        let whole = calculate::whole(parts, self.0)?;
         let account = account::of_written(&whole, (done.rank, rule.gain(done.rank)), dtype, out)?;
         Ok(written((done, account), sketch))
     }

@@ -25,8 +25,9 @@ pub(super) fn approximate(
     enter(py, job.threads, || {
         let (rule, dtype, rooms) = job.open(steps.len())?;
         each(&steps, &results, rooms, |step, parts, values, room| {
-            let done = condense::approximate(parts, step.0, &rule, dtype, values, room)?;
-            step.accounted(parts, done, &rule, dtype, values, room)
+            let streams = (&right(step.2)?, &left(step.2)?);
+            let done = condense::approximate(parts, step.0, &rule, dtype, streams, values, room)?;
+            step.accounted(parts, done, &rule, dtype, room)
         })
     })
 }

@@ -5,6 +5,7 @@ use loramix_core::condense::{Part, condense};
 use loramix_core::dtype::Dtype;
 use loramix_core::elementwise::{Factored, Prepared, Program, Reduce, Vote};
 use loramix_core::recompress::Rule;
+use loramix_core::rng::Stream;
 
 fn certify(program: &Program, pairs: &[Pair], rows: usize, cols: usize, rule: &Rule, floor: f64) {
     let weights: Vec<f64> = [1.0, -0.7, 0.5].into_iter().take(pairs.len()).collect();
@@ -184,7 +185,10 @@ fn parts_stand_where_they_belong_and_gaps_are_zero() {
     let rule = Rule { rank: Some(12), ..Rule::default() };
     let mut out = vec![0; (35 + cols) * 12 * 4];
     let mut scratch = vec![f32::NAN; 5000];
-    let done = condense(&parts, 35, &rule, Dtype::F32, &mut scratch, &mut out).unwrap();
+    let streams = [0, 1].map(|adapter| Stream::new(0, 0, adapter).unwrap());
+    let both = (&streams[0], &streams[1]);
+    let made = condense(&parts, 35, &rule, Dtype::F32, both, &mut scratch, &mut out).unwrap();
+    let done = made.done;
     let all = floats(&out);
     let got = product(&all[..35 * done.rank], &all[35 * done.rank..][..done.rank * cols], 35, cols);
     let mut one = vec![0.0; rows * cols];

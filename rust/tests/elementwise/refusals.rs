@@ -7,6 +7,7 @@ use loramix_core::dtype::Dtype;
 use loramix_core::elementwise::{Dense, Factored, Keep, Prepared, Program, Side};
 use loramix_core::group::Group;
 use loramix_core::recompress::Rule;
+use loramix_core::rng::Stream;
 
 #[test]
 fn shares_out_of_range_are_refused() {
@@ -86,7 +87,10 @@ fn parts_that_do_not_fit_are_refused() {
         |row_start| Part { group: &group, weights: weights.clone(), program: SUM, row_start };
     let with = |parts: &[Part<'_, '_>], rows: usize, size: usize| {
         let rule = Rule { rank: Some(4), ..Rule::default() };
-        condense(parts, rows, &rule, Dtype::F32, &mut Vec::new(), &mut vec![0; size]).err()
+        let (mut scratch, mut out) = (Vec::new(), vec![0; size]);
+        let streams = [0, 1].map(|adapter| Stream::new(0, 0, adapter).unwrap());
+        let both = (&streams[0], &streams[1]);
+        condense(parts, rows, &rule, Dtype::F32, both, &mut scratch, &mut out).err()
     };
     let need = (rows + cols) * 4 * 4;
     assert!(with(&[part(0)], rows, need).is_none());

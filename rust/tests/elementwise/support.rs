@@ -1,10 +1,11 @@
 //! Dense deltas, pairs of factors, and how programs are run on them.
 
 use loramix_core::Error;
-use loramix_core::condense::{Part, condense};
+use loramix_core::condense::{Condensed, Part, condense};
 use loramix_core::dtype::{Dtype, Matrix};
 use loramix_core::elementwise::{Ballot, Dense, Factored, Keep, Prepared, Program, Reduce, Vote};
 use loramix_core::group::{Group, Member};
+use loramix_core::probe::sketch_dense;
 use loramix_core::recompress::{Recompressed, Rule};
 use loramix_core::rng::Stream;
 
@@ -179,7 +180,13 @@ pub(crate) fn condensed(
     Prepared::new(&program, &source)?.run(&mut meant)?;
     let part = Part { group: &group, weights: weights.to_vec(), program, row_start: 0 };
     let mut out = vec![0; (rows + cols) * rows.min(cols) * 4];
-    let done = condense(&[part], rows, rule, Dtype::F32, &mut Vec::new(), &mut out)?;
+    let [x, z] = [0, 1].map(|adapter| Stream::new(7, 0, adapter).unwrap());
+    let made = condense(&[part], rows, rule, Dtype::F32, (&x, &z), &mut Vec::new(), &mut out)?;
+    let Condensed { done, sketch } = made;
+    let norm = meant.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    for (got, want) in sketch.iter().zip(sketch_dense(&meant, cols, &x, &z)) {
+        assert!((got - want).abs() <= 1e-5 * norm, "{got} {want}");
+    }
     let all = floats(&out);
     let (up, down) = all.split_at(rows * done.rank);
     let got = product(up, &down[..done.rank * cols], rows, cols);
