@@ -1,5 +1,6 @@
 """Stacks, runs and what is written of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,23 @@ def test_a_method_is_not_ahead_of_itself() -> None:
 def test_quality_is_what_the_record_says() -> None:
     cells = list(Record(RECORD).cells.values())
     assert QUALITY.read_text("utf-8") == quality(cells, RECORD.parent)
+
+
+def test_the_default_strength_is_the_best_of_the_calibration_half() -> None:
+    """The choice is data: who changes the default measures again."""
+    found = json.loads((RECORD.parent / "calibration.json").read_text("utf-8"))
+    tried = {name: row["mean"] for name, row in found.items() if "auto:strength" in name}
+    assert len(tried) >= 3
+    assert found["auto"]["mean"] > max(tried.values())
+
+
+def test_scores_are_of_what_the_record_knows(tmp_path: Path) -> None:
+    record = Record(tmp_path / "a.json")
+    run([Cell(_TINY, name, METHODS[name]) for name in ("sum", "1/N")], record)
+    for name, kept in (("sum", 1), ("1/N", 0.5)):
+        cell = record.cells[f"held-out/mixed/ampersand+ember/{name}"]
+        assert cell["kept"] == pytest.approx([kept, kept], abs=0.02)
+        assert cell["cost"] == 2
 
 
 def test_adapters_alone_do_what_they_are_for() -> None:
