@@ -274,10 +274,10 @@ def test_a_file_that_is_not_what_was_meant_is_refused(
 ) -> None:
     add = MemoryWriter.add
 
-    def damaged(self: Any, name: str, dtype: str, shape: Any, data: Any) -> None:
-        if name.endswith("proj_in.diff"):
-            data = np.roll(data, 4 * 10)  # one row
-        add(self, name, dtype, shape, data)
+    def damaged(self: Any, tensors: Any) -> None:
+        for name, dtype, shape, data in tensors:
+            moved = np.roll(data, 4 * 10) if name.endswith("proj_in.diff") else data  # one row
+            add(self, [(name, dtype, shape, moved)])
 
     monkeypatch.setattr(MemoryWriter, "add", damaged)
     with pytest.raises(OutputError, match="blocks_1_proj_in: what was written differs"):
