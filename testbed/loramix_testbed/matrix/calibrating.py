@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loramix_testbed.matrix.methods import METHODS, Merged, Way
+from loramix.compose.modes import Loratorio
+from loramix_testbed.matrix.methods import METHODS, Composed, Merged, Way
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack, mixed
 from loramix_testbed.report.summary import Row, both_of, rows
@@ -34,12 +35,18 @@ CANDIDATES: Mapping[str, Way] = {
 }
 """Ways that are tried on the calibration half, beside `METHODS`."""
 
+MODES: Mapping[str, Way] = {
+    f"loratorio, tau {tau:g}": Composed(Loratorio(tau=tau)) for tau in (0.01, 0.05, 0.2, 1.0, 5.0)
+}
+"""Modes that are tried on the stacks of the calibration half that many pictures are asked of."""
+
 
 def calibrate(path: Path, *, workers: int | None = None) -> None:
     """Measure the candidates on the calibration half, and write what came of it beside the record.
 
-    ``calibration.json``: the objective of every way, by size, best first.  ``scores.json``: for
-    every score without data, its rank correlation with both-accuracy over the merges of a stack.
+    ``calibration.json``: the objective of every way, by size, best first.  ``modes.json``: that of
+    modes.  ``scores.json``: for every score without data, its rank correlation with both-accuracy
+    over the merges of a stack.
     """
     record = Record(path)
     merges = {name: way for name, way in METHODS.items() if isinstance(way, Merged)}
@@ -48,9 +55,14 @@ def calibrate(path: Path, *, workers: int | None = None) -> None:
         for stack in mixed("calibration")
         for name, way in {**merges, **CANDIDATES}.items()
     ]
+    many = [stack for stack in mixed("calibration") if stack.seeds > 4 and len(stack.adapters) < 4]
+    cells += [Cell(stack, name, way) for stack in many for name, way in MODES.items()]
     run(cells, record, workers=workers)
     found = rows(record.cells.values(), "calibration")
-    _write(path.with_name("calibration.json"), _ranked(found))
+    shown = {"calibration": {**merges, **CANDIDATES}, "modes": MODES}
+    for name, ways in shown.items():
+        chosen = [row for row in found if row.kind == "mixed" and row.method in ways]
+        _write(path.with_name(f"{name}.json"), _ranked(chosen))
     _write(path.with_name("scores.json"), _correlations(record, merges))
 
 
@@ -60,9 +72,8 @@ def objective(row: Row) -> float:
 
 
 def _ranked(found: Sequence[Row]) -> dict[str, dict[str, float]]:
-    own = [row for row in found if row.kind == "mixed"]
-    names = {row.method: {str(r.size): 0.0 for r in own} for row in own}
-    for row in own:
+    names = {row.method: {str(r.size): 0.0 for r in found} for row in found}
+    for row in found:
         names[row.method][str(row.size)] = round(objective(row), 4)
     means = {name: float(np.mean(list(sizes.values()))) for name, sizes in names.items()}
     return {

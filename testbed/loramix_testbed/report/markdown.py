@@ -27,7 +27,8 @@ def tables(rows: Sequence[Row]) -> str:
     parts = []
     for kind, size in dict.fromkeys((row.kind, row.size) for row in rows):
         chosen = [row for row in rows if (row.kind, row.size) == (kind, size)]
-        heading = f"### {kind}, {size} adapters ({chosen[0].pictures} pictures for each method)"
+        adapters = "1 adapter" if size == 1 else f"{size} adapters"
+        heading = f"### {kind}, {adapters} ({chosen[0].pictures} pictures for each method)"
         parts.append(f"{heading}\n\n{table(chosen)}")
     return "\n\n".join(parts)
 

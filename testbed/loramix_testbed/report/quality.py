@@ -10,7 +10,7 @@ from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.stacks import mixed as mixed_stacks
 from loramix_testbed.matrix.stacks import others
 from loramix_testbed.places import CALIBRATION
-from loramix_testbed.report.choosing import chosen, predicting
+from loramix_testbed.report.choosing import chosen, modes, predicting
 from loramix_testbed.report.markdown import spelled, tables
 from loramix_testbed.report.standing import differences, limit, standing
 from loramix_testbed.report.summary import Row, rows
@@ -51,7 +51,7 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
 
     Parameters
     ----------
-    folder : where calibration.json and scores.json are, if they were computed.
+    folder : where the files of `calibrate` are, if there are any.
     """
     measured = rows(cells, "held-out")
     held = [row for row in measured if row.method in {**METHODS, **PAIRED}]
@@ -70,7 +70,8 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
         ]
     if best := limit(cells, (2, 3)):
         parts += ["## How far weights alone could go\n", _LIMIT, best]
-    for name, told in (("calibration", chosen), ("scores", predicting)):
+    told_by = {"calibration": chosen, "modes": modes, "scores": predicting}
+    for name, told in told_by.items():
         file = folder / f"{name}.json"
         if file.is_file():
             parts.append(told(json.loads(file.read_text(encoding="utf-8"))))
