@@ -8,10 +8,10 @@ from loramix_testbed.matrix.calibrating import OF_DISTANCE
 
 _SHOWN = 12
 _WHY_NOT = """
-Balanced adapters do best, in both halves, and are not the default all the same: the adapters of this
-world were all trained alike, so their lengths say how strong they are. Files from everywhere differ
-in length by what they are for, and a default that makes some of them up to twice as strong as their
-authors and the weights say would be a surprise."""
+Balanced adapters do best, in both halves, and are not the default all the same: the adapters of
+this world were all trained alike, so their lengths say how strong they are. Files from everywhere
+differ in length by what they are for, and a default that makes some of them up to twice as strong
+as their authors and the weights say would be a surprise."""
 
 
 def chosen(found: Mapping[str, Mapping[str, float]]) -> str:
@@ -39,7 +39,7 @@ def modes(found: Mapping[str, Mapping[str, float]]) -> str:
     """The candidates for the default of `Loratorio`."""
     lines = [
         "## What temperature LoRAtorio gets\n",
-        "The same objective on the calibration half, stacks of two and three with 16 pictures each:\n",
+        "The same objective, on stacks of two and three with 16 pictures each:\n",
         "| mode | 2 adapters | 3 | mean |",
         "|---|---|---|---|",
     ]

@@ -1,11 +1,25 @@
 """The figure of quality against cost, as SVG, without any library."""
 
 import html
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from loramix_testbed.report.summary import Row
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 420, 56, 48
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 480, 56, 150, 20, 48
+_LINE = 13
+"""Height of a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A method: its name, where it is, and how high its name stands."""
+
+    name: str
+    x: float
+    y: float
+    label: float
 
 
 def quality_against_cost(rows: Sequence[Row]) -> str:
@@ -15,16 +29,11 @@ def quality_against_cost(rows: Sequence[Row]) -> str:
     ----------
     rows : of one kind, all sizes.
     """
-    points = _points(rows)
-    dearest = max(cost for _, cost, _ in points) * 1.15
-    parts = [_axes(dearest)]
-    for name, cost, both in sorted(points, key=lambda point: point[2]):
-        x = _LEFT + (_WIDTH - _LEFT - 140) * cost / dearest
-        y = _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - 20) * both
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2563a8"/>'
-            f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{html.escape(name)}</text>'
-        )
+    means = _means(rows)
+    dearest = max(cost for _, cost, _ in means) * 1.1
+    best = math.ceil(max(both for _, _, both in means) * 10 + 0.5) / 10
+    parts = [_axes(dearest, best)]
+    parts += [_drawn(point) for point in _apart(_placed(means, dearest, best))]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         'font-family="sans-serif" font-size="12" fill="#222">'
@@ -33,7 +42,7 @@ def quality_against_cost(rows: Sequence[Row]) -> str:
     )
 
 
-def _points(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
+def _means(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
     """Name, mean cost and mean accuracy of every method that has all sizes."""
     sizes = {row.size for row in rows}
     found = []
@@ -45,17 +54,49 @@ def _points(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
     return found
 
 
-def _axes(dearest: float) -> str:
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - 140
+def _placed(means: Sequence[tuple[str, float, float]], dearest: float, best: float) -> list[_Point]:
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM - _TOP
+    found = []
+    for name, cost, both in means:
+        y = _TOP + height * (1 - both / best)
+        found.append(_Point(name, _LEFT + width * cost / dearest, y, y))
+    return found
+
+
+def _apart(points: Sequence[_Point]) -> list[_Point]:
+    """Names of one column one below the other, as near to their points as there is room."""
+    found: list[_Point] = []
+    for x in sorted({point.x for point in points}):
+        column = sorted((p for p in points if p.x == x), key=lambda p: (p.y, p.name))
+        lowest = float(_HEIGHT - _BOTTOM - 4)
+        labels: list[float] = [lowest - _LINE * (len(column) - 1 - i) for i in range(len(column))]
+        last = -math.inf
+        for i, point in enumerate(column):
+            labels[i] = last = max(last + _LINE, min(labels[i], point.y))
+        found += [_Point(p.name, p.x, p.y, label) for p, label in zip(column, labels, strict=True)]
+    return found
+
+
+def _drawn(point: _Point) -> str:
+    x, y, label = point.x, point.y, point.label
+    return (
+        f'<path d="M{x:.1f} {y:.1f}L{x + 20:.1f} {label:.1f}" stroke="#bbb"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2563a8"/>'
+        f'<text x="{x + 23:.1f}" y="{label + 4:.1f}">{html.escape(point.name)}</text>'
+    )
+
+
+def _axes(dearest: float, best: float) -> str:
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = [
-        f'<path d="M{_LEFT} 20V{bottom}H{right}" stroke="#888" fill="none"/>',
+        f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" stroke="#888" fill="none"/>',
         f'<text x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 10}" text-anchor="middle">'
         "evaluations of the denoiser per step</text>",
         f'<text x="14" y="{bottom / 2:.0f}" text-anchor="middle" '
         f'transform="rotate(-90 14 {bottom / 2:.0f})">both right, mean over sizes</text>',
     ]
-    for tenth in range(0, 11, 2):
-        y = bottom - (bottom - 20) * tenth / 10
+    for tenth in range(round(best * 10) + 1):
+        y = bottom - (bottom - _TOP) * tenth / 10 / best
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.0f}" text-anchor="end">{tenth / 10}</text>')
     for cost in range(2, int(dearest) + 1, 2):
         x = _LEFT + (right - _LEFT) * cost / dearest

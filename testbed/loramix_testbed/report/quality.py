@@ -1,7 +1,7 @@
 """docs/QUALITY.md: every figure in it comes from the record."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
         ]
     if best := limit(cells, (2, 3)):
         parts += ["## How far weights alone could go\n", _LIMIT, best]
+    told_by: dict[str, Callable[[Any], str]]
     told_by = {"calibration": chosen, "modes": modes, "scores": predicting}
     for name, told in told_by.items():
         file = folder / f"{name}.json"
