@@ -151,6 +151,18 @@ proptest! {
 }
 
 #[test]
+fn probabilities_between_two_floats_are_rounded_as_documented() {
+    // The middle rank has the density as its probability, which lies halfway between two floats:
+    // another order of operations would round it to the other one.
+    for (cols, steps, spread) in [(3, 1.0, 0.7), (3, 5.0, 0.7), (63, 1.0, 0.6), (63, 5.0, 0.6)] {
+        let ranking = Ranking { density: 0.5 + steps * f64::powi(2.0, -25), spread };
+        let (values, words) = (normal(40 * cols, 16), words(40 * cols, 17));
+        let expected = bits(&sorted(ranking, cols, &values, &words));
+        assert_eq!(bits(&applied(ranking, cols, &values, &words)), expected, "{ranking:?}");
+    }
+}
+
+#[test]
 fn instruction_sets_agree() {
     let cols = 1280;
     let (mut values, words) = (normal(4 * cols, 6), words(4 * cols, 7));

@@ -15,6 +15,7 @@ mod owners;
 mod positions;
 mod prepared;
 mod program;
+mod ramp;
 mod random;
 pub mod ranked;
 mod sample;

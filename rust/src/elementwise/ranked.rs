@@ -5,21 +5,23 @@
 //! by magnitude, a prefix sum over the buckets says where each begins, and inside a bucket, which
 //! seldom has more than a handful, each entry is compared with its neighbours, without branches.
 //!
-//! The bucket of x is cut from the bits of `|x| + mean`: the octave above the mean, which holds the
-//! magnitudes below it, is divided evenly, those beyond ever more coarsely, as befits their
-//! number.  This is monotone, so the buckets decide only speed, never ranks.  Where a bucket is
-//! crowded all the same (equal magnitudes cost nothing, they are in order), it is sorted.
+//! The bucket of x is cut from the bits of `|x| + c`, where c is 5/4 of the mean: the octave above c,
+//! which holds the magnitudes below c, is divided evenly, the next half as finely, and from its middle
+//! on buckets are four times as wide, as befits the number of entries there.  This is monotone, so
+//! the buckets decide only speed, never ranks.  Where a bucket is crowded all the same (equal
+//! magnitudes cost nothing, they are in order), it is sorted.
 //!
-//! Cost: 3.5 to 5 ns per entry of normal rows of 640 to 12288, in cache, on one core of a 2.6 GHz
-//! machine with AVX2 or AVX-512, 6 to 7 without; beside 16 for sorting pairs of magnitude and index
-//! and 11 for a radix sort of them.  Up to 7 with heavy tails, and as for a sort where most
-//! magnitudes are far below the mean.
+//! Cost: 2.5 to 3 ns per entry of normal rows of 640 to 12288, in cache, on one core of a 2.6 GHz
+//! machine with AVX2 or AVX-512, 3.8 to 4.4 without; beside 16 for sorting pairs of magnitude and
+//! index and 11 for a radix sort of them.  Up to 5 with heavy tails (cubes of normal numbers), and as
+//! for a sort where most magnitudes are far below the mean.
 //!
 //! Source: Deep, Bhardwaj, Poria, "DELLA-Merging: Reducing Interference in Model Merging through
 //! Magnitude-Based Sampling", arXiv 2406.11617; the ends of the ramp are ours, so that its mean is
 //! the density.
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
 
+use super::ramp::Ramp;
 use crate::dispatch::{self, Kernel};
 use crate::rng::Stream;
 use crate::{Error, Result, scratch};
@@ -32,8 +34,9 @@ const BLOCK: usize = 32;
 const FEW: usize = 9;
 /// Counters that are looked through at once for crowded buckets.
 const SPAN: usize = 256;
-/// Logarithm of the octaves from the mean on; what lies above them shares the last bucket.
-const OCTAVES_LOG: u32 = 2;
+/// Entries that are counted or moved by one turn of a loop: the compiler does not unroll loops
+/// whose indices it checks.
+const STEPS: usize = 8;
 
 /// The probability with which an entry is kept, by its rank in its row.
 ///
@@ -82,16 +85,12 @@ impl Ranking {
             let (counts, rest) = memory.split_at_mut(sizes[0]);
             let (places, sorted) = rest.split_at_mut(sizes[1]);
             scratch::floats(padded, |keeps| {
-                let rows = Row { ranking: self, buckets, counts, places, sorted, keeps };
+                let ramp = Ramp::new(self.density, self.spread, cols);
+                let rows = Row { ramp, buckets, counts, places, sorted, keeps };
                 dispatch::run(Rows { row: rows, cols, values, words });
             });
         });
         Ok(())
-    }
-
-    #[inline(always)]
-    fn keep(&self, rank: i32, count: f64) -> f32 {
-        (self.density + self.spread * (0.5 - (f64::from(rank) + 0.5) / count)) as f32
     }
 }
 
@@ -159,7 +158,7 @@ impl Buckets {
 
     #[inline(always)]
     fn count(self) -> usize {
-        1 << (self.octave_log + OCTAVES_LOG)
+        2 << self.octave_log
     }
 
     /// Writes the slot of every entry: where the counter of its bucket lies.
@@ -170,15 +169,17 @@ impl Buckets {
         let (middle, shift) = (middle(row), f32::MANTISSA_DIGITS - 1 - self.octave_log);
         let (first, last) = (middle.to_bits() >> shift, self.count() as u32 - 1);
         let lane_log = self.count().ilog2() - LANES.ilog2();
+        let knee = 3 << (self.octave_log - 1);
+        let coarse = |rising: u32| knee - knee / 4 + rising / 4;
         for (slot, value) in slots.iter_mut().zip(row) {
-            let rising = ((value.abs() + middle).to_bits() >> shift).wrapping_sub(first).min(last);
-            let bucket = last - rising;
+            let rising = ((value.abs() + middle).to_bits() >> shift).wrapping_sub(first);
+            let bucket = last - rising.min(coarse(rising)).min(last);
             *slot = ((bucket & ((1 << lane_log) - 1)) << LANES.ilog2()) | (bucket >> lane_log);
         }
     }
 }
 
-/// The mean magnitude, roughly; never infinite.
+/// Five quarters of the mean magnitude, roughly; never infinite.
 #[inline(always)]
 fn middle(row: &[f32]) -> f32 {
     let (blocks, tail) = row.as_chunks::<LANES>();
@@ -187,13 +188,13 @@ fn middle(row: &[f32]) -> f32 {
         sums.iter_mut().zip(block).for_each(|(sum, value)| *sum += value.abs());
     }
     let sum = sums.iter().sum::<f32>() + tail.iter().map(|value| value.abs()).sum::<f32>();
-    let mean = sum / row.len() as f32;
-    if mean < f32::MAX { mean } else { f32::MAX }
+    let middle = 1.25 * (sum / row.len() as f32);
+    if middle < f32::MAX { middle } else { f32::MAX }
 }
 
 /// A row at work, in memory that is used again for the next.
 struct Row<'s> {
-    ranking: &'s Ranking,
+    ramp: Ramp,
     buckets: Buckets,
     /// By slot: entries of the bucket, then where its next entry goes.  Then the sums of the lanes.
     counts: &'s mut [u32],
@@ -209,16 +210,19 @@ impl Row<'_> {
     #[inline(always)]
     fn apply(&mut self, row: &mut [f32], words: &[u32]) {
         // The steps are functions of slices: through `self` the loops would load them every time.
-        let Self { ranking, buckets, counts, places, sorted, keeps } = self;
-        let len = row.len() as f64;
+        let Self { ramp, buckets, counts, places, sorted, keeps } = self;
         buckets.assign(row, places);
         let (reach, crowded) = count(places, counts);
         accumulate(counts);
         distribute(row, places, counts, sorted, reach);
-        rank(sorted, reach, keeps, |rank| ranking.keep(rank, len));
+        if ramp.straight {
+            rank(sorted, reach, keeps, |rank| ramp.keep_straight(rank));
+        } else {
+            rank(sorted, reach, keeps, |rank| ramp.keep(rank));
+        }
         if !crowded.is_empty() {
             let sorted = &sorted[reach..];
-            sort(&crowded, counts, sorted, keeps, |rank| ranking.keep(rank, len));
+            sort(&crowded, counts, sorted, keeps, |rank| ramp.keep(rank));
         }
         pick(places, keeps);
         for ((value, word), keep) in row.iter_mut().zip(words).zip(&**places) {
@@ -232,9 +236,11 @@ impl Row<'_> {
 #[inline(always)]
 fn count(slots: &[u32], counts: &mut [u32]) -> (usize, Vec<(usize, usize)>) {
     counts.fill(0);
-    for slot in slots {
-        counts[*slot as usize] += 1;
+    let (blocks, rest) = slots.as_chunks::<STEPS>();
+    for block in blocks {
+        block.iter().for_each(|slot| counts[*slot as usize] += 1);
     }
+    rest.iter().for_each(|slot| counts[*slot as usize] += 1);
     let (mut most, mut crowded) = (0, Vec::new());
     for (index, block) in counts.chunks(SPAN).enumerate() {
         let here = block.iter().fold(0, |most: u32, count| most.max(*count));
@@ -285,12 +291,19 @@ fn distribute(
     let (sorted, after) = rest.split_at_mut(row.len());
     before.fill(i32::MAX.cast_unsigned());
     after.fill(0);
-    for (place, value) in places.iter_mut().zip(row) {
-        let next = &mut counts[*place as usize];
-        *place = *next;
+    // Two loops: the stores of one would wait for the loads of the other.
+    in_pairs(places, |slot| {
+        let next = &mut counts[slot as usize];
         *next += 1;
-        sorted[*place as usize] = value.abs().to_bits();
+        *next - 1
+    });
+    let mut bring = |(place, value): (&u32, &f32)| sorted[*place as usize] = value.abs().to_bits();
+    let (blocks, rest) = places.as_chunks::<STEPS>();
+    let (values, last) = row.as_chunks::<STEPS>();
+    for (block, values) in blocks.iter().zip(values) {
+        block.iter().zip(values).for_each(&mut bring);
     }
+    rest.iter().zip(last).for_each(bring);
 }
 
 /// The probabilities, if no bucket is crowded: all that are out of order lie within reach.
@@ -345,7 +358,19 @@ fn sort(
 /// Replaces every place by the probability there.
 #[inline(always)]
 fn pick(places: &mut [u32], keeps: &[f32]) {
-    for place in places {
-        *place = keeps[*place as usize].to_bits();
+    in_pairs(places, |place| keeps[place as usize].to_bits());
+}
+
+/// Replaces every word, in order.  Two are written at once: stores are what such a loop waits for.
+#[inline(always)]
+fn in_pairs(words: &mut [u32], mut change: impl FnMut(u32) -> u32) {
+    let (blocks, rest) = words.as_chunks_mut::<STEPS>();
+    for block in blocks {
+        for pair in block.as_chunks_mut::<2>().0 {
+            let first = u64::from(change(pair[0]));
+            let both = first | u64::from(change(pair[1])) << 32;
+            *pair = [both as u32, (both >> 32) as u32];
+        }
     }
+    rest.iter_mut().for_each(|word| *word = change(*word));
 }
