@@ -35,7 +35,7 @@ ABLATIONS: Mapping[str, Way] = {
     "sum, dense cut to rank 4": Merged("linear", options={"output": Output(rank=4)}),
     "sum, dense cut to rank 8": Merged("linear", options={"output": Output(rank=8)}),
     "loratorio, tau 0.01": Composed(Loratorio(tau=0.01)),
-    "loratorio, tau 1": Composed(Loratorio(tau=1.0)),
+    "loratorio, tau 0.05": Composed(Loratorio(tau=0.05)),
     "loratorio, patch 2": Composed(Loratorio(patch=2)),
     "loratorio, patch 12": Composed(Loratorio(patch=12)),
     "loratorio, k 1": Composed(Loratorio(k=1)),

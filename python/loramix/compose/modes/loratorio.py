@@ -58,8 +58,9 @@ class Loratorio:
 
     Parameters
     ----------
-    tau : temperature, (0, inf].  Infinite: `Composite`.  The published value is not known to us; at
-        1 the weights are nearly uniform, and 0.05 is ours.  See `softmin`.
+    tau : temperature, (0, inf].  Infinite: `Composite`.  The published value is not known to us; 1
+        did best on the calibration half of the testbed (docs/QUALITY.md).  There the weights are
+        nearly uniform; 0.05 gives patches to single adapters.  See `softmin`.
     patch : edge of a patch in latent pixels, or one edge per axis.  Whether the publication's d is
         an edge or an area is unclear, and so is its value; 4 is ours.
     how : up-sampling of weights, ``nearest`` or ``bilinear``.
@@ -97,7 +98,7 @@ class Loratorio:
     per_pixel: ClassVar[bool] = True
     guidance: ClassVar[Guidance] = Recentred()
 
-    tau: float = 0.05
+    tau: float = 1.0
     patch: Patch = 4
     how: How = "nearest"
     scale: Literal["none", "image", "patch"] = "none"
