@@ -276,10 +276,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
-def test_the_command(tmp_path: Path, run: Run) -> None:
+def test_the_command(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # paths are never broken: what is wide is not a long path
     one = pairs(1, 5, modules=UNET)
-    a = write(tmp_path / "a.safetensors", one, metadata={"title": "x\x1b[31m" + "y" * 80})
-    b = write(tmp_path / "b.safetensors", scaled(one, 2.0))
+    a = write(Path("a.safetensors"), one, metadata={"title": "x\x1b[31m" + "y" * 80})
+    b = write(Path("b.safetensors"), scaled(one, 2.0))
     code, out, err = run("diff", a, a)
     assert (code, err) == (0, "")
     assert "the same deltas" in out
@@ -288,7 +289,7 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
     assert "the first is 0.5 x the second" in out
     assert "unet.a.to_q" in out
     assert "\x1b" not in out
-    assert all(len(line) <= 80 for line in out.splitlines() if " " in line.strip())
+    assert all(len(line) <= 80 for line in out.splitlines())
     code, out, _ = run("diff", a, b, "--json")
     assert code == 1
     found = json.loads(out)
