@@ -37,7 +37,7 @@ from loramix import (
     merge,
     resize,
 )  # fmt: skip
-from loramix.io.safetensors import MemoryWriter
+from loramix.io.writing import MemoryWriter
 from loramix.methods import Elementwise
 from loramix.types import Target
 

@@ -12,10 +12,11 @@ from helpers import pairs, read_safetensors, write_adapter
 
 from loramix import OutputError, _core, convert, load
 from loramix.digests import Hashing
-from loramix.io import safetensors
-from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter, sha256_of
+from loramix.io import safetensors, writing
+from loramix.io.safetensors import SafetensorsFile, sha256_of
+from loramix.io.writing import SafetensorsWriter
 
-BUFFER = safetensors._BUFFER_BYTES
+BUFFER = writing._BUFFER_BYTES
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -20,7 +20,8 @@ from loramix.baking.fitting import Touch
 from loramix.batching import batches
 from loramix.checkpoints.checkpoint import Shard
 from loramix.errors import FormatError, LoramixError, OutputError
-from loramix.io.safetensors import SafetensorsFile, SafetensorsWriter
+from loramix.io.safetensors import SafetensorsFile
+from loramix.io.writing import SafetensorsWriter
 from loramix.raw import RawStrip
 from loramix.tensors import Tensor
 from loramix.types import Adapter

@@ -10,7 +10,8 @@ from typing import Self
 
 from loramix.checkpoints.checkpoint import Checkpoint, Shard
 from loramix.errors import OutputError
-from loramix.io.safetensors import SafetensorsWriter, header_room, umask
+from loramix.io.disk import umask
+from loramix.io.writing import SafetensorsWriter, header_room
 
 _WEIGHTS = frozenset(
     (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf")

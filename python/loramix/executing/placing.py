@@ -12,7 +12,8 @@ from loramix.checkpoints.finding import find
 from loramix.errors import OutputError
 from loramix.formats.dialects import Dialect
 from loramix.formats.scales import CONFIG
-from loramix.io.safetensors import SafetensorsWriter, umask
+from loramix.io.disk import umask
+from loramix.io.writing import SafetensorsWriter
 from loramix.types import Adapter
 
 TENSORS = "adapter_model.safetensors"

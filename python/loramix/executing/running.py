@@ -14,7 +14,8 @@ from loramix.executing.accounting import Share, total
 from loramix.executing.verifying import Row, verify
 from loramix.executing.writing import Writer, write
 from loramix.formats import metadata, scales
-from loramix.io.safetensors import MemoryWriter, SafetensorsFile, header_room
+from loramix.io.safetensors import SafetensorsFile
+from loramix.io.writing import MemoryWriter, header_room
 from loramix.planning.steps import Plan
 from loramix.recipes.provenance import provenance, sources
 from loramix.tensors import ITEM_BYTES

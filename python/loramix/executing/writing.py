@@ -22,7 +22,8 @@ from loramix.errors import OutputError
 from loramix.executing import copying
 from loramix.executing.making import make
 from loramix.executing.verifying import FLOOR, Done, release
-from loramix.io.safetensors import Named, SafetensorsFile
+from loramix.io.safetensors import SafetensorsFile
+from loramix.io.writing import Named
 from loramix.planning.output import CODES, Output
 from loramix.planning.steps import Plan, Step
 from loramix.refusals import with_names

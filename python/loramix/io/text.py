@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from loramix.errors import OutputError
-from loramix.io.safetensors import umask
+from loramix.io.disk import umask
 
 
 def refuse_place(path: Path) -> None:
