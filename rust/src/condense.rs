@@ -9,11 +9,14 @@
 //! E has `k + 8` columns at least, and at most `k + 24` where the row space has more dimensions; Q
 //! is cut to the `k + 8` leading left singular vectors of `M E`.  That cost at most 0.4 % of the
 //! error on TIES results and saves a third to a half of the work where k is a third of the stack.
+//! Further steps come nearer to the best: they are made where they are asked for, where most of E is
+//! random, and before a rank is taken to be too small for what is asked of it.  Where a share or an
+//! error is asked for, the rank is doubled until it is held.
 //! The random signs of the sketch stand beside E: eight columns for which the vectors of the
 //! product have room.
 //!
-//! Cost: two passes over M, `2 rows cols (p + q)` flops for p columns of E and q of Q; beside them
-//! `(rows + cols) p^2` for one triangle of the Gram matrices, `2 (cols R + rows q) p` for the
+//! Cost of a step: two passes over M, `2 rows cols (p + q)` flops for p columns of E and q of Q;
+//! beside them `(rows + cols) p^2` for one triangle of the Gram matrices, `2 (cols R + rows q) p` for the
 //! bases, `2 (rows + cols) q k` for the factors, O(p^3) for the eigenproblems of size p and q.
 //! Directions that f32 Gram matrices cannot tell apart take a careful turn more.  M is the only
 //! dense matrix.
@@ -43,6 +46,10 @@ const WIDE: usize = 24;
 /// Entries up to which more steps cost nothing that anyone would notice, and how many are made.
 pub(crate) const SMALL: usize = 1 << 18;
 const MORE: usize = 4;
+/// Steps beyond the first where random directions are wanted, of which one step finds little.
+const RANDOM: usize = 1;
+/// Steps after which a rank that leaves too much is taken to be too small.
+const PATIENT: usize = 2;
 /// Share of the squared norm below which `|M|^2 - |B|^2` has too few digits to be trusted.
 const CANCELLED: f64 = 1e-3;
 /// Share below which Q must be orthonormal to more than three digits.
@@ -88,8 +95,8 @@ pub fn condense(
     out: &mut [u8],
 ) -> Result<Condensed> {
     check_rule(rule)?;
-    let (cols, rank) = wanted(parts, rows, rule);
-    check(parts, rows, cols, (rows + cols) * rank * dtype.size(), out.len())?;
+    let (cols, _, most) = wanted(parts, rows, rule);
+    check(parts, rows, cols, (rows + cols) * most * dtype.size(), out.len())?;
     #[allow(clippy::redundant_closure_for_method_calls)] // the method is of one lifetime only
     let (values, _) = fill(parts, rows, cols, scratch, |one, out| one.run(out))?;
     approximate(parts, rows, rule, dtype, streams, values, out)
@@ -162,18 +169,28 @@ pub fn approximate(
     values: &[f32],
     out: &mut [u8],
 ) -> Result<Condensed> {
-    let (cols, rank) = wanted(parts, rows, rule);
+    let (cols, mut rank, most) = wanted(parts, rows, rule);
     check_rule(rule)?;
-    check(parts, rows, cols, (rows + cols) * rank * dtype.size(), out.len())?;
+    check(parts, rows, cols, (rows + cols) * most * dtype.size(), out.len())?;
     check_result(values, rows, cols)?;
+    let known: usize = parts.iter().map(|part| part.group.rank()).sum();
     let small = rows * cols <= SMALL;
-    let most = if small { usize::MAX } else { rank + WIDE };
-    let basis = start(parts, cols, (rank + SPARE).min(cols), most)?;
-    let steps = if small { MORE } else { 0 };
     let dense = Dense { values, rows, cols };
-    let (found, square, sketch) = dense.times_beside(&basis, streams);
-    let done = decompose(&dense, &found, square, (rank, steps), rule, dtype, out)?;
-    Ok(Condensed { done, sketch })
+    loop {
+        let widest = if small { usize::MAX } else { rank + WIDE };
+        let basis = start(parts, cols, (rank + SPARE).min(cols), widest)?;
+        let least = if small { MORE } else { usize::from(rank > known) * RANDOM };
+        let steps = rule.steps.max(least);
+        let (found, square, sketch) = dense.times_beside(&basis, streams);
+        let mut done = decompose(&dense, &found, square, (rank, steps), rule, dtype, out)?;
+        if !rule.is_met(&done) && steps < PATIENT {
+            done = decompose(&dense, &found, square, (rank, PATIENT), rule, dtype, out)?;
+        }
+        if rank == most || rule.is_met(&done) {
+            return Ok(Condensed { done, sketch });
+        }
+        rank = (2 * rank).min(most);
+    }
 }
 
 /// Writes the factors of a matrix, by subspace iteration from its product with a basis of `cols`
@@ -231,11 +248,12 @@ pub(crate) fn check_result(values: &[f32], rows: usize, cols: usize) -> Result<(
     })
 }
 
-/// Columns, and the largest rank that the rule allows.
-fn wanted(parts: &[Part<'_, '_>], rows: usize, rule: &Rule) -> (usize, usize) {
+/// Columns, the rank that is tried first, and the largest that the rule allows.
+fn wanted(parts: &[Part<'_, '_>], rows: usize, rule: &Rule) -> (usize, usize, usize) {
     let cols = parts.first().map_or(0, |part| part.group.cols());
-    let rank = rule.rank.unwrap_or(parts.iter().map(|p| p.group.rank()).sum());
-    (cols, rank.min(rows).min(cols).max(1))
+    let known = parts.iter().map(|part| part.group.rank()).sum();
+    let (first, most) = rule.ranks(known, rows.min(cols));
+    (cols, first, most)
 }
 
 /// What `square` has more than the trace.

@@ -36,7 +36,9 @@ pub fn extract(
 ) -> Result<Recompressed> {
     check_rule(rule)?;
     check_result(values, rows, cols)?;
-    let most = rule.rank.unwrap_or(usize::MAX).min(rows).min(cols).max(1);
+    let open = rule.energy.is_some() || rule.max_error.is_some();
+    let bound = rows.min(cols);
+    let (mut rank, most) = rule.ranks(if open { FIRST } else { bound }, bound);
     let need = (rows + cols) * most * dtype.size();
     if out.len() < need || values.is_empty() {
         return Err(Error::Shape {
@@ -46,21 +48,13 @@ pub fn extract(
         });
     }
     let dense = Dense { values, rows, cols };
-    let open = rule.energy.is_some() || rule.max_error.is_some();
-    let mut rank = if open { most.min(FIRST) } else { most };
     loop {
         let basis = random(cols, rank + SPARE)?;
         let (found, square) = dense.times(&basis);
         let done = decompose(&dense, &found, square, (rank, STEPS), rule, dtype, out)?;
-        if rank == most || is_enough(&done, rule) {
+        if rank == most || rule.is_met(&done) {
             return Ok(done);
         }
         rank = (2 * rank).min(most);
     }
-}
-
-fn is_enough(done: &Recompressed, rule: &Rule) -> bool {
-    let error = done.relative_error;
-    rule.max_error.is_none_or(|most| error <= most)
-        && rule.energy.is_none_or(|least| 1.0 - error * error >= least)
 }

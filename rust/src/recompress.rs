@@ -38,12 +38,31 @@ pub struct Rule {
     pub max_error: Option<f64>,
     /// Write factors for a reader that multiplies by `alpha / rank`; without it, by one.
     pub alpha: Option<f64>,
+    /// Steps of subspace iteration beyond the first, where the entries of a result are
+    /// approximated: each is two more passes over them.
+    pub steps: usize,
 }
 
 impl Rule {
     /// What the up side is multiplied by, so that `alpha / rank` undoes it.
     pub(crate) fn gain(&self, rank: usize) -> f64 {
         self.alpha.map_or(1.0, |alpha| rank as f64 / alpha)
+    }
+
+    /// The largest rank to begin with, and to end with, of a result of full rank `bound`: what
+    /// must hold some share, whatever the rank, may need all of it.
+    pub(crate) fn ranks(&self, first: usize, bound: usize) -> (usize, usize) {
+        let most = self.rank.unwrap_or(bound).min(bound).max(1);
+        let open = self.energy.is_some() || self.max_error.is_some();
+        let first = if open || self.rank.is_none() { first.clamp(1, most) } else { most };
+        (first, if open { most } else { first })
+    }
+
+    /// Whether what is left out is as little as is asked for.
+    pub(crate) fn is_met(&self, done: &Recompressed) -> bool {
+        let error = done.relative_error;
+        self.max_error.is_none_or(|most| error <= most)
+            && self.energy.is_none_or(|least| 1.0 - error * error >= least)
     }
 }
 

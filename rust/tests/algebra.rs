@@ -241,6 +241,7 @@ fn rules() -> impl Strategy<Value = Rule> {
         energy,
         max_error,
         alpha,
+        steps: 0,
     })
 }
 

@@ -24,7 +24,7 @@ fn matrix(rows: usize, cols: usize, rank: usize, sizes: impl Fn(usize) -> f64) -
 }
 
 fn rule(rank: Option<usize>, energy: Option<f64>, max_error: Option<f64>) -> Rule {
-    Rule { rank, energy, max_error, alpha: None }
+    Rule { rank, energy, max_error, alpha: None, steps: 0 }
 }
 
 /// What was made, and its relative distance from the matrix, entry by entry.

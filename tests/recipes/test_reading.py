@@ -291,7 +291,7 @@ METHOD_NAMES = ", ".join(METHODS)
         (ONE + "[output]\nrank = 0", "output: rank = 0: allowed is an integer of at least 1"),
         (ONE + "[output]\ndtype = 'bf8'", "output: dtype = 'bf8': allowed is f32, f16, bf16"),
         (ONE + "[output]\nformat = 'kohya'", "output: unknown key 'format'; known are rank, "
-         "energy, max_error, dtype, dialect, dense, client, verbatim"),
+         "energy, max_error, passes, dtype, dialect, dense, client, verbatim"),
         (ONE + "[[output]]\nrank = 1", "output = [{ rank = 1 }]: allowed is a table"),
     ],
 )  # fmt: skip

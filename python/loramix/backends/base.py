@@ -27,6 +27,7 @@ class Job:
     offsets : where each step's room starts, and the end.
     dtype : element type written, as in a safetensors header.
     rank, energy, max_error : see `Output`; for factors.
+    steps : of subspace iteration beyond the first, for factors of what has full rank.
     alpha : written for readers that multiply by alpha / rank; None: by one; for factors.
     threads : of the CPU; None for all cores.
     """
@@ -37,6 +38,7 @@ class Job:
     rank: int | None = None
     energy: float | None = None
     max_error: float | None = None
+    steps: int = 0
     alpha: float | None = None
     threads: int | None = None
 

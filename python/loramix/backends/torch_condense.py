@@ -117,7 +117,7 @@ def spectrum_of_pair(up: torch.Tensor, down: torch.Tensor, number: int) -> Spect
 
 
 def spectrum_of_dense(
-    dense: torch.Tensor, known: torch.Tensor, width: int, norm: float, *, more: int = _MORE
+    dense: torch.Tensor, known: torch.Tensor, width: int, norm: float, *, least: int = 0
 ) -> Spectrum:
     """The largest singular directions of a dense result.
 
@@ -127,9 +127,9 @@ def spectrum_of_dense(
     known : (R, cols) f64, rows that span most of its row space.
     width : directions wanted; at least those and a few more are returned where there are more.
     norm : of `dense`.
-    more : further steps towards them.
+    least : further steps towards them that are made at least.
 
-    Cost: ``4 (1 + more) rows cols width`` flops; the whole decomposition where a side is short.
+    Cost: ``4 (1 + steps) rows cols width`` flops; the whole decomposition where a side is short.
     """
     rows, cols = dense.shape
     extra = max(width + _SPARE - len(known), 0)
@@ -142,7 +142,7 @@ def spectrum_of_dense(
     noise = draws.signs(words).reshape(extra, cols) / math.sqrt(cols)
     start = torch.linalg.qr(torch.cat([unit, noise]).T)[0]
     left = _range(dense, start)
-    for _ in range(more):
+    for _ in range(max(least, _MORE)):
         left = _range(dense, torch.linalg.qr(wide(dense.T @ left))[0])
     right = wide(left.T @ dense)
     squares, turn = np.linalg.eigh((right @ right.T).cpu().numpy())
@@ -190,6 +190,13 @@ def as_group(left: torch.Tensor, right: torch.Tensor, number: int) -> RawGroup:
         refuse("overflow", "a result too large for F32", number)
     up, down = (memoryview(side.reshape(-1).view(np.uint8)) for side in sides)
     return (rows, cols, [("F32", up, "F32", down, rank, 1.0, 0, rows)])
+
+
+def is_met(job: Job, loss: float) -> bool:
+    """Whether a relative error is as little as is asked for."""
+    return (job.max_error is None or loss <= job.max_error) and (
+        job.energy is None or 1 - loss**2 >= job.energy
+    )
 
 
 def encode(groups: Sequence[RawGroup], job: Job) -> list[tuple[int, float, float, float]]:

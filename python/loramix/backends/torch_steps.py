@@ -171,7 +171,7 @@ def _clean_pair(
     """A dense result with its singular values shrunk, at the norm it had before."""
     width = stack.rank
     while True:
-        found = condense.spectrum_of_dense(result, stack.down, width, norm, more=_STEPS)
+        found = condense.spectrum_of_dense(result, stack.down, width, norm, least=_STEPS)
         new = programs.shrinkage(found.sigmas, clean, *result.shape)
         # The last directions are found too short: that they look like noise says nothing.
         beyond = 4 * int((new == 0).sum()) >= len(new)
@@ -237,14 +237,23 @@ def approximated(
     _check_result(step, dense, number)
     norm = _norm_of(dense, number)
     known = torch.cat([part.stack.down for part in parts])
-    spectrum = condense.spectrum_of_dense(dense, known, _largest(step, parts, job), norm)
-    return _cut(step, parts, spectrum, condense.sketch(dense, None, key), job, number)
+    rank, most = _ranks(step, parts, job)
+    while True:
+        spectrum = condense.spectrum_of_dense(dense, known, rank, norm, least=job.steps)
+        if rank == most or condense.is_met(job, spectrum.loss(min(rank, len(spectrum.sigmas)))):
+            return _cut(step, parts, spectrum, condense.sketch(dense, None, key), job, number)
+        rank = min(2 * rank, most)
 
 
-def _largest(step: RawStep, parts: Sequence[Part], job: Job) -> int:
-    """The rank that the rule allows."""
-    rows, cols, *_ = step
-    return max(min(job.rank or sum(part.stack.rank for part in parts), rows, cols), 1)
+def _ranks(step: RawStep, parts: Sequence[Part], job: Job) -> tuple[int, int]:
+    """The rank to begin with, and the largest that the rule allows."""
+    bound = min(step[:2])
+    known = max(min(sum(part.stack.rank for part in parts), bound), 1)
+    if job.energy is None and job.max_error is None:
+        most = known if job.rank is None else min(job.rank, bound)
+        return most, most
+    most = min(job.rank or bound, bound)
+    return min(known, most), most
 
 
 def _cut(
@@ -257,7 +266,7 @@ def _cut(
 ) -> Made:
     """What is written of a spectrum, and the account of it."""
     rows, cols, *_ = step
-    kept = spectrum.choose(job, _largest(step, parts, job), spectrum.norm)
+    kept = spectrum.choose(job, _ranks(step, parts, job)[1], spectrum.norm)
     left, right = spectrum.cut(kept) if kept else _zeros(parts[0].stack.up, rows, cols)
     gram = _inner(parts)
     along = [part.stack.along(left[part.rows], right) for part in parts]

@@ -32,6 +32,7 @@ def merge(  # noqa: PLR0913 - one parameter per option
     rank: options.Rank = None,
     energy: options.Energy = None,
     max_error: options.MaxError = None,
+    passes: options.Passes = 2,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
     client: options.Client = None,
@@ -62,8 +63,8 @@ def merge(  # noqa: PLR0913 - one parameter per option
     import loramix
 
     said = planning.Said(
-        adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        adapters, method, sparsify, refine, space, rank, energy, max_error, passes, dtype,
+        dialect, client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
         architecture, base, rslora,
     )  # fmt: skip
 
@@ -93,6 +94,7 @@ def plan(  # noqa: PLR0913 - one parameter per option
     rank: options.Rank = None,
     energy: options.Energy = None,
     max_error: options.MaxError = None,
+    passes: options.Passes = 2,
     dtype: options.DtypeName = None,
     dialect: options.DialectName = None,
     client: options.Client = None,
@@ -123,8 +125,8 @@ def plan(  # noqa: PLR0913 - one parameter per option
     from loramix.report import cells, planned
 
     said = planning.Said(
-        adapters, method, sparsify, refine, space, rank, energy, max_error, dtype, dialect,
-        client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
+        adapters, method, sparsify, refine, space, rank, energy, max_error, passes, dtype,
+        dialect, client, dense, auto_strength, floor, analysis, samples, exact, seed, strict, skip,
         architecture, base, rslora,
     )  # fmt: skip
     start = time.perf_counter()

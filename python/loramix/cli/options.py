@@ -190,6 +190,14 @@ MaxError = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+Passes = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Over a result of full rank, on the way to a lower one: 4 or 6 take longer and leave "
+        "less out.",
+    ),
+]
 TotalError = Annotated[
     float | None,
     typer.Option(

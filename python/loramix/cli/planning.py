@@ -31,6 +31,7 @@ class Said:
     rank: int | None = None
     energy: float | None = None
     max_error: float | None = None
+    passes: int = 2
     dtype: str | None = None
     dialect: str | None = None
     client: str | None = None
@@ -123,7 +124,8 @@ def arguments_of(said: Said) -> "tuple[list[Adapter], Policy, dict[str, Any]]":
     specs = [arguments.parse(text) for text in said.adapters or ()]
     output = shared.output_of(
         said.rank, said.energy, said.max_error,
-        dtype=said.dtype, dialect=said.dialect, dense=said.dense, client=said.client,
+        dtype=said.dtype, dialect=said.dialect, passes=said.passes, dense=said.dense,
+        client=said.client,
     )  # fmt: skip
     policy = policy_for(
         said.method or "auto",

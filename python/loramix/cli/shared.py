@@ -30,6 +30,7 @@ def output_of(
     *,
     dtype: str | None,
     dialect: str | None,
+    passes: int = 2,
     dense: bool = False,
     client: str | None = None,
 ) -> "Output":
@@ -38,8 +39,8 @@ def output_of(
 
     kind = cast("Dtype | None", dtype)  # Output checks it
     return Output(
-        rank=rank, energy=energy, max_error=max_error, dtype=kind, dialect=dialect, dense=dense,
-        client=client,
+        rank=rank, energy=energy, max_error=max_error, passes=passes, dtype=kind,
+        dialect=dialect, dense=dense, client=client,
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def extract(
         raise ParamError(message)
     if (rank, energy, max_error) == (None, None, None):
         rank = _RANK
-    output = Output(rank, energy, max_error, dtype, dialect)
+    output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)
     pair = Pair.of(tuned, base, architecture)
     spelled = pair.dialect(output)
     place = None if path is None else Path(path)

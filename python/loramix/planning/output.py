@@ -24,6 +24,10 @@ class Output:
         numerical rank).
     energy : smallest rank that keeps this share of the squared norm, (0, 1].
     max_error : smallest rank with at most this relative error, [0, 1).
+    passes : over a result of full rank on the way to factors of a lower one: 2, or a larger even
+        number.  Each further pair takes about as long as the first, and brings the error nearer to
+        the least that is possible with the rank.  Where energy or max_error cannot be kept with
+        fewer, up to 6 are made anyway.
     dtype : f32, f16 or bf16; default: the widest of the inputs, bf16 over f16.
     dialect : one of `loramix.formats.dialects.DIALECTS`; default: that of the first input.
     dense : whether to write results of full rank as they are; the dialect must have that (kohya).
@@ -36,11 +40,17 @@ class Output:
     rank: int | None = None
     energy: float | None = None
     max_error: float | None = None
+    passes: int = 2
     dtype: Dtype | None = None
     dialect: str | None = None
     dense: bool = False
     client: str | None = None
     verbatim: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any rank will do that holds enough."""
+        return self.energy is not None or self.max_error is not None
 
     def __post_init__(self) -> None:
         checks = (
@@ -49,6 +59,10 @@ class Output:
             (
                 "max_error", self.max_error,
                 self.max_error is None or 0 <= self.max_error < 1, "in [0, 1)",
+            ),
+            (
+                "passes", self.passes,
+                self.passes >= 2 and self.passes % 2 == 0, "an even number of at least 2",
             ),
             ("dtype", self.dtype, self.dtype is None or self.dtype in CODES, ", ".join(CODES)),
             (

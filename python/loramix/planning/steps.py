@@ -179,9 +179,12 @@ class Step:
         if self.kind == "dense":
             return smaller
         total = sum(p.factors.rank for p in self.pieces)
-        wanted = self.rank or output.rank or total
-        # A result of full rank can have any that is asked for.
-        rank = wanted if self.kind == "entries" else min(total, wanted)
+        wanted = self.rank or output.rank
+        if self.kind == "entries":
+            # A result of full rank can have any that is asked for, and may need all of it.
+            rank = wanted or (smaller if output.is_open else total)
+        else:
+            rank = min(total, wanted or total)
         return max(1, min(rank, smaller))
 
     def numbers(self, rank: int) -> int:

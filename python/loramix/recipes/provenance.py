@@ -119,6 +119,8 @@ def _output(plan: Plan) -> dict[str, object]:
     wish = plan.output
     rule = {"rank": wish.rank, "energy": wish.energy, "max_error": wish.max_error}
     found: dict[str, object] = {name: canonical(value) for name, value in rule.items()}
+    if wish.passes != Output().passes:
+        found["passes"] = wish.passes
     return {**found, "dense": wish.dense, "dtype": plan.dtype, "dialect": plan.dialect.name}
 
 

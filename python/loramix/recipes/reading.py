@@ -37,6 +37,7 @@ _OUTPUT: Mapping[str, Reader] = {
     "rank": Table.integer,
     "energy": Table.number,
     "max_error": Table.number,
+    "passes": Table.integer,
     "dtype": Table.text,
     "dialect": Table.text,
     "dense": Table.truth,

@@ -238,9 +238,13 @@ fn count(slots: &[u32], counts: &mut [u32]) -> (usize, Vec<(usize, usize)>) {
     counts.fill(0);
     let (blocks, rest) = slots.as_chunks::<STEPS>();
     for block in blocks {
-        block.iter().for_each(|slot| counts[*slot as usize] += 1);
+        for slot in block {
+            counts[*slot as usize] += 1;
+        }
     }
-    rest.iter().for_each(|slot| counts[*slot as usize] += 1);
+    for slot in rest {
+        counts[*slot as usize] += 1;
+    }
     let (mut most, mut crowded) = (0, Vec::new());
     for (index, block) in counts.chunks(SPAN).enumerate() {
         let here = block.iter().fold(0, |most: u32, count| most.max(*count));
@@ -372,5 +376,7 @@ fn in_pairs(words: &mut [u32], mut change: impl FnMut(u32) -> u32) {
             *pair = [both as u32, (both >> 32) as u32];
         }
     }
-    rest.iter_mut().for_each(|word| *word = change(*word));
+    for word in rest {
+        *word = change(*word);
+    }
 }

@@ -18,17 +18,18 @@ pub(super) struct RawJob {
     energy: Option<f64>,
     max_error: Option<f64>,
     alpha: Option<f64>,
+    steps: usize,
     pub(super) threads: Option<usize>,
 }
 
 impl RawJob {
-    /// The rule, the element type, and the room of each of `steps` results in the arena.
-    pub(super) fn open(&mut self, steps: usize) -> Outcome<(Rule, Dtype, Vec<&mut [u8]>)> {
-        let Self { rank, energy, max_error, alpha, .. } = *self;
-        let rule = Rule { rank, energy, max_error, alpha };
+    /// The rule, the element type, and the room of each of `count` results in the arena.
+    pub(super) fn open(&mut self, count: usize) -> Outcome<(Rule, Dtype, Vec<&mut [u8]>)> {
+        let Self { rank, energy, max_error, alpha, steps, .. } = *self;
+        let rule = Rule { rank, energy, max_error, alpha, steps };
         let dtype = Dtype::parse(&self.dtype).map_err(|e| (None, e))?;
         let rooms = split(borrow_mut(&mut self.arena).map_err(|e| (None, e))?, &self.offsets)?;
-        same("offsets", "range of the arena", steps, rooms.len())?;
+        same("offsets", "range of the arena", count, rooms.len())?;
         Ok((rule, dtype, rooms))
     }
 }
