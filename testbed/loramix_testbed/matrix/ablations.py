@@ -15,7 +15,7 @@ WEIGHTED: Mapping[str, Way] = {
     for style in (0.8, 1.0)
     if (content, style) != (1.0, 1.0)
 }
-"""Weights by one who knows which adapter is for what: no merge without data can choose these."""
+"""Weights by one who knows which adapter is for what."""
 
 ABLATIONS: Mapping[str, Way] = {
     **WEIGHTED,
@@ -45,6 +45,11 @@ ABLATIONS: Mapping[str, Way] = {
     "loratorio, levels": Composed(Loratorio(level="adapter")),
 }
 """Ways that differ from one of the matrix in one thing."""
+
+
+def base_of(name: str) -> str:
+    """The way of the matrix that one differs from."""
+    return "auto" if name == "votes in every group" else name.replace(":", ",").split(",")[0]
 
 
 def ablations() -> list[Cell]:

@@ -52,6 +52,10 @@ class Record:
     def _beside(self) -> Path:
         return self.path.with_suffix(".pictures.json")
 
+    def has(self, key: str) -> bool:
+        """Whether a cell is here with its picture: a clone has figures only."""
+        return key in self.cells and key in self.pictures
+
     def add(self, key: str, cell: Mapping[str, Any], picture: str) -> None:
         """Keep a cell, and write the files anew.
 
@@ -78,8 +82,8 @@ def _write(path: Path, entries: Mapping[str, Any]) -> None:
 
 
 def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) -> None:
-    """Measure the cells that the record lacks, stack by stack, on all cores."""
-    missing = [cell for cell in cells if cell.key not in record.cells]
+    """Measure the cells that the record lacks, or their pictures, by stack, on all cores."""
+    missing = [cell for cell in cells if not record.has(cell.key)]
     count = min(workers or os.cpu_count() or 1, len(missing))
     if count < 2:
         for cell in missing:

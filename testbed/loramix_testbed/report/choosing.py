@@ -8,14 +8,26 @@ from loramix_testbed.matrix.calibrating import OF_DISTANCE
 
 _SHOWN = 12
 _WHY_NOT = """
-Balanced adapters do best, in both halves, and are not the default all the same: the adapters of
+Balanced adapters do best here, and are not the default all the same: the adapters of
 this world were all trained alike, so their lengths say how strong they are. Files from everywhere
 differ in length by what they are for, and a default that makes some of them up to twice as strong
 as their authors and the weights say would be a surprise."""
 
 
-def chosen(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The best ways by the objective, and every one of `auto`."""
+_BEFORE = """
+Strengths of `auto`, and temperatures of LoRAtorio, had been looked at on held-out stacks before
+this half was measured; the choice was made here. Where the last column has another order, it does
+not carry over.
+"""
+
+
+def chosen(found: Mapping[str, Mapping[str, float]], held: Mapping[str, float]) -> str:
+    """The best ways by the objective, and every one of `auto`.
+
+    Parameters
+    ----------
+    held : the same objective on the held-out half, of the ways that were measured there.
+    """
     shown = [
         name for at, name in enumerate(found) if at < _SHOWN or name.partition(":")[0] == "auto"
     ]
@@ -24,12 +36,14 @@ def chosen(found: Mapping[str, Mapping[str, float]]) -> str:
         f"The objective is both-accuracy less {OF_DISTANCE:g} of the distance, a mean over the "
         "mixed stacks of a size;\nall figures are in `testbed/record/calibration.json`. The best "
         f"{_SHOWN} of {len(found)} ways, and all of `auto`,\nwhose default is `strength=2`:\n",
-        "| way | 2 adapters | 3 | 5 | 8 | mean |",
-        "|---|---|---|---|---|---|",
+        "| way | 2 adapters | 3 | 5 | 8 | mean | mean of the held-out half |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in shown:
         sizes = " | ".join(f"{found[name][size]:+.2f}" for size in ("2", "3", "5", "8", "mean"))
-        lines.append(f"| {name} | {sizes} |")
+        there = f"{held[name]:+.2f}" if name in held else ""
+        lines.append(f"| {name} | {sizes} | {there} |")
+    lines.append(_BEFORE.rstrip())
     if next(iter(found)).startswith("auto:balance"):
         lines.append(_WHY_NOT)
     return "\n".join(lines) + "\n"

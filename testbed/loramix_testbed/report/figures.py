@@ -10,6 +10,8 @@ from loramix_testbed.report.summary import Row
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 480, 56, 150, 20, 48
 _LINE = 13
 """Height of a name."""
+_NAME = 60
+"""Width of most names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,25 @@ def _placed(means: Sequence[tuple[str, float, float]], dearest: float, best: flo
 def _apart(points: Sequence[_Point]) -> list[_Point]:
     """Names of one column one below the other, as near to their points as there is room."""
     found: list[_Point] = []
-    for x in sorted({point.x for point in points}):
-        column = sorted((p for p in points if p.x == x), key=lambda p: (p.y, p.name))
+    for near in _columns(points):
+        column = sorted(near, key=lambda p: (p.y, p.name))
         lowest = float(_HEIGHT - _BOTTOM - 4)
         labels: list[float] = [lowest - _LINE * (len(column) - 1 - i) for i in range(len(column))]
         last = -math.inf
         for i, point in enumerate(column):
             labels[i] = last = max(last + _LINE, min(labels[i], point.y))
         found += [_Point(p.name, p.x, p.y, label) for p, label in zip(column, labels, strict=True)]
+    return found
+
+
+def _columns(points: Sequence[_Point]) -> list[list[_Point]]:
+    """Points whose names would stand in one another."""
+    found: list[list[_Point]] = []
+    for point in sorted(points, key=lambda p: p.x):
+        if found and point.x - found[-1][0].x < _NAME:
+            found[-1].append(point)
+        else:
+            found.append([point])
     return found
 
 
@@ -93,7 +106,7 @@ def _axes(dearest: float, best: float) -> str:
         f'<text x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 10}" text-anchor="middle">'
         "evaluations of the denoiser per step</text>",
         f'<text x="14" y="{bottom / 2:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {bottom / 2:.0f})">both right, mean over sizes</text>',
+        f'transform="rotate(-90 14 {bottom / 2:.0f})">both right</text>',
     ]
     for tenth in range(round(best * 10) + 1):
         y = bottom - (bottom - _TOP) * tenth / 10 / best

@@ -7,8 +7,8 @@ from loramix_testbed.report.summary import Row
 
 _HEAD = (
     "| method | both | content | style | distance | beyond | energy | KID | diversity | kept | "
-    "cost |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|"
+    "cost | pictures |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -28,8 +28,7 @@ def tables(rows: Sequence[Row]) -> str:
     for kind, size in dict.fromkeys((row.kind, row.size) for row in rows):
         chosen = [row for row in rows if (row.kind, row.size) == (kind, size)]
         adapters = "1 adapter" if size == 1 else f"{size} adapters"
-        heading = f"### {kind}, {adapters} ({chosen[0].pictures} pictures for each method)"
-        parts.append(f"{heading}\n\n{table(chosen)}")
+        parts.append(f"### {kind}, {adapters}\n\n{table(chosen)}")
     return "\n\n".join(parts)
 
 
@@ -46,5 +45,6 @@ def _line(row: Row) -> str:
         f"{row.diversity:.2f}",
         "" if row.kept is None else f"{row.kept:.2f}",
         f"{row.cost:g}",
+        f"{row.pictures}",
     )
     return "| " + " | ".join(values) + " |"

@@ -30,6 +30,7 @@ def page(rows: Sequence[Row], cells: Mapping[str, Any], pictures: Mapping[str, s
         f"<style>{_STYLE}</style><h1>Quality of merges</h1>",
         "<p>Both: share of pictures in which the judge finds the symbol and the style that were "
         "asked for, with 95 % intervals. Cost: evaluations of the denoiser per step.</p>",
+        "" if pictures else "<p>No pictures are here: --quick draws them.</p>",
         quality_against_cost(mixed) if mixed else "",
     ]
     for kind, size in dict.fromkeys((row.kind, row.size) for row in rows):
@@ -66,7 +67,8 @@ def _grids(kind: str, size: int, cells: Mapping[str, Any], pictures: Mapping[str
     """For every stack the pictures of all methods, one below the other."""
     stacks: dict[str, list[str]] = {}
     for key, cell in cells.items():
-        if (cell["kind"], cell["size"]) == (kind, size) and key in pictures:
+        here = (cell["half"], cell["kind"], cell["size"]) == ("held-out", kind, size)
+        if here and key in pictures:
             line = (
                 f"<tr><td>{html.escape(cell['method'])}<td>"
                 f'<img alt="{html.escape(key)}" src="data:image/png;base64,{pictures[key]}">'

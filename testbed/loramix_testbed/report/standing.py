@@ -47,6 +47,50 @@ def differences(cells: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> str
     return "\n".join(lines) + "\n"
 
 
+def elsewhere(cells: Sequence[Mapping[str, Any]], held: Sequence[Row]) -> str:
+    """Stacks that are not mixed: `auto`, the best fixed merge, and how far it is ahead."""
+    lines = [
+        "| stacks | auto | best fixed merge | auto less that | pictures |",
+        "|---|---|---|---|---|",
+    ]
+    others = [row for row in held if row.kind not in ("mixed", "alone")]
+    for kind, size in dict.fromkeys((row.kind, row.size) for row in others):
+        own = {row.method: row for row in others if (row.kind, row.size) == (kind, size)}
+        fixed = [row for name, row in own.items() if name in _RIVALS or "energy" in name]
+        if "auto" not in own or not fixed:
+            continue
+        best = max(fixed, key=lambda row: row.both.mean)
+        gap = ahead(cells, "held-out", kind, size, ("auto", best.method))
+        lines.append(
+            f"| {kind}, {size} | {own['auto'].both.mean:.2f} | {best.method}: "
+            f"{best.both.mean:.2f} | {_marked(gap)} | {own['auto'].pictures} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def concentration(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Whose pictures the right ones of large stacks are."""
+    told = []
+    for size in (5, 8):
+        hits: dict[str, int] = {}
+        for cell in cells:
+            if (cell["half"], cell["kind"], cell["size"]) == ("held-out", "mixed", size):
+                for prompt in cell["prompts"] if cell["method"] == "auto" else ():
+                    hits[prompt["style"]] = hits.get(prompt["style"], 0) + int(
+                        both_of(prompt).sum()
+                    )
+        if sum(hits.values()):
+            style = max(hits, key=hits.__getitem__)
+            told.append(f"of {size} adapters {hits[style]} of {sum(hits.values())} are in {style}")
+    if not told:
+        return ""
+    return (
+        "In large stacks one style wins over the others: of the pictures that `auto` gets right, "
+        + ", ".join(told)
+        + ".\n"
+    )
+
+
 def _marked(gap: Interval) -> str:
     """Bold where the interval excludes 0."""
     text = "{:+.2f} [{:+.2f}, {:+.2f}]".format(
