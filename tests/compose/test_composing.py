@@ -1,5 +1,6 @@
 """What the wrapper refuses, shows and keeps, around the mathematics."""
 
+import json
 import math
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import loramix
 from loramix import FormatError, ParamError
 from loramix.compose import Composite, Loratorio
 from loramix.compose.families import FAMILIES
+from loramix.compose.picturing import picture_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -371,3 +373,20 @@ def test_rows_that_cannot_be_repeated_are_refused(tmp_path: Path) -> None:
             txt_ids=torch.zeros(5, 3),
             guidance=torch.ones(2),
         )
+
+
+@pytest.mark.parametrize("mode", ["loratorio", "loratorio:k=1", "cm", "multlfg", "composite"])
+def test_predictions_that_overflow_are_noted_and_the_account_is_written(
+    mode: str, pipe: Any, files: list[Path]
+) -> None:
+    composition = loramix.compose(pipe, files, mode=mode, weights=[1.0, 1e38])
+    with composition:
+        SD.run(pipe)
+    (run,) = composition.runs
+    assert run.notes == (
+        "step 0: the prediction of face.v2 has NaN or infinity in float32, and so has what "
+        "follows: try torch.bfloat16 or torch.float32, or smaller weights",
+    )
+    found = json.loads(json.dumps(run.as_dict(), allow_nan=False))
+    assert [step["number"] for step in found["steps"]] == [0, 1, 2]
+    assert picture_of(run).width > 0

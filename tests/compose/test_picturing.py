@@ -1,5 +1,7 @@
 """The picture of weights: its shape, its colours, what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,3 +79,16 @@ def test_maps_of_steps_with_and_without_places_are_averaged() -> None:
     run = Run(("a", "b"), (Step(0, 9.0, 4, flat), Step(1, 1.0, 4, local)), ())
     assert np.allclose(run.map, (local + flat[..., None, None]) / 2)
     assert picture_of(run).width > 0
+
+
+def test_what_is_no_number_is_red_and_null() -> None:
+    weights = np.full((1, 2, 1, 1, 2), 0.5)
+    weights[0, 0, 0, 0] = np.nan, 0.25
+    run = run_of(weights, ("a", "b"))
+    found = pixels(picture_of(run))
+    assert (found[44 + 26, 190 + 20] == (214, 39, 40)).all()
+    assert (found[44 + 26, 190 + 90] == (68, 1, 84)).all()
+    facts = json.loads(json.dumps(run.as_dict(), allow_nan=False))
+    assert facts["adapters"][0]["map"] == [[[None, 0.25]]]
+    assert facts["adapters"][0]["weight"] is None
+    assert facts["steps"][0]["entropy"] == [None]

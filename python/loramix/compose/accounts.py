@@ -1,6 +1,5 @@
 """What happened in a run: who was active where and when, and what it cost."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +86,7 @@ class Run:
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON: who was active where and when, and what it cost.
 
+        What is no number, of predictions that overflowed, is None.
         ``adapters[i].steps`` are the steps in which it had weight in any picture, its ``map`` the
         mean over the steps; ``steps[t].weights`` means over patches, of every adapter in every
         picture.
@@ -100,21 +100,28 @@ class Run:
             "adapters": [
                 {
                     "name": name,
-                    "weight": float(maps[i].mean(dtype=np.float64)),
+                    "weight": _plain(maps[i].mean(dtype=np.float64)),
                     "steps": [s.number for s, c in zip(self.steps, chosen, strict=True) if c[i]],
-                    "map": maps[i].tolist(),
+                    "map": _plain(maps[i]),
                 }
                 for i, name in enumerate(self.adapters)
             ],
             "steps": [
                 {
                     "number": step.number,
-                    "timestep": step.timestep if math.isfinite(step.timestep) else None,
+                    "timestep": _plain(np.float64(step.timestep)),
                     "forwards": step.forwards,
-                    "entropy": step.entropy.tolist(),
-                    "weights": step.means.tolist(),
+                    "entropy": _plain(step.entropy),
+                    "weights": _plain(step.means),
                     "chosen": step.chosen.tolist(),
                 }
                 for step in self.steps
             ],
         }
+
+
+def _plain(values: F32 | F64 | np.float64) -> object:
+    """Numbers in lists, None for those that are none: JSON has no NaN."""
+    found = np.asarray(values, dtype=object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()

@@ -32,6 +32,17 @@ def held(layer: Any) -> set[str]:  # noqa: ANN401 - PEFT's
     return inside | set(layer.scaling)
 
 
+def weights_of(layer: Any, name: str) -> Iterator[Any]:  # noqa: ANN401 - PEFT's
+    """The parameters of an adapter in a layer."""
+    import torch
+
+    for kind in layer.adapter_layer_names:
+        container = getattr(layer, kind)
+        if name in container:
+            one = container[name]
+            yield from [one] if isinstance(one, torch.nn.Parameter) else one.parameters()
+
+
 def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's
     """Up, times the scale of weight 1 in float32, and down of an adapter in a layer.
 

@@ -24,6 +24,7 @@ _LETTERS = 22
 _SCALE = (320, 14)
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 _RESTS = (232, 232, 232)
+_BROKEN = (214, 39, 40)
 # Viridis (Smith and van der Walt, CC0) at five places: brighter is more, in grey too.
 _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 
@@ -32,8 +33,8 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
     """Draw who was active where and when.
 
     One scale of colours for all maps, from the least to the largest weight, with its numbers
-    below; exact zeros are grey.  The last column is the mean over all steps.  Maps of videos are
-    means over their frames.
+    below; exact zeros are grey, what is no number red.  The last column is the mean over all
+    steps.  Maps of videos are means over their frames.
 
     Parameters
     ----------
@@ -90,10 +91,14 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
     draw.text((_LEFT, y + 18), f"{low:.3f}", _FAINT, small)
     draw.text((_LEFT + _SCALE[0] - 36, y + 18), f"{high:.3f}", _FAINT, small)
     draw.text((_GAP, y - 2), "weight", _INK, font)
-    if any((one == 0).any() for one in maps):
-        x = _LEFT + _SCALE[0] + 24
-        draw.rectangle((x, y, x + 13, y + 13), _RESTS)
-        draw.text((x + 20, y - 1), "0: takes no part", _FAINT, small)
+    words = (
+        (_RESTS, "0: takes no part", any((one == 0).any() for one in maps)),
+        (_BROKEN, "NaN: overflow", not all(np.isfinite(one).all() for one in maps)),
+    )
+    for line, (colour, word) in enumerate((c, w) for c, w, there in words if there):
+        x, down = _LEFT + _SCALE[0] + 24, y + 20 * line
+        draw.rectangle((x, down, x + 13, down + 13), colour)
+        draw.text((x + 20, down - 1), word, _FAINT, small)
     return page
 
 
@@ -106,7 +111,7 @@ def _flat(weights: F32) -> F32:
 
 def _range(maps: list[F32]) -> tuple[float, float]:
     """The least and the largest weight above 0; apart where all are equal."""
-    values = np.concatenate([one[one > 0].ravel() for one in maps])
+    values = np.concatenate([one[np.isfinite(one) & (one > 0)].ravel() for one in maps])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     return (low, high) if high - low > 1e-3 else (max(low - 0.05, 0.0), high + 0.05)
 
@@ -122,12 +127,15 @@ def _painted(
     values: F32 | F64, low: float, high: float, *, zeros: bool = True
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """(rows, columns, 3), colours of weights."""
-    place = np.clip((values - low) / (high - low), 0, 1) * (len(_COLOURS) - 1)
+    broken = ~np.isfinite(values)
+    place = np.clip((np.where(broken, low, values) - low) / (high - low), 0, 1)
+    place *= len(_COLOURS) - 1
     left = np.minimum(place.astype(int), len(_COLOURS) - 2)
     part = (place - left)[..., None]
     colours = _COLOURS[left] * (1 - part) + _COLOURS[left + 1] * part
     if zeros:
         colours = np.where((values == 0)[..., None], np.array(_RESTS), colours)
+    colours = np.where(broken[..., None], np.array(_BROKEN), colours)
     return np.asarray(colours.round().astype(np.uint8))
 
 

@@ -39,6 +39,7 @@ class _State:
     timestep: float = float("nan")
     found: list[Step] = field(default_factory=list)
     guided: bool = False
+    broken: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -137,6 +138,7 @@ class Session:
             self._count(state, role, sides, None)
             return forward(**arguments)
         latents, wrap = self._forwards.run(forward, arguments, self._wanted(state, role))
+        self._note_broken(state, latents)
         composed = self._composed(state, role, latents)
         self._count(state, role, len(latents) * sides, state.blend)
         return wrap(self._family.packed(composed, arguments))
@@ -251,6 +253,26 @@ class Session:
         if self._state is not None and text not in self._state.notes:
             self._state.notes.append(text)
             _log.info("%s", text)
+
+    def _note_broken(self, state: _State, latents: Mapping[Pass, Array]) -> None:
+        """Say where the first prediction is that is not all numbers; the rest follows from it."""
+        if state.broken:
+            return
+        xp = library_of(next(iter(latents.values())))
+        # Both are NaN where anything is; nothing as large as a prediction is made.
+        ends = xp.stack([end(one) for one in latents.values() for end in (xp.amax, xp.amin)])
+        whole = np.isfinite(to_numpy(ends)).reshape(-1, 2).all(axis=1)
+        for one, fine in zip(latents, whole, strict=True):
+            if not fine:
+                state.broken = True
+                who = " + ".join(self._settings.shown[i] for i in one.active) or "the base"
+                kind = str(ends.dtype).removeprefix("torch.")
+                self.note(
+                    f"step {state.step}: the prediction of {who} has NaN or infinity in {kind}, "
+                    "and so has what follows: try torch.bfloat16 or torch.float32, or smaller "
+                    "weights"
+                )
+                return
 
     def _account(self, state: _State) -> Run:
         """What is known of a run."""
