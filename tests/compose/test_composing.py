@@ -13,7 +13,11 @@ import pytest
 import torch
 from compose.held import Held
 from compose.pipelines import KINDS, STEPS, adapter, flux, sd
-from diffusers import FirstBlockCacheConfig, StableDiffusionInpaintPipeline
+from diffusers import (
+    FirstBlockCacheConfig,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+)
 from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
 
 import loramix
@@ -390,3 +394,20 @@ def test_predictions_that_overflow_are_noted_and_the_account_is_written(
     found = json.loads(json.dumps(run.as_dict(), allow_nan=False))
     assert [step["number"] for step in found["steps"]] == [0, 1, 2]
     assert picture_of(run).width > 0
+
+
+def test_a_composition_inside_another_is_refused_whichever_pipeline_asks(
+    pipe: Any, files: list[Path]
+) -> None:
+    with loramix.compose(pipe, files[:1], mode="composite"):
+        meant = SD.run(pipe)
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    with loramix.compose(pipe, files[:1], mode="composite"):
+        for one in (pipe, other):
+            with (
+                pytest.raises(ParamError, match=r"UNet2D.* is composing already.*leave that.*list"),
+                loramix.compose(one, files[1:]),
+            ):
+                pytest.fail("entered")
+        assert torch.equal(SD.run(pipe), meant)
+    assert "forward" not in pipe.unet.__dict__

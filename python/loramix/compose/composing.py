@@ -16,7 +16,12 @@ from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
-from loramix.compose.intercepting import argument_names, intercepted, progressing
+from loramix.compose.intercepting import (
+    argument_names,
+    intercepted,
+    is_intercepted,
+    progressing,
+)
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.pool import Candidate, Pool
@@ -35,7 +40,8 @@ class Composition:
 
     Made by `compose`, which has the parameters.  The context gives the pipeline itself; when it
     ends, by an exception too, the pipeline's modules, adapters, scales and hooks are what they
-    were.  It can be entered again, but not within itself.
+    were.  It can be entered again, but not within itself or another
+    one of the same denoiser.
 
     Attributes
     ----------
@@ -119,8 +125,8 @@ class Composition:
             raise ParamError(message)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="loramix-")))
-            stack.enter_context(put_back(self._pipe))
             denoisers = self._denoisers()
+            stack.enter_context(put_back(self._pipe))
             loader = Loader(self._pipe, folder, self._architecture)
             attached, priors = self._attach(loader, denoisers, folder)
             if self._max_batch > 1:
@@ -187,6 +193,12 @@ class Composition:
             if (module := getattr(self._pipe, name, None)) is not None
         ]
         for module in found:
+            if is_intercepted(module):
+                message = (
+                    f"{type(module).__name__} is composing already: leave that composition first, "
+                    "or give one composition all adapters in its list"
+                )
+                raise ParamError(message)
             if self._family.latents not in argument_names(module):
                 message = (
                     f"{type(module).__name__} hides the arguments of the model, as compiled ones "

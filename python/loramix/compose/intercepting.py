@@ -9,6 +9,7 @@ from typing import Any, Self
 from loramix.compose.session import Session
 
 _NOTHING = object()
+_MARK = "_loramix_session"
 
 
 @contextmanager
@@ -30,6 +31,11 @@ def argument_names(denoiser: Any) -> tuple[str, ...]:  # noqa: ANN401 - torch's
     return tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
 
 
+def is_intercepted(denoiser: Any) -> bool:  # noqa: ANN401 - torch's
+    """Whether a session answers the calls of a denoiser, of this pipeline or of another one."""
+    return hasattr(denoiser.forward, _MARK)
+
+
 @contextmanager
 def intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
     """Every call of a denoiser goes through the session."""
@@ -40,6 +46,7 @@ def intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN
     def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's
         return session.call(forward, names, args, kwargs)
 
+    setattr(through, _MARK, session)
     with ExitStack() as stack:
         stack.enter_context(_replaced(denoiser, "forward", through))
         if hasattr(denoiser, "cache_context"):
