@@ -19,6 +19,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
 )
 from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
+from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
@@ -411,3 +412,67 @@ def test_a_composition_inside_another_is_refused_whichever_pipeline_asks(
                 pytest.fail("entered")
         assert torch.equal(SD.run(pipe), meant)
     assert "forward" not in pipe.unet.__dict__
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda pipe, _: pipe.disable_lora(), "adapters were disabled"),
+        (lambda pipe, _: pipe.unload_lora_weights(), "taken out"),
+        (lambda pipe, _: pipe.fuse_lora(), "fused into the weights"),
+        (lambda pipe, _: pipe.delete_adapters("style"), "style deleted"),
+        (lambda pipe, _: pipe.set_adapters(["style"], [0.3]), "strength"),
+        (lambda pipe, files: pipe.load_lora_weights(str(files[0]), adapter_name="x"), "x loaded"),
+    ],
+)
+def test_adapters_that_are_changed_inside_are_noticed_before_the_next_forward(
+    change: Any, said: str, pipe: Any, files: list[Path]
+) -> None:
+    before = SD.run(pipe)
+    done: list[int] = []
+    pipe.unet.conv_out.register_forward_pre_hook(lambda *_: done.append(1))
+    with loramix.compose(pipe, files, mode=FULL) as inside:
+        SD.run(inside)
+        done.clear()
+        change(inside, files)
+        with pytest.raises(ParamError, match=f"inside the composition: .*{said}.*compose again"):
+            SD.run(inside)
+        assert not done
+    assert float((SD.run(pipe) - before).abs().max()) < 1e-4
+    if said != "fused into the weights":  # which rounds
+        assert torch.equal(SD.run(pipe), before)
+
+
+def test_what_was_fused_inside_is_taken_out_of_the_weights(pipe: Any, files: list[Path]) -> None:
+    meant = {key: one.clone() for key, one in pipe.unet.state_dict().items()}
+    with loramix.compose(pipe, files, mode=FULL) as inside:
+        inside.fuse_lora(lora_scale=0.7)
+        inside.unload_lora_weights()
+    found = pipe.unet.state_dict()
+    assert found.keys() == meant.keys()
+    assert max(float((found[key] - meant[key]).abs().max()) for key in meant) < 1e-6
+    composition = loramix.compose(pipe, files, mode=FULL)
+    composition.__enter__()
+    pipe.fuse_lora(adapter_names=["style"])
+    pipe.delete_adapters("style")
+    with pytest.raises(ParamError, match=r"style: fused .*deleted.*open the pipeline anew"):
+        composition.__exit__(None, None, None)
+    assert "forward" not in pipe.unet.__dict__
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_strengths_survive_a_global_scale_of_zero(size: int, pipe: Any, files: list[Path]) -> None:
+    words = {
+        "prompt": ["a cat", "two dogs"], "prompt_embeds": None, "negative_prompt_embeds": None,
+    }  # fmt: skip
+    text = adapter(pipe.text_encoder, "text_encoder", files[1], seed=5, scale=0.6)
+    save_file(
+        {**load_file(text), **load_file(adapter(pipe.unet, "unet", files[0], seed=9))}, files[1]
+    )
+    base = SD.run(pipe, **words)
+    with loramix.compose(pipe, files, mode=FULL, weights=[0.5, 0.5], max_batch=size) as inside:
+        meant = SD.run(inside, **words)
+        for scale in (0.0, 0.3):
+            off = SD.run(inside, cross_attention_kwargs={"scale": scale}, **words)
+            assert (float((off - base).abs().max()) < 1e-3) == (scale == 0)
+            assert torch.equal(SD.run(inside, **words), meant)

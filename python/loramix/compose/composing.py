@@ -129,6 +129,7 @@ class Composition:
             stack.enter_context(put_back(self._pipe))
             loader = Loader(self._pipe, folder, self._architecture)
             attached, priors = self._attach(loader, denoisers, folder)
+            stack.callback(attached.unfuse)
             if self._max_batch > 1:
                 attached.check_rows()
             attached.encode_with(attached.names if self._text == "all" else ())

@@ -118,8 +118,19 @@ class Session:
         ----------
         forward : the denoiser's own.
         names : of its positional arguments.
+
+        Raises
+        ------
+        ParamError : adapters that somebody else has changed.
         """
-        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        self._attached.check()
+        try:
+            return self._answer(forward, {**dict(zip(names, args, strict=False)), **kwargs})
+        finally:
+            self._attached.settle()
+
+    def _answer(self, forward: Forward, arguments: Arguments) -> Any:  # noqa: ANN401
+        """`call`, with all arguments by name."""
         state = self._state = self._state or _State(self._prepared, self._attached.swaps)
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
