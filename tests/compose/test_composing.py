@@ -476,3 +476,23 @@ def test_strengths_survive_a_global_scale_of_zero(size: int, pipe: Any, files: l
             off = SD.run(inside, cross_attention_kwargs={"scale": scale}, **words)
             assert (float((off - base).abs().max()) < 1e-3) == (scale == 0)
             assert torch.equal(SD.run(inside, **words), meant)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_another_pipeline_that_calls_the_denoiser_is_refused(
+    called: bool, pipe: Any, files: list[Path]
+) -> None:
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    image = KINDS["sd-image"]
+    with loramix.compose(pipe, files, mode=FULL) as inside:
+        if called:
+            SD.run(inside)
+        with pytest.raises(
+            ParamError,
+            match=r"StableDiffusionImg2ImgPipeline calls .* that StableDiffusionPipeline composes",
+        ):
+            image.run(other)
+    composition = loramix.compose(other, files, mode=FULL)
+    with composition:
+        image.run(other)
+    assert composition.runs[0].forwards == 2 * 2 * 3

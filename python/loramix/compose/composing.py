@@ -139,7 +139,7 @@ class Composition:
             )  # fmt: skip
             self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
-                stack.enter_context(intercepted(one, self._session))
+                stack.enter_context(intercepted(one, self._pipe, self._session))
             stack.enter_context(progressing(self._pipe, self._session))
             self._open = stack.pop_all()
         return self._pipe
