@@ -498,3 +498,62 @@ def test_numbers_in_tuples_are_checked_too() -> None:
         AutoLora(-1)
     with pytest.raises(ParamError, match="lambda = 2"):
         Recentred(2)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        Loratorio(tau=0.1, patch=3), Loratorio(tau=0.1, patch=3, how="bilinear", every=2),
+        Loratorio(tau=1e-9, patch=3), Loratorio(patch=3, k=1), Composite(),
+        WComposite(importance=(2.0, 1.0, 0.0)),
+    ],
+)  # fmt: skip
+def test_the_account_has_the_weights_inside_the_masks(mode: Mode, bench: Bench) -> None:
+    """A mask of one corner, half a mask, a mask of nothing: the base has what is left."""
+    corner, half = np.zeros((8, 8)), np.full((8, 8), 0.5)
+    corner[:4, :2] = 1
+    half[:4, :4] = 0
+    bench.composed(mode=mode, masks=[corner, half, np.zeros((2, 2))], guidance="cfg")
+    edge = 3 if isinstance(mode, Loratorio) else 4
+    rims = [slice(i, i + edge) for i in range(0, 8, edge)]
+    (run,) = bench.last.runs
+
+    def means(pixels: Array) -> Array:
+        return np.array([[pixels[r, c].mean() for c in rims] for r in rims])
+
+    for step in run.steps:
+        assert step.weights.shape == (3, 2, len(rims), len(rims))
+        assert np.allclose(step.weights[0], means(corner), atol=1e-6)
+        assert np.allclose(step.weights[1], means(half), atol=1e-6)
+        assert (step.weights[2] == 0).all()
+        assert np.allclose(step.base, 1 - means(corner) - means(half), atol=1e-6)
+        assert step.chosen.tolist() == [[True] * 2, [True] * 2, [False] * 2]
+    facts: Any = run.as_dict()
+    shares = [means(one).mean() for one in (corner, half, 1 - corner - half)]
+    assert facts["base"]["weight"] == pytest.approx(shares[2], abs=1e-6)
+    assert [one["weight"] for one in facts["adapters"]] == pytest.approx([*shares[:2], 0], abs=1e-6)
+    assert facts["adapters"][2]["steps"] == []
+
+
+def test_where_all_masks_are_empty_the_base_has_all(bench: Bench) -> None:
+    for mode in ("loratorio", "composite"):
+        bench.composed(2, mode=mode, masks=[np.zeros((2, 2))] * 2)
+        (run,) = bench.last.runs
+        assert (run.map == 0).all()
+        assert all((step.base == 1).all() and not step.chosen.any() for step in run.steps)
+        assert all((step.entropy == 0).all() for step in run.steps)
+        facts: Any = run.as_dict()
+        assert [one["steps"] for one in facts["adapters"]] == [[], []]
+    bench.composed(2, mode="loratorio")
+    assert all((step.base == 0).all() for step in bench.last.runs[0].steps)
+
+
+def test_overlapping_masks_share_as_the_oracle_says(bench: Bench) -> None:
+    rng = np.random.default_rng(3)
+    masks = rng.uniform(size=(3, 8, 8))
+    bench.composed(mode=Loratorio(tau=0.1, patch=1), guidance="cfg")
+    free = bench.last.runs[0].steps[0].weights
+    bench.composed(mode=Loratorio(tau=0.1, patch=1), masks=list(masks), guidance="cfg")
+    got = bench.last.runs[0].steps[0]
+    assert np.allclose(got.weights, oracles.restrict(free.astype(float), masks), atol=1e-5)
+    assert np.allclose(got.base, 1 - masks.max(axis=0), atol=1e-5)

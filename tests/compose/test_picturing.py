@@ -92,3 +92,13 @@ def test_what_is_no_number_is_red_and_null() -> None:
     assert facts["adapters"][0]["map"] == [[[None, 0.25]]]
     assert facts["adapters"][0]["weight"] is None
     assert facts["steps"][0]["entropy"] == [None]
+
+
+def test_the_share_of_the_base_has_a_row_where_it_has_any() -> None:
+    weights = np.full((1, 2, 1, 2, 2), 0.25)
+    found = pixels(picture_of(run_of(weights, ("a", "b"))))
+    assert found.shape[0] == 44 + 3 * (104 + 8) + 58
+    light = cells(found, 3, 1, (104, 104))[:, 0] @ [0.3, 0.6, 0.1]
+    assert light[2] > light[0] == light[1]
+    found = pixels(picture_of(run_of(2 * weights, ("a", "b"))))
+    assert found.shape[0] == 44 + 2 * (104 + 8) + 58

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loramix.compose.accounts import Run
+from loramix.compose.accounts import Run, Step
 from loramix.compose.functional.checks import check_count
 from loramix.errors import ParamError
 from loramix.report.cells import printable, shorten
@@ -34,7 +34,8 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
 
     One scale of colours for all maps, from the least to the largest weight, with its numbers
     below; exact zeros are grey, what is no number red.  The last column is the mean over all
-    steps.  Maps of videos are means over their frames.
+    steps.  Where the base has a share, outside masks, it has the last row.  Maps of videos are
+    means over their frames.
 
     Parameters
     ----------
@@ -62,13 +63,20 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         raise ParamError(message)
     picks = np.unique(np.linspace(0, len(run.steps) - 1, min(columns, len(run.steps))).round())
     shown = [run.steps[int(i)] for i in picks]
-    maps = [_flat(step.weights[:, image]) for step in shown] + [_flat(run.map[:, image])]
+    weights = [_shares(step, image) for step in shown]
+    mean = Step(0, 0.0, 0, run.map)
+    maps = [_flat(one) for one in (*weights, _shares(mean, image))]
+    names = run.adapters
+    if any((one[-1] > 0).any() for one in maps):
+        names = (*names, "base")
+    else:
+        maps = [one[:-1] for one in maps]
     heads = [(f"step {step.number}", f"t = {step.timestep:.4g}") for step in shown]
     heads.append(("mean", f"{len(run.steps)} steps"))
     low, high = _range(maps)
     wide, tall = _cell(maps)
     width = max(_LEFT + len(maps) * (wide + _GAP) + _GAP, _LEFT + _SCALE[0] + 190)
-    height = _TOP + len(run.adapters) * (tall + _GAP) + _BOTTOM
+    height = _TOP + len(names) * (tall + _GAP) + _BOTTOM
     page = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(page)
     font, small = _font(_SIZE), _font(_SIZE - 2)
@@ -76,11 +84,11 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         x = _LEFT + column * (wide + _GAP)
         draw.text((x, 6), top, _INK, font)
         draw.text((x, 24), under, _FAINT, small)
-    for row, name in enumerate(run.adapters):
+    for row, name in enumerate(names):
         y = _TOP + row * (tall + _GAP)
-        mean = float(maps[-1][row].mean())
+        share = float(maps[-1][row].mean())
         draw.text((_GAP, y + tall // 2 - 18), shorten(printable(name), _LETTERS), _INK, font)
-        draw.text((_GAP, y + tall // 2 + 2), f"mean weight {mean:.3f}", _FAINT, small)
+        draw.text((_GAP, y + tall // 2 + 2), f"mean weight {share:.3f}", _FAINT, small)
         for column, one in enumerate(maps):
             cell = Image.fromarray(_painted(one[row], low, high))
             cell = cell.resize((wide, tall), Image.Resampling.NEAREST)
@@ -100,6 +108,11 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         draw.rectangle((x, down, x + 13, down + 13), colour)
         draw.text((x + 20, down - 1), word, _FAINT, small)
     return page
+
+
+def _shares(step: Step, image: int) -> F32:
+    """(n + 1, *grid), weights of adapters and what they leave to the base."""
+    return np.concatenate((step.weights[:, image], step.base[None, image]))
 
 
 def _flat(weights: F32) -> F32:

@@ -84,7 +84,8 @@ class Blend(Protocol):
     Attributes
     ----------
     used : the passes whose predictions are combined.
-    table : (n, batch, *grid), the weights of all adapters, for the account of the run.
+    table : (n, batch, *grid), the weights of all adapters inside their masks, for the account
+        of the run.
     reads_base : whether a part of the result is the base's.
     pointwise : whether every place of the result depends on that place alone, so that parts can
         be combined one by one.

@@ -25,7 +25,7 @@ from loramix.compose.modes.base import (
     Seen,
     alone,
 )
-from loramix.compose.modes.blends import Spread, single
+from loramix.compose.modes.blends import Spread, single, spread
 from loramix.errors import ParamError
 
 
@@ -182,13 +182,13 @@ class Loratorio:
         prior = [moment.prior[i] for i in rows]
         mask = None if chosen is None else _reach(chosen[rows], far.ndim)
         weights = softmin(likeness, tau=self.tau, prior=prior, chosen=mask)
-        return _Memory(_spread(weights, rows, len(moment.prior)), chosen, levels, count)
+        return _Memory(spread(weights, rows, len(moment.prior)), chosen, levels, count)
 
     def _levels(
         self, far: Array, rows: list[int], total: int, memory: _Memory | None
     ) -> tuple[Array, int]:
         """Running means of all adapters, those that were not run as they were."""
-        now = _spread(level(far), rows, total)
+        now = spread(level(far), rows, total)
         if memory is None:
             return now, 1
         mean = memory.levels + (now - memory.levels) / (memory.count + 1)
@@ -209,7 +209,7 @@ class Loratorio:
         scores = level(far) if self.scope == "image" else terms
         previous = None if memory is None or memory.chosen is None else memory.chosen[rows]
         picked = select(scores, self.k, previous=previous, hysteresis=self.hysteresis)
-        return _spread(picked, rows, len(moment.prior))
+        return spread(picked, rows, len(moment.prior))
 
     def _heavy(self, moment: Moment, weights: Array) -> list[int]:
         """Adapters that are not to be skipped; the heaviest is always among them."""
@@ -227,21 +227,12 @@ class Loratorio:
         # What was skipped leaves its weight to the others; where they had none, evenly.
         even = xp.full_like(run, 1 / len(rows))
         run = xp.where(total == 0, even, run / xp.where(total == 0, xp.ones_like(total), total))
-        table = _spread(run, rows, len(weights))
         # See `_heavy` for those without weight.
         heavy = [n for n in range(len(rows)) if bool((run[n] != 0).any())]
         kept = heavy if seen.masks is None else list(range(len(rows)))
         used = tuple(seen.passes[n] for n in kept)
         masks = None if seen.masks is None else seen.masks[[rows[n] for n in kept]]
-        return Spread(used, run[kept], table, self.patch, self.how, masks)
-
-
-def _spread(values: Array, rows: list[int], total: int) -> Array:
-    """Values of some adapters as those of all, nothing for the others."""
-    found = library_of(values).concatenate([values[:1]] * total, axis=0)
-    found[:] = 0
-    found[rows] = values
-    return found
+        return Spread(used, run[kept], len(weights), self.patch, self.how, masks)
 
 
 def _reach(chosen: Array, axes: int) -> Array:
