@@ -22,7 +22,7 @@ from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
 from safetensors.numpy import load_file, save_file
 
 import loramix
-from loramix import FormatError, ParamError
+from loramix import FormatError, LoramixError, ParamError
 from loramix.compose import Composite, Loratorio
 from loramix.compose.families import FAMILIES
 from loramix.compose.picturing import picture_of
@@ -256,7 +256,8 @@ def test_pipelines_that_are_not_known_are_refused(pipe: Any) -> None:
 
     mine = Mine(**pipe.components, requires_safety_checker=False)
     with loramix.compose(mine, []):
-        assert torch.equal(SD.run(mine), SD.run(pipe))
+        found = SD.run(mine)
+    assert torch.equal(found, SD.run(pipe))
 
 
 def test_adapters_that_are_not_there_are_refused(pipe: Any, files: list[Path]) -> None:
@@ -496,3 +497,38 @@ def test_another_pipeline_that_calls_the_denoiser_is_refused(
     with composition:
         image.run(other)
     assert composition.runs[0].forwards == 2 * 2 * 3
+
+
+def test_bad_masks_are_refused_at_once(pipe: Any, files: list[Path]) -> None:
+    for mask, message in (
+        (np.ones((4, 4, 1)), r"masks\[1\]: a mask of shape \(4, 4, 1\): \(rows, columns\)"),
+        (np.full((2, 2), 255), r"masks\[1\]: a mask with values from 255 to 255: allowed is \[0"),
+        (np.full((2, 2), np.nan), r"masks\[1\]: a mask with values"),
+    ):
+        with pytest.raises(LoramixError, match=message):
+            loramix.compose(pipe, files, masks=[None, mask])
+
+
+@pytest.mark.parametrize("name", ["sd", "flux", "qwen", "wan", "ltx"])
+def test_patches_of_another_number_of_axes_are_refused_before_a_forward(
+    name: str, tmp_path: Path
+) -> None:
+    kind = KINDS[name]
+    made = kind.make()
+    model = getattr(made, kind.component)
+    file = adapter(model, kind.component, tmp_path / "a.safetensors", seed=1)
+    axes = 2 if name in ("sd", "flux") else 3
+    calls: list[int] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    last = model.conv_out if name == "sd" else model.proj_out
+    last.register_forward_pre_hook(lambda *_: calls.append(2))
+    for edges in (axes, axes + 1):
+        calls.clear()
+        with loramix.compose(made, [file], mode=Loratorio(patch=(2,) * edges)) as inside:
+            if edges == axes:
+                kind.run(inside)
+                assert 2 in calls
+            else:
+                with pytest.raises(ParamError, match=f"or {axes} of them, one per axis"):
+                    kind.run(inside)
+                assert calls == [1]

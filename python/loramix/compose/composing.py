@@ -15,6 +15,7 @@ from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
+from loramix.compose.functional.masking import check_mask
 from loramix.compose.guidance import GUIDANCE, Guidance
 from loramix.compose.intercepting import (
     argument_names,
@@ -111,6 +112,9 @@ class Composition:
             able = ", ".join(name for name, kind in MODES.items() if kind.per_pixel)
             message = f"mode {self._mode.name} has no weights for pixels; masks go with {able}"
             raise ParamError(message)
+        for number, one in enumerate(masks):
+            if one is not None:
+                check_mask(one, f"masks[{number}]")
         return tuple(masks)
 
     @property

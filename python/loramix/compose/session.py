@@ -148,7 +148,8 @@ class Session:
             self._attached.switch(BASE)
             self._count(state, role, sides, None)
             return forward(**arguments)
-        latents, wrap = self._forwards.run(forward, arguments, self._wanted(state, role))
+        passes = self._wanted(state, role, self._family.space(arguments))
+        latents, wrap = self._forwards.run(forward, arguments, passes)
         self._note_broken(state, latents)
         composed = self._composed(state, role, latents)
         self._count(state, role, len(latents) * sides, state.blend)
@@ -169,7 +170,7 @@ class Session:
         state.guided |= second
         return "unconditional" if second else "conditional"
 
-    def _wanted(self, state: _State, role: Role) -> tuple[Pass, ...]:
+    def _wanted(self, state: _State, role: Role, space: tuple[int, ...]) -> tuple[Pass, ...]:
         """The passes of this call, the base's first."""
         settings = self._settings
         if role in ("unconditional", "again"):
@@ -178,14 +179,14 @@ class Session:
             reads = blend.reads_base or settings.guidance.reads(own)
             passes = blend.used
         else:
-            passes = settings.mode.passes(self._moment(state), state.memory)
+            passes = settings.mode.passes(self._moment(state, space), state.memory)
             sides = _SIDES if role == "batch" else _SIDES[1:]
             reads = any(settings.guidance.reads(side) for side in sides)
         return (BASE, *passes) if reads and BASE not in passes else passes
 
-    def _moment(self, state: _State) -> Moment:
+    def _moment(self, state: _State, space: tuple[int, ...]) -> Moment:
         masked = self._settings.masks is not None
-        return Moment(state.step, state.steps, self._settings.prior, masked)
+        return Moment(state.step, state.steps, self._settings.prior, masked, space)
 
     def _composed(self, state: _State, role: Role, latents: Mapping[Pass, Array]) -> Array:
         """Weigh, if there are conditional rows that were not weighed yet, and combine.
@@ -215,7 +216,7 @@ class Session:
         members = {one: value for one, value in latents.items() if one != BASE}
         first = next(iter(members.values()))
         seen = Seen(tuple(members), tuple(members.values()), latents.get(BASE), self._fit(first))
-        moment = self._moment(state)
+        moment = self._moment(state, tuple(first.shape[2:]))
         state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
         return state.blend
 

@@ -1,7 +1,5 @@
 """User masks in the size of latents."""
 
-from typing import Any
-
 import numpy as np
 
 from loramix.arrays import to_numpy
@@ -33,18 +31,30 @@ def fit(mask: Array, height: int, width: int) -> F64:
     ShapeError : not two axes, or one without a pixel.
     ParamError : values outside [0, 1], or NaN.
     """
-    values: np.ndarray[Any, Any] = to_numpy(mask).astype(np.float64)
+    values = check_mask(mask)
+    rows, columns = (_cover(*pair) for pair in zip(values.shape, (height, width), strict=True))
+    return np.asarray(np.clip(rows @ values @ columns.T, 0, 1))
+
+
+def check_mask(mask: Array, name: str = "fit") -> F64:
+    """A mask as an array, see `fit`.
+
+    Raises
+    ------
+    ShapeError : not two axes, or one without a pixel.
+    ParamError : values outside [0, 1], or NaN.
+    """
+    values: F64 = to_numpy(mask).astype(np.float64)
     if values.ndim != 2 or 0 in values.shape:
-        message = f"a mask of shape {values.shape}: (rows, columns) is needed"
+        message = f"{name}: a mask of shape {values.shape}: (rows, columns) is needed"
         raise ShapeError(message)
     if not ((values >= 0) & (values <= 1)).all():
         message = (
-            f"a mask with values from {values.min():g} to {values.max():g}: allowed is [0, 1]; "
-            "divide pictures by 255"
+            f"{name}: a mask with values from {values.min():g} to {values.max():g}: allowed is "
+            "[0, 1]; divide pictures by 255"
         )
         raise ParamError(message)
-    rows, columns = (_cover(*pair) for pair in zip(values.shape, (height, width), strict=True))
-    return np.asarray(np.clip(rows @ values @ columns.T, 0, 1))
+    return values
 
 
 def inside(weights: Array, masks: Array, *, patch: Patch, how: How) -> Array:

@@ -42,12 +42,14 @@ class Moment:
     steps : how many there will be; None where the pipeline does not say.
     prior : (n,), the users' weights of adapters in the composition, at least 0, not all 0.
     masked : whether there are masks, so that some pixels may be the base's.
+    space : the sizes of predictions, behind batch and channels; empty where nobody has asked yet.
     """
 
     step: int
     steps: int | None
     prior: tuple[float, ...]
     masked: bool = False
+    space: tuple[int, ...] = ()
 
     @property
     def share(self) -> float:
@@ -164,7 +166,12 @@ class Mode(Protocol):
         ...
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
-        """The forwards that this step needs, the base's first if it is among them."""
+        """The forwards that this step needs, the base's first if it is among them.
+
+        Raises
+        ------
+        ParamError : the mode is not for predictions of this size.
+        """
         ...
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:

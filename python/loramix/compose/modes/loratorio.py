@@ -13,7 +13,7 @@ from loramix.compose.functional import (
 )
 from loramix.compose.functional.arrays import Array, library_of
 from loramix.compose.functional.checks import check_count, check_number, check_word
-from loramix.compose.functional.patches import How, Patch
+from loramix.compose.functional.patches import How, Patch, edges_of
 from loramix.compose.functional.weighting import Scope
 from loramix.compose.guidance import Guidance, Recentred
 from loramix.compose.modes.base import (
@@ -138,6 +138,8 @@ class Loratorio:
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
         """The base and each alone; fewer between evaluations."""
+        if moment.space:
+            edges_of((1, 1, *moment.space), self.patch)  # refuses what does not fit
         if not self._inside(moment):
             return (Pass(moment.taking),)
         known = memory if isinstance(memory, _Memory) else None
