@@ -206,22 +206,21 @@ def test_autolora_is_the_difference_of_two_guided_predictions(bench: Bench) -> N
 
 
 def test_dominance_moves_through_adapters_of_falling_frequency(bench: Bench) -> None:
-    scores = np.zeros(3)
+    scores = np.zeros((3, 2))
 
     def rule(step: int, predict: Predict) -> tuple[Array, Array]:
         _, base = predict(())
         u, c = alone(predict)
         if step < 2:
             for i in range(3):
-                shares = [oracles.high_share(c[i, b] - base[b], 0.25) for b in range(2)]
-                scores[i] += np.mean(shares)
+                scores[i] += [oracles.high_share(c[i, b] - base[b], 0.25) for b in range(2)]
         # Shares of the run 0, 1/4, 1/2, 3/4: every second step, then every third.
         turns = (0, 0, 0, 1)[step]
-        dominant = np.argsort(-scores, kind="stable")[turns]
-        weights = np.full(3, 3 / (2.5 + 2) / 3)
-        weights[dominant] *= 2.5
-        assert weights.sum() == pytest.approx(1)
-        return np.tensordot(weights, u, 1), np.tensordot(weights, c, 1)
+        dominant = np.argsort(-scores, axis=0, kind="stable")[turns]
+        weights = np.full((3, 2), 3 / (2.5 + 2) / 3)
+        weights[dominant, (0, 1)] *= 2.5
+        assert weights.sum(axis=0) == pytest.approx(1)
+        return tuple(np.einsum("ib,ibchw->bchw", weights, one) for one in (u, c))  # type: ignore[return-value]
 
     meant = bench.by_hand(rule)
     assert close(bench.composed(mode=Cm(measure=2)), meant)
@@ -557,3 +556,36 @@ def test_overlapping_masks_share_as_the_oracle_says(bench: Bench) -> None:
     got = bench.last.runs[0].steps[0]
     assert np.allclose(got.weights, oracles.restrict(free.astype(float), masks), atol=1e-5)
     assert np.allclose(got.base, 1 - masks.max(axis=0), atol=1e-5)
+
+
+ALONE = (
+    "loratorio:tau=0.05", "loratorio:tau=0.02,every=2,skip=0.35", "loratorio:k=2,scope=patch",
+    "loratorio:k=2,freeze=1,scale=image,tau=0.5", "loratorio:level=adapter,scale=patch,tau=0.5",
+    "loratorio:k=1,freeze=1,level=adapter,every=2", "loratorio:window=0.3+0.7", "composite",
+    "switch:every=1", "merge:method=linear", "w-switch:every=1", "w-composite", "cm:measure=2",
+    "multlfg:k=1", "multlfg:score=base,k=2", "k-lora",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ALONE)
+def test_a_picture_of_a_batch_is_the_picture_alone(mode: str, bench: Bench) -> None:
+    names = ["a0", "a1", "a2"][: 2 if mode == "k-lora" else 3]
+    latents = torch.cat((random(60, 2, 4, 8, 8), 3 * random(61, 1, 4, 8, 8)))
+    texts = random(62, 3, 5, 12), 2 * random(63, 3, 5, 12)
+
+    def drawn(which: slice) -> tuple[Array, Any]:
+        composition = loramix.compose(bench.pipe, names, mode=mode)
+        with composition as pipe:
+            found = KINDS["sd"].run(
+                pipe, latents=latents[which], num_inference_steps=STEPS,
+                prompt_embeds=texts[0][which], negative_prompt_embeds=texts[1][which],
+            )  # fmt: skip
+        return found.double().numpy(), composition.runs[0]
+
+    both, run = drawn(slice(None))
+    for i in range(len(latents)):
+        own, alone = drawn(slice(i, i + 1))
+        assert np.abs(both[i] - own[0]).max() < 1e-4 * np.abs(own).max()
+        for a, b in zip(run.steps, alone.steps, strict=True):
+            assert np.allclose(a.weights[:, i], b.weights[:, 0], atol=1e-4)
+            assert a.forwards >= b.forwards
