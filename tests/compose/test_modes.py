@@ -589,3 +589,44 @@ def test_a_picture_of_a_batch_is_the_picture_alone(mode: str, bench: Bench) -> N
         for a, b in zip(run.steps, alone.steps, strict=True):
             assert np.allclose(a.weights[:, i], b.weights[:, 0], atol=1e-4)
             assert a.forwards >= b.forwards
+
+
+def test_outside_the_window_nothing_of_the_composition_is_left(bench: Bench) -> None:
+    """The default re-centring as well: two forwards, which are those of the merged sum."""
+    for guidance in (None, "autolora"):
+        mode = Loratorio(patch=4, window=(0.25, 0.75))
+        bench.composed(mode=mode, guidance=guidance)
+        (run,) = bench.last.runs
+        assert [step.forwards for step in run.steps] == [2, 8, 8, 2]
+        assert run.notes == ()
+    late = bench.composed(mode=Loratorio(patch=4, window=(0.99, 1.0)))
+    assert np.array_equal(late, bench.composed(mode="merge:method=linear"))
+
+
+def test_notes_name_the_steps_that_were_not_recentred(bench: Bench) -> None:
+    def off(pipe: Any, step: int, _: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        if step in stop:
+            kept["prompt_embeds"] = kept["prompt_embeds"].chunk(2)[-1]
+            pipe._guidance_scale = 0.0
+        return kept
+
+    def notes(**how: Any) -> tuple[str, ...]:
+        composition = loramix.compose(bench.pipe, ["a0", "a1"], **how)
+        with composition as pipe:
+            KINDS["sd"].run(
+                pipe, num_inference_steps=STEPS, callback_on_step_end=off,
+                callback_on_step_end_tensor_inputs=["prompt_embeds"],
+            )  # fmt: skip
+        return composition.runs[0].notes
+
+    stop = (0,)
+    (note,) = notes(mode="loratorio")
+    assert note.startswith("no unconditional prediction was asked for in steps 1-3 (")
+    assert note.endswith("they were not re-centred")
+    stop = (2,)
+    (note,) = notes(mode="loratorio:window=0.5+1.0")
+    assert note.startswith("no unconditional prediction was asked for in step 3 (")
+    assert notes(mode="loratorio:window=0.0+0.5") == ()
+    assert notes(mode="loratorio", guidance="cfg") == ()
+    stop = ()
+    assert notes(mode="loratorio") == ()

@@ -20,10 +20,12 @@ class Pass:
     ----------
     active : adapters that are active, by number, each at its weight; none: the base.
     layers : for layers by name, which of them are active there instead; None: the same everywhere.
+    plain : whether guidance leaves its prediction as it is, whatever the user chose.
     """
 
     active: tuple[int, ...] = ()
     layers: Mapping[str, tuple[int, ...]] | None = None
+    plain: bool = False
 
     def __hash__(self) -> int:
         return hash(self.active)

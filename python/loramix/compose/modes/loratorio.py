@@ -76,7 +76,7 @@ class Loratorio:
     every : steps from one evaluation of the weights to the next; between them the weights stay,
         and only what they need is run.
     window : part of the run in which this is done, [start, end) with 0 <= start < end <= 1; outside
-        all adapters act at once, in one forward.
+        all adapters act at once, without masks and re-centring: 2 forwards, 1 without guidance.
     skip : adapters whose mean weight in an image is below it take no part in it until the next
         evaluation, [0, 1]; they are not run where that is so in all images of the batch.
 
@@ -142,7 +142,7 @@ class Loratorio:
         if moment.space:
             edges_of((1, 1, *moment.space), self.patch)  # refuses what does not fit
         if not self._inside(moment):
-            return (Pass(moment.taking),)
+            return (Pass(moment.taking, plain=True),)
         known = memory if isinstance(memory, _Memory) else None
         if known is None or moment.step % self.every == 0:
             return (BASE, *alone(self._candidates(moment, known)))
