@@ -532,3 +532,37 @@ def test_patches_of_another_number_of_axes_are_refused_before_a_forward(
                 with pytest.raises(ParamError, match=f"or {axes} of them, one per axis"):
                     kind.run(inside)
                 assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "priors", "noted"),
+    [
+        ("switch", [1, 5], "w-switch"),
+        ("cm", [1, 5], "w-composite"),
+        ("merge:method=linear", [1, 5], "weights"),
+        ("merge:method=average", [1, 5], "weights"),
+        ("k-lora", [1, 5], "weights"),
+        ("switch", [5, 5], None),
+        ("cm", [0, 5], None),
+        ("merge:method=linear", [0, 5], None),
+        ("w-switch", [1, 5], None),
+        ("w-composite", [1, 5], None),
+        ("multlfg", [1, 5], None),
+        ("loratorio", [1, 5], None),
+        ("composite", [1, 5], None),
+    ],
+)
+def test_priors_that_a_mode_does_not_look_at_are_noted(
+    mode: str, priors: list[float], noted: str | None, pipe: Any, files: list[Path]
+) -> None:
+    composition = loramix.compose(pipe, files, mode=mode, priors=priors)
+    with composition:
+        got = SD.run(pipe)
+    (run,) = composition.runs
+    name = mode.partition(":")[0]
+    said = [note for note in run.notes if note.startswith(f"mode {name} does not weigh by priors")]
+    assert [noted in note for note in said if noted] == [True] * bool(noted)
+    even = [float(prior > 0) for prior in priors]
+    with loramix.compose(pipe, files, mode=mode, priors=even):
+        same = torch.equal(SD.run(pipe), got)
+    assert same == (noted is not None or len(set(priors) - {0}) == 1)

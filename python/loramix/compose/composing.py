@@ -139,7 +139,7 @@ class Composition:
             attached.encode_with(attached.names if self._text == "all" else ())
             settings = Settings(
                 self._mode, self._guidance, priors, self._masks, self._max_batch,
-                tuple(loader.names.values()), tuple(loader.notes),
+                tuple(loader.names.values()), (*loader.notes, *self._unread),
             )  # fmt: skip
             self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
@@ -184,6 +184,15 @@ class Composition:
         attached = Attached(denoisers, encoders, tuple(loader.names), residents)
         attached.set_weights(weights)
         return attached, priors
+
+    @property
+    def _unread(self) -> tuple[str, ...]:
+        """A note where priors make no difference."""
+        other = self._mode.in_place_of_priors
+        if other is None or len({prior for prior in self._priors if prior > 0}) < 2:
+            return ()
+        use = "give weights" if other == "weights" else f"mode {other} does"
+        return (f"mode {self._mode.name} does not weigh by priors: {use}",)
 
     @property
     def _several(self) -> tuple[int, ...]:

@@ -151,11 +151,14 @@ class Mode(Protocol):
     ----------
     name : as users write it.
     per_pixel : whether masks can be obeyed.
+    in_place_of_priors : where priors above 0 make no difference, what does: a mode, or ``weights``;
+        None where they do.
     guidance : what goes with it unless the user says otherwise.
     """
 
     name: ClassVar[str]
     per_pixel: ClassVar[bool]
+    in_place_of_priors: ClassVar[str | None]
     guidance: ClassVar[Guidance]
 
     def prepare(self, model: Model) -> object:

@@ -59,6 +59,7 @@ class Cm:
 
     name: ClassVar[str] = "cm"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = "w-composite"
     guidance: ClassVar[Guidance] = Cfg()
 
     measure: int = 3

@@ -41,6 +41,7 @@ class Composite:
 
     name: ClassVar[str] = "composite"
     per_pixel: ClassVar[bool] = True
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's

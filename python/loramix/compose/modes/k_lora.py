@@ -55,6 +55,7 @@ class KLora:
 
     name: ClassVar[str] = "k-lora"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = "weights"
     guidance: ClassVar[Guidance] = Cfg()
 
     alpha: float = 1.5

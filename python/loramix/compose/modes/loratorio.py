@@ -97,6 +97,7 @@ class Loratorio:
 
     name: ClassVar[str] = "loratorio"
     per_pixel: ClassVar[bool] = True
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Recentred()
 
     tau: float = 1.0

@@ -104,6 +104,7 @@ class WComposite:
 
     name: ClassVar[str] = "w-composite"
     per_pixel: ClassVar[bool] = True
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     importance: tuple[float, ...] = ()
