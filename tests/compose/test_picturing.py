@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from loramix import ParamError
 from loramix.compose import Run, Step
@@ -60,6 +60,26 @@ def test_videos_and_modes_without_places(grid: tuple[int, ...]) -> None:
     weights = np.full((2, 2, 1, *grid), 0.5)
     found = cells(pixels(picture_of(run_of(weights, ("a", "b")))), 2, 3, (104, 104))
     assert len(np.unique(found.reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize(("weight", "ends"), [(1.0, (0.95, 1.0)), (0.5, (0.45, 0.55)), (0, (0, 1))])
+def test_the_scale_ends_at_one_for_weights_of_one(
+    weight: float, ends: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, word, *more: (said.append(word), text(self, at, word, *more)),
+    )
+    found = cells(
+        pixels(picture_of(run_of(np.full((1, 1, 1, 2, 2), weight), ("a",)))), 1, 1, (104, 104)
+    )
+    assert {f"{end:.3f}" for end in ends} <= set(said)
+    assert "1.050" not in said
+    if weight == 1:
+        assert found[0, 0].tolist() == [253, 231, 37]
 
 
 def test_what_cannot_be_shown() -> None:

@@ -126,7 +126,9 @@ def _range(maps: list[F32]) -> tuple[float, float]:
     """The least and the largest weight above 0; apart where all are equal."""
     values = np.concatenate([one[np.isfinite(one) & (one > 0)].ravel() for one in maps])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    return (low, high) if high - low > 1e-3 else (max(low - 0.05, 0.0), high + 0.05)
+    if high - low > 1e-3:
+        return low, high
+    return max(low - 0.05, 0.0), max(high, min(high + 0.05, 1.0))
 
 
 def _cell(maps: list[F32]) -> tuple[int, int]:
