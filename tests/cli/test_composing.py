@@ -79,7 +79,10 @@ def test_a_picture_its_weights_and_its_account(run: Run) -> None:
     assert (found["seed"], found["forwards"], found["notes"]) == (7, 18, [])
     assert [one["name"] for one in found["adapters"]] == ["style", "face.v2"]
     assert np.shape(found["adapters"][0]["map"]) == (1, 16, 24)
-    assert found["mode"] == "loratorio:patch=1,tau=0.2"
+    assert found["mode"].startswith("loratorio:tau=0.2,patch=1,how=nearest,")
+    assert found["guidance"] == "recentred:lambda=0.5"
+    assert (found["dtype"], found["device"], found["max_batch"]) == ("f32", "cpu", 1)
+    assert (found["short"], found["hold"]) == (None, None)
 
     # As anybody draws it from Python.
     import torch
@@ -111,6 +114,7 @@ def test_a_pool(run: Run) -> None:
     assert sum(one["left_out"] is None for one in found["pool"]) == 2
     assert f"left out   {found['pool'][2]['name']}: the short list has 2 places" in done.out
     assert found["given"] == ["pool"]
+    assert (found["short"], found["hold"]) == (2, 1)
 
 
 def test_json_and_a_merge(run: Run) -> None:
@@ -121,6 +125,8 @@ def test_json_and_a_merge(run: Run) -> None:
     assert found == json.loads(Path("m.json").read_text())
     assert [one["name"] for one in found["adapters"]] == ["auto(style, face.v2)"]
     assert found["forwards"] == 6
+    assert (found["mode"], found["guidance"]) == ("merge:method=auto", "cfg")
+    assert (found["max_batch"], found["dtype"]) == (2, "f32")
 
 
 def test_predictions_that_overflow_leave_all_three_files(run: Run) -> None:

@@ -38,6 +38,7 @@ from loramix.compose import (
     WSwitch,
     importance_of,
 )
+from loramix.spelling import named, spelled
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -451,6 +452,25 @@ def test_names_and_parameters_are_read_from_texts() -> None:
         assert kind() == kind()
     guidance = loramix.compose(pipe, [], guidance="recentred:lambda=0.3")._guidance
     assert guidance == Recentred(0.3)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        *(kind() for kind in (*MODES.values(), *GUIDANCES.values())),
+        Loratorio(tau=np.inf, patch=(1, 2, 3), k=2, scope="patch", window=(0.25, 1.0)),
+        WSwitch(importance=(0.5, 2.0)), Merge("ties"), Recentred(0.3),
+    ],
+)  # fmt: skip
+def test_what_is_spelled_can_be_read(one: Any) -> None:
+    text = spelled(one)
+    assert text.partition(":")[0] == one.name
+    assert named("mode", text, {**MODES, **GUIDANCES}) == one
+    if one == Loratorio():
+        assert text == (
+            "loratorio:tau=1.0,patch=4,how=nearest,scale=none,level=none,k=none,scope=image,"
+            "hysteresis=0.0,freeze=none,every=1,window=0.0+1.0,skip=0.0"
+        )
 
 
 @pytest.mark.parametrize(

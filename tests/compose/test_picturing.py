@@ -62,7 +62,9 @@ def test_videos_and_modes_without_places(grid: tuple[int, ...]) -> None:
     assert len(np.unique(found.reshape(-1, 3), axis=0)) == 1
 
 
-@pytest.mark.parametrize(("weight", "ends"), [(1.0, (0.95, 1.0)), (0.5, (0.45, 0.55)), (0, (0.95, 1.0))])
+@pytest.mark.parametrize(
+    ("weight", "ends"), [(1.0, (0.95, 1.0)), (0.5, (0.45, 0.55)), (0, (0.95, 1.0))]
+)
 def test_the_scale_ends_at_one_for_weights_of_one(
     weight: float, ends: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ class Composition:
 
     Attributes
     ----------
+    mode, guidance : what is used, with all parameters.
     runs : the account of every call of the pipeline so far.
     candidates : of a pool, when it was entered: the short list, best first, and all others with
         the reason.  Empty for a list of adapters.
@@ -116,6 +117,16 @@ class Composition:
             if one is not None:
                 check_mask(one, f"masks[{number}]")
         return tuple(masks)
+
+    @property
+    def mode(self) -> Mode:
+        """That is used, with all its parameters."""
+        return self._mode
+
+    @property
+    def guidance(self) -> Guidance:
+        """That is used: the user's, or what goes with the mode."""
+        return self._guidance
 
     @property
     def runs(self) -> tuple[Run, ...]:
