@@ -38,6 +38,7 @@ from loramix.compose import (
     WSwitch,
     importance_of,
 )
+from loramix.compose.modes.base import Moment, Seen
 from loramix.spelling import named, spelled
 
 pytestmark = pytest.mark.filterwarnings(
@@ -650,3 +651,30 @@ def test_notes_name_the_steps_that_were_not_recentred(bench: Bench) -> None:
     assert notes(mode="loratorio", guidance="cfg") == ()
     stop = ()
     assert notes(mode="loratorio") == ()
+
+
+@pytest.mark.parametrize("scale", ["none", "image", "patch"])
+@pytest.mark.parametrize("scope", ["image", "patch"])
+def test_choices_that_stay_do_not_meet_those_of_other_pictures(scale: Any, scope: Any) -> None:
+    rng = np.random.default_rng(4)
+    base = rng.normal(size=(2, 4, 8, 8))
+    loud = np.array([[3, 2, 1, 1], [1, 1, 2, 3]]).T[..., None, None, None]  # who, in which image
+    mode = Loratorio(tau=0.3, patch=4, k=2, freeze=1, scale=scale, scope=scope, level="adapter")
+
+    def tables(images: slice) -> list[Array]:
+        memory: object = None
+        found, own = [], np.random.default_rng(5)
+        for step in range(3):
+            members = base + loud * own.normal(size=(4, *base.shape))
+            moment = Moment(step, 3, (1.0,) * 4)
+            passes = mode.passes(moment, memory)
+            ran = [one for one in passes if one.active]
+            stack = tuple(members[one.active[0]][images] for one in ran)
+            blend, memory = mode.weigh(moment, Seen(tuple(ran), stack, base[images]), memory)
+            found.append(blend.table)
+        return found
+
+    both = tables(slice(None))
+    for i in range(2):
+        for one, alone in zip(both, tables(slice(i, i + 1)), strict=True):
+            assert np.allclose(one[:, [i]], alone, atol=1e-12)
