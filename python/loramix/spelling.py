@@ -65,6 +65,18 @@ def named(what: str, text: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN40
     return kind(**found)
 
 
+def spelled(one: Any) -> str:  # noqa: ANN401 - of a table of `named`
+    """An object as a text that `named` reads, with all its parameters."""
+    said = []
+    for field in dataclasses.fields(one):
+        value = getattr(one, field.name)
+        several = value if isinstance(value, tuple) else (value,)
+        words = ["none" if item is None else str(item) for item in several]
+        if words:
+            said.append(f"{field.name.rstrip('_')}={'+'.join(words)}")
+    return f"{one.name}:{','.join(said)}" if said else str(one.name)
+
+
 def refuse_unknown(name: str, key: str, known: Iterable[str]) -> None:
     """Say which parameters there are, if this one is not.
 

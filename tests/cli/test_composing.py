@@ -10,6 +10,7 @@ import pytest
 from cli.program import Outcome
 from compose.pipelines import adapter, flux, sd
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import loramix
 
@@ -31,6 +32,9 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter(flux().transformer, "transformer", folder / "flux.safetensors", seed=1)
     whole = (folder / "style.safetensors").read_bytes()
     (folder / "broken.safetensors").write_bytes(whole[:3000])
+    tensors = load_file(folder / "style.safetensors")
+    tensors[sorted(tensors)[0]][0, 0] = np.nan
+    save_file(tensors, folder / "nan.safetensors")
     (folder / "empty").mkdir()
     index = json.loads((folder / "model" / "model_index.json").read_text())
     for name, kind in (("video", "WanPipeline"), ("image", "StableDiffusionImg2ImgPipeline")):
@@ -75,7 +79,10 @@ def test_a_picture_its_weights_and_its_account(run: Run) -> None:
     assert (found["seed"], found["forwards"], found["notes"]) == (7, 18, [])
     assert [one["name"] for one in found["adapters"]] == ["style", "face.v2"]
     assert np.shape(found["adapters"][0]["map"]) == (1, 16, 24)
-    assert found["mode"] == "loratorio:patch=1,tau=0.2"
+    assert found["mode"].startswith("loratorio:tau=0.2,patch=1,how=nearest,")
+    assert found["guidance"] == "recentred:lambda=0.5"
+    assert (found["dtype"], found["device"], found["max_batch"]) == ("f32", "cpu", 1)
+    assert (found["short"], found["hold"]) == (None, None)
 
     # As anybody draws it from Python.
     import torch
@@ -107,6 +114,7 @@ def test_a_pool(run: Run) -> None:
     assert sum(one["left_out"] is None for one in found["pool"]) == 2
     assert f"left out   {found['pool'][2]['name']}: the short list has 2 places" in done.out
     assert found["given"] == ["pool"]
+    assert (found["short"], found["hold"]) == (2, 1)
 
 
 def test_json_and_a_merge(run: Run) -> None:
@@ -117,6 +125,16 @@ def test_json_and_a_merge(run: Run) -> None:
     assert found == json.loads(Path("m.json").read_text())
     assert [one["name"] for one in found["adapters"]] == ["auto(style, face.v2)"]
     assert found["forwards"] == 6
+    assert (found["mode"], found["guidance"]) == ("merge:method=auto", "cfg")
+    assert (found["max_batch"], found["dtype"]) == (2, "f32")
+
+
+def test_predictions_that_overflow_leave_all_three_files(run: Run) -> None:
+    done = run(*DRAW, "style.safetensors:1e38", "face.v2.safetensors", *SMALL, "-o", "o.png")
+    assert (done.code, done.err) == (0, "")
+    assert written() == {"o.png", "o.weights.png", "o.json"}
+    (note,) = json.loads(Path("o.json").read_text())["notes"]
+    assert note.startswith("step 0: the prediction of style has NaN or infinity in float32")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +183,7 @@ def test_usage_errors(run: Run, args: Sequence[str]) -> None:
     [
         ((*DRAW, "missing.safetensors", "-o", "o.png"), "missing.safetensors: No such file"),
         ((*DRAW, "broken.safetensors", "-o", "o.png"), "a truncated download"),
+        ((*DRAW, "style.safetensors", "nan.safetensors", "-o", "o.png"), "nan: unet."),
         ((*DRAW, "flux.safetensors", "-o", "o.png"), "flux: diffusers found no layer"),
         ((*DRAW, "style.safetensors", "-o", "empty"), "empty is a folder"),
         ((*DRAW, "style.safetensors", "-o", "no/o.png"), "the folder no does not exist"),

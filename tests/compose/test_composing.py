@@ -1,5 +1,6 @@
 """What the wrapper refuses, shows and keeps, around the mathematics."""
 
+import json
 import math
 import subprocess
 import sys
@@ -12,13 +13,19 @@ import pytest
 import torch
 from compose.held import Held
 from compose.pipelines import KINDS, STEPS, adapter, flux, sd
-from diffusers import FirstBlockCacheConfig, StableDiffusionInpaintPipeline
+from diffusers import (
+    FirstBlockCacheConfig,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+)
 from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
+from safetensors.numpy import load_file, save_file
 
 import loramix
-from loramix import FormatError, ParamError
+from loramix import FormatError, LoramixError, ParamError
 from loramix.compose import Composite, Loratorio
 from loramix.compose.families import FAMILIES
+from loramix.compose.picturing import picture_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -249,7 +256,8 @@ def test_pipelines_that_are_not_known_are_refused(pipe: Any) -> None:
 
     mine = Mine(**pipe.components, requires_safety_checker=False)
     with loramix.compose(mine, []):
-        assert torch.equal(SD.run(mine), SD.run(pipe))
+        found = SD.run(mine)
+    assert torch.equal(found, SD.run(pipe))
 
 
 def test_adapters_that_are_not_there_are_refused(pipe: Any, files: list[Path]) -> None:
@@ -371,3 +379,190 @@ def test_rows_that_cannot_be_repeated_are_refused(tmp_path: Path) -> None:
             txt_ids=torch.zeros(5, 3),
             guidance=torch.ones(2),
         )
+
+
+@pytest.mark.parametrize("mode", ["loratorio", "loratorio:k=1", "cm", "multlfg", "composite"])
+def test_predictions_that_overflow_are_noted_and_the_account_is_written(
+    mode: str, pipe: Any, files: list[Path]
+) -> None:
+    composition = loramix.compose(pipe, files, mode=mode, weights=[1.0, 1e38])
+    with composition:
+        SD.run(pipe)
+    (run,) = composition.runs
+    assert run.notes == (
+        "step 0: the prediction of face.v2 has NaN or infinity in float32, and so has what "
+        "follows: try torch.bfloat16 or torch.float32, or smaller weights",
+    )
+    found = json.loads(json.dumps(run.as_dict(), allow_nan=False))
+    assert [step["number"] for step in found["steps"]] == [0, 1, 2]
+    assert picture_of(run).width > 0
+
+
+def test_a_composition_inside_another_is_refused_whichever_pipeline_asks(
+    pipe: Any, files: list[Path]
+) -> None:
+    with loramix.compose(pipe, files[:1], mode="composite"):
+        meant = SD.run(pipe)
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    with loramix.compose(pipe, files[:1], mode="composite"):
+        for one in (pipe, other):
+            with (
+                pytest.raises(ParamError, match=r"UNet2D.* is composing already.*leave that.*list"),
+                loramix.compose(one, files[1:]),
+            ):
+                pytest.fail("entered")
+        assert torch.equal(SD.run(pipe), meant)
+    assert "forward" not in pipe.unet.__dict__
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda pipe, _: pipe.disable_lora(), "adapters were disabled"),
+        (lambda pipe, _: pipe.unload_lora_weights(), "taken out"),
+        (lambda pipe, _: pipe.fuse_lora(), "fused into the weights"),
+        (lambda pipe, _: pipe.delete_adapters("style"), "style deleted"),
+        (lambda pipe, _: pipe.set_adapters(["style"], [0.3]), "strength"),
+        (lambda pipe, files: pipe.load_lora_weights(str(files[0]), adapter_name="x"), "x loaded"),
+    ],
+)
+def test_adapters_that_are_changed_inside_are_noticed_before_the_next_forward(
+    change: Any, said: str, pipe: Any, files: list[Path]
+) -> None:
+    before = SD.run(pipe)
+    done: list[int] = []
+    pipe.unet.conv_out.register_forward_pre_hook(lambda *_: done.append(1))
+    with loramix.compose(pipe, files, mode=FULL) as inside:
+        SD.run(inside)
+        done.clear()
+        change(inside, files)
+        with pytest.raises(ParamError, match=f"inside the composition: .*{said}.*compose again"):
+            SD.run(inside)
+        assert not done
+    assert float((SD.run(pipe) - before).abs().max()) < 1e-4
+    if said != "fused into the weights":  # which rounds
+        assert torch.equal(SD.run(pipe), before)
+
+
+def test_what_was_fused_inside_is_taken_out_of_the_weights(pipe: Any, files: list[Path]) -> None:
+    meant = {key: one.clone() for key, one in pipe.unet.state_dict().items()}
+    with loramix.compose(pipe, files, mode=FULL) as inside:
+        inside.fuse_lora(lora_scale=0.7)
+        inside.unload_lora_weights()
+    found = pipe.unet.state_dict()
+    assert found.keys() == meant.keys()
+    assert max(float((found[key] - meant[key]).abs().max()) for key in meant) < 1e-6
+    composition = loramix.compose(pipe, files, mode=FULL)
+    composition.__enter__()
+    pipe.fuse_lora(adapter_names=["style"])
+    pipe.delete_adapters("style")
+    with pytest.raises(ParamError, match=r"style: fused .*deleted.*open the pipeline anew"):
+        composition.__exit__(None, None, None)
+    assert "forward" not in pipe.unet.__dict__
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_strengths_survive_a_global_scale_of_zero(size: int, pipe: Any, files: list[Path]) -> None:
+    words = {
+        "prompt": ["a cat", "two dogs"], "prompt_embeds": None, "negative_prompt_embeds": None,
+    }  # fmt: skip
+    text = adapter(pipe.text_encoder, "text_encoder", files[1], seed=5, scale=0.6)
+    save_file(
+        {**load_file(text), **load_file(adapter(pipe.unet, "unet", files[0], seed=9))}, files[1]
+    )
+    base = SD.run(pipe, **words)
+    with loramix.compose(pipe, files, mode=FULL, weights=[0.5, 0.5], max_batch=size) as inside:
+        meant = SD.run(inside, **words)
+        for scale in (0.0, 0.3):
+            off = SD.run(inside, cross_attention_kwargs={"scale": scale}, **words)
+            assert (float((off - base).abs().max()) < 1e-3) == (scale == 0)
+            assert torch.equal(SD.run(inside, **words), meant)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_another_pipeline_that_calls_the_denoiser_is_refused(
+    called: bool, pipe: Any, files: list[Path]
+) -> None:
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    image = KINDS["sd-image"]
+    with loramix.compose(pipe, files, mode=FULL) as inside:
+        if called:
+            SD.run(inside)
+        with pytest.raises(
+            ParamError,
+            match=r"StableDiffusionImg2ImgPipeline calls .* that StableDiffusionPipeline composes",
+        ):
+            image.run(other)
+    composition = loramix.compose(other, files, mode=FULL)
+    with composition:
+        image.run(other)
+    assert composition.runs[0].forwards == 2 * 2 * 3
+
+
+def test_bad_masks_are_refused_at_once(pipe: Any, files: list[Path]) -> None:
+    for mask, message in (
+        (np.ones((4, 4, 1)), r"masks\[1\]: a mask of shape \(4, 4, 1\): \(rows, columns\)"),
+        (np.full((2, 2), 255), r"masks\[1\]: a mask with values from 255 to 255: allowed is \[0"),
+        (np.full((2, 2), np.nan), r"masks\[1\]: a mask with values"),
+    ):
+        with pytest.raises(LoramixError, match=message):
+            loramix.compose(pipe, files, masks=[None, mask])
+
+
+@pytest.mark.parametrize("name", ["sd", "flux", "qwen", "wan", "ltx"])
+def test_patches_of_another_number_of_axes_are_refused_before_a_forward(
+    name: str, tmp_path: Path
+) -> None:
+    kind = KINDS[name]
+    made = kind.make()
+    model = getattr(made, kind.component)
+    file = adapter(model, kind.component, tmp_path / "a.safetensors", seed=1)
+    axes = 2 if name in ("sd", "flux") else 3
+    calls: list[int] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    last = model.conv_out if name == "sd" else model.proj_out
+    last.register_forward_pre_hook(lambda *_: calls.append(2))
+    for edges in (axes, axes + 1):
+        calls.clear()
+        with loramix.compose(made, [file], mode=Loratorio(patch=(2,) * edges)) as inside:
+            if edges == axes:
+                kind.run(inside)
+                assert 2 in calls
+            else:
+                with pytest.raises(ParamError, match=f"or {axes} of them, one per axis"):
+                    kind.run(inside)
+                assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "priors", "noted"),
+    [
+        ("switch", [1, 5], "w-switch"),
+        ("cm", [1, 5], "w-composite"),
+        ("merge:method=linear", [1, 5], "weights"),
+        ("merge:method=average", [1, 5], "weights"),
+        ("k-lora", [1, 5], "weights"),
+        ("switch", [5, 5], None),
+        ("cm", [0, 5], None),
+        ("merge:method=linear", [0, 5], None),
+        ("w-switch", [1, 5], None),
+        ("w-composite", [1, 5], None),
+        ("multlfg", [1, 5], None),
+        ("loratorio", [1, 5], None),
+        ("composite", [1, 5], None),
+    ],
+)
+def test_priors_that_a_mode_does_not_look_at_are_noted(
+    mode: str, priors: list[float], noted: str | None, pipe: Any, files: list[Path]
+) -> None:
+    composition = loramix.compose(pipe, files, mode=mode, priors=priors)
+    with composition:
+        got = SD.run(pipe)
+    (run,) = composition.runs
+    name = mode.partition(":")[0]
+    said = [note for note in run.notes if note.startswith(f"mode {name} does not weigh by priors")]
+    assert [noted in note for note in said if noted] == [True] * bool(noted)
+    even = [float(prior > 0) for prior in priors]
+    with loramix.compose(pipe, files, mode=mode, priors=even):
+        same = torch.equal(SD.run(pipe), got)
+    assert same == (noted is not None or len(set(priors) - {0}) == 1)

@@ -313,3 +313,36 @@ def test_the_account_is_plain_data(pipe: Any, tmp_path: Path) -> None:
     for row, step in zip(found["steps"], run.steps, strict=True):
         assert np.allclose(row["weights"], step.weights.mean(axis=(2, 3)))
         assert row["entropy"] == pytest.approx([0.0, 0.0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    pipe = sd()
+    path = adapter(pipe.unet, "unet", tmp_path / "broken.safetensors", seed=1)
+    tensors = load_file(path)
+    key = sorted(tensors)[0]
+    tensors[key][1, 0] = value
+    save_file(tensors, path)
+    stem = key.partition(".lora_")[0]
+    with (
+        pytest.raises(FormatError, match=rf"broken: {stem} holds NaN or inf.*another copy"),
+        loramix.compose(pipe, [path]),
+    ):
+        pytest.fail("entered")
+    pipe.load_lora_weights(str(path), adapter_name="mine")
+    with (
+        pytest.raises(FormatError, match=rf"mine: {stem} holds NaN or infinity as float32"),
+        loramix.compose(pipe, ["mine"]),
+    ):
+        pytest.fail("entered")
+
+
+def test_values_too_large_for_the_type_of_the_pipeline_are_refused(tmp_path: Path) -> None:
+    pipe = sd()
+    path = adapter(pipe.unet, "unet", tmp_path / "loud.safetensors", seed=1, scale=1e5)
+    pipe.to(torch.float16)
+    with (
+        pytest.raises(FormatError, match=r"loud: unet\..* infinity as float16: .*torch.bfloat16"),
+        loramix.compose(pipe, [path]),
+    ):
+        pytest.fail("entered")

@@ -38,6 +38,8 @@ from loramix.compose import (
     WSwitch,
     importance_of,
 )
+from loramix.compose.modes.base import Moment, Seen
+from loramix.spelling import named, spelled
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -206,22 +208,21 @@ def test_autolora_is_the_difference_of_two_guided_predictions(bench: Bench) -> N
 
 
 def test_dominance_moves_through_adapters_of_falling_frequency(bench: Bench) -> None:
-    scores = np.zeros(3)
+    scores = np.zeros((3, 2))
 
     def rule(step: int, predict: Predict) -> tuple[Array, Array]:
         _, base = predict(())
         u, c = alone(predict)
         if step < 2:
             for i in range(3):
-                shares = [oracles.high_share(c[i, b] - base[b], 0.25) for b in range(2)]
-                scores[i] += np.mean(shares)
+                scores[i] += [oracles.high_share(c[i, b] - base[b], 0.25) for b in range(2)]
         # Shares of the run 0, 1/4, 1/2, 3/4: every second step, then every third.
         turns = (0, 0, 0, 1)[step]
-        dominant = np.argsort(-scores, kind="stable")[turns]
-        weights = np.full(3, 3 / (2.5 + 2) / 3)
-        weights[dominant] *= 2.5
-        assert weights.sum() == pytest.approx(1)
-        return np.tensordot(weights, u, 1), np.tensordot(weights, c, 1)
+        dominant = np.argsort(-scores, axis=0, kind="stable")[turns]
+        weights = np.full((3, 2), 3 / (2.5 + 2) / 3)
+        weights[dominant, (0, 1)] *= 2.5
+        assert weights.sum(axis=0) == pytest.approx(1)
+        return tuple(np.einsum("ib,ibchw->bchw", weights, one) for one in (u, c))  # type: ignore[return-value]
 
     meant = bench.by_hand(rule)
     assert close(bench.composed(mode=Cm(measure=2)), meant)
@@ -455,6 +456,25 @@ def test_names_and_parameters_are_read_from_texts() -> None:
 
 
 @pytest.mark.parametrize(
+    "one",
+    [
+        *(kind() for kind in (*MODES.values(), *GUIDANCES.values())),
+        Loratorio(tau=np.inf, patch=(1, 2, 3), k=2, scope="patch", window=(0.25, 1.0)),
+        WSwitch(importance=(0.5, 2.0)), Merge("ties"), Recentred(0.3),
+    ],
+)  # fmt: skip
+def test_what_is_spelled_can_be_read(one: Any) -> None:
+    text = spelled(one)
+    assert text.partition(":")[0] == one.name
+    assert named("mode", text, {**MODES, **GUIDANCES}) == one
+    if one == Loratorio():
+        assert text == (
+            "loratorio:tau=1.0,patch=4,how=nearest,scale=none,level=none,k=none,scope=image,"
+            "hysteresis=0.0,freeze=none,every=1,window=0.0+1.0,skip=0.0"
+        )
+
+
+@pytest.mark.parametrize(
     ("mode", "message"),
     [
         ("loratorios", r"mode 'loratorios' \(did you mean loratorio\?\); known are lora"),
@@ -498,3 +518,163 @@ def test_numbers_in_tuples_are_checked_too() -> None:
         AutoLora(-1)
     with pytest.raises(ParamError, match="lambda = 2"):
         Recentred(2)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        Loratorio(tau=0.1, patch=3), Loratorio(tau=0.1, patch=3, how="bilinear", every=2),
+        Loratorio(tau=1e-9, patch=3), Loratorio(patch=3, k=1), Composite(),
+        WComposite(importance=(2.0, 1.0, 0.0)),
+    ],
+)  # fmt: skip
+def test_the_account_has_the_weights_inside_the_masks(mode: Mode, bench: Bench) -> None:
+    """A mask of one corner, half a mask, a mask of nothing: the base has what is left."""
+    corner, half = np.zeros((8, 8)), np.full((8, 8), 0.5)
+    corner[:4, :2] = 1
+    half[:4, :4] = 0
+    bench.composed(mode=mode, masks=[corner, half, np.zeros((2, 2))], guidance="cfg")
+    edge = 3 if isinstance(mode, Loratorio) else 4
+    rims = [slice(i, i + edge) for i in range(0, 8, edge)]
+    (run,) = bench.last.runs
+
+    def means(pixels: Array) -> Array:
+        return np.array([[pixels[r, c].mean() for c in rims] for r in rims])
+
+    for step in run.steps:
+        assert step.weights.shape == (3, 2, len(rims), len(rims))
+        assert np.allclose(step.weights[0], means(corner), atol=1e-6)
+        assert np.allclose(step.weights[1], means(half), atol=1e-6)
+        assert (step.weights[2] == 0).all()
+        assert np.allclose(step.base, 1 - means(corner) - means(half), atol=1e-6)
+        assert step.chosen.tolist() == [[True] * 2, [True] * 2, [False] * 2]
+    facts: Any = run.as_dict()
+    shares = [means(one).mean() for one in (corner, half, 1 - corner - half)]
+    assert facts["base"]["weight"] == pytest.approx(shares[2], abs=1e-6)
+    assert [one["weight"] for one in facts["adapters"]] == pytest.approx([*shares[:2], 0], abs=1e-6)
+    assert facts["adapters"][2]["steps"] == []
+
+
+def test_where_all_masks_are_empty_the_base_has_all(bench: Bench) -> None:
+    for mode in ("loratorio", "composite"):
+        bench.composed(2, mode=mode, masks=[np.zeros((2, 2))] * 2)
+        (run,) = bench.last.runs
+        assert (run.map == 0).all()
+        assert all((step.base == 1).all() and not step.chosen.any() for step in run.steps)
+        assert all((step.entropy == 0).all() for step in run.steps)
+        facts: Any = run.as_dict()
+        assert [one["steps"] for one in facts["adapters"]] == [[], []]
+    bench.composed(2, mode="loratorio")
+    assert all((step.base == 0).all() for step in bench.last.runs[0].steps)
+
+
+def test_overlapping_masks_share_as_the_oracle_says(bench: Bench) -> None:
+    rng = np.random.default_rng(3)
+    masks = rng.uniform(size=(3, 8, 8))
+    bench.composed(mode=Loratorio(tau=0.1, patch=1), guidance="cfg")
+    free = bench.last.runs[0].steps[0].weights
+    bench.composed(mode=Loratorio(tau=0.1, patch=1), masks=list(masks), guidance="cfg")
+    got = bench.last.runs[0].steps[0]
+    assert np.allclose(got.weights, oracles.restrict(free.astype(float), masks), atol=1e-5)
+    assert np.allclose(got.base, 1 - masks.max(axis=0), atol=1e-5)
+
+
+ALONE = (
+    "loratorio:tau=0.05", "loratorio:tau=0.02,every=2,skip=0.35", "loratorio:k=2,scope=patch",
+    "loratorio:k=2,freeze=1,scale=image,tau=0.5", "loratorio:level=adapter,scale=patch,tau=0.5",
+    "loratorio:k=1,freeze=1,level=adapter,every=2", "loratorio:window=0.3+0.7", "composite",
+    "switch:every=1", "merge:method=linear", "w-switch:every=1", "w-composite", "cm:measure=2",
+    "multlfg:k=1", "multlfg:score=base,k=2", "k-lora",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ALONE)
+def test_a_picture_of_a_batch_is_the_picture_alone(mode: str, bench: Bench) -> None:
+    names = ["a0", "a1", "a2"][: 2 if mode == "k-lora" else 3]
+    latents = torch.cat((random(60, 2, 4, 8, 8), 3 * random(61, 1, 4, 8, 8)))
+    texts = random(62, 3, 5, 12), 2 * random(63, 3, 5, 12)
+
+    def drawn(which: slice) -> tuple[Array, Any]:
+        composition = loramix.compose(bench.pipe, names, mode=mode)
+        with composition as pipe:
+            found = KINDS["sd"].run(
+                pipe, latents=latents[which], num_inference_steps=STEPS,
+                prompt_embeds=texts[0][which], negative_prompt_embeds=texts[1][which],
+            )  # fmt: skip
+        return found.double().numpy(), composition.runs[0]
+
+    both, run = drawn(slice(None))
+    for i in range(len(latents)):
+        own, alone = drawn(slice(i, i + 1))
+        assert np.abs(both[i] - own[0]).max() < 1e-4 * np.abs(own).max()
+        for a, b in zip(run.steps, alone.steps, strict=True):
+            assert np.allclose(a.weights[:, i], b.weights[:, 0], atol=1e-4)
+            assert a.forwards >= b.forwards
+
+
+def test_outside_the_window_nothing_of_the_composition_is_left(bench: Bench) -> None:
+    """The default re-centring as well: two forwards, which are those of the merged sum."""
+    for guidance in (None, "autolora"):
+        mode = Loratorio(patch=4, window=(0.25, 0.75))
+        bench.composed(mode=mode, guidance=guidance)
+        (run,) = bench.last.runs
+        assert [step.forwards for step in run.steps] == [2, 8, 8, 2]
+        assert run.notes == ()
+    late = bench.composed(mode=Loratorio(patch=4, window=(0.99, 1.0)))
+    assert np.array_equal(late, bench.composed(mode="merge:method=linear"))
+
+
+def test_notes_name_the_steps_that_were_not_recentred(bench: Bench) -> None:
+    def off(pipe: Any, step: int, _: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        if step in stop:
+            kept["prompt_embeds"] = kept["prompt_embeds"].chunk(2)[-1]
+            pipe._guidance_scale = 0.0
+        return kept
+
+    def notes(**how: Any) -> tuple[str, ...]:
+        composition = loramix.compose(bench.pipe, ["a0", "a1"], **how)
+        with composition as pipe:
+            KINDS["sd"].run(
+                pipe, num_inference_steps=STEPS, callback_on_step_end=off,
+                callback_on_step_end_tensor_inputs=["prompt_embeds"],
+            )  # fmt: skip
+        return composition.runs[0].notes
+
+    stop = (0,)
+    (note,) = notes(mode="loratorio")
+    assert note.startswith("no unconditional prediction was asked for in steps 1-3 (")
+    assert note.endswith("they were not re-centred")
+    stop = (2,)
+    (note,) = notes(mode="loratorio:window=0.5+1.0")
+    assert note.startswith("no unconditional prediction was asked for in step 3 (")
+    assert notes(mode="loratorio:window=0.0+0.5") == ()
+    assert notes(mode="loratorio", guidance="cfg") == ()
+    stop = ()
+    assert notes(mode="loratorio") == ()
+
+
+@pytest.mark.parametrize("scale", ["none", "image", "patch"])
+@pytest.mark.parametrize("scope", ["image", "patch"])
+def test_choices_that_stay_do_not_meet_those_of_other_pictures(scale: Any, scope: Any) -> None:
+    rng = np.random.default_rng(4)
+    base = rng.normal(size=(2, 4, 8, 8))
+    loud = np.array([[3, 2, 1, 1], [1, 1, 2, 3]]).T[..., None, None, None]  # who, in which image
+    mode = Loratorio(tau=0.3, patch=4, k=2, freeze=1, scale=scale, scope=scope, level="adapter")
+
+    def tables(images: slice) -> list[Array]:
+        memory: object = None
+        found, own = [], np.random.default_rng(5)
+        for step in range(3):
+            members = base + loud * own.normal(size=(4, *base.shape))
+            moment = Moment(step, 3, (1.0,) * 4)
+            passes = mode.passes(moment, memory)
+            ran = [one for one in passes if one.active]
+            stack = tuple(members[one.active[0]][images] for one in ran)
+            blend, memory = mode.weigh(moment, Seen(tuple(ran), stack, base[images]), memory)
+            found.append(blend.table)
+        return found
+
+    both = tables(slice(None))
+    for i in range(2):
+        for one, alone in zip(both, tables(slice(i, i + 1)), strict=True):
+            assert np.allclose(one[:, [i]], alone, atol=1e-12)

@@ -1,8 +1,10 @@
 """The picture of weights: its shape, its colours, what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from loramix import ParamError
 from loramix.compose import Run, Step
@@ -60,6 +62,28 @@ def test_videos_and_modes_without_places(grid: tuple[int, ...]) -> None:
     assert len(np.unique(found.reshape(-1, 3), axis=0)) == 1
 
 
+@pytest.mark.parametrize(
+    ("weight", "ends"), [(1.0, (0.95, 1.0)), (0.5, (0.45, 0.55)), (0, (0.95, 1.0))]
+)
+def test_the_scale_ends_at_one_for_weights_of_one(
+    weight: float, ends: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, word, *more: (said.append(word), text(self, at, word, *more)),
+    )
+    found = cells(
+        pixels(picture_of(run_of(np.full((1, 1, 1, 2, 2), weight), ("a",)))), 1, 1, (104, 104)
+    )
+    assert {f"{end:.3f}" for end in ends} <= set(said)
+    assert "1.050" not in said
+    if weight == 1:
+        assert found[0, 0].tolist() == [253, 231, 37]
+
+
 def test_what_cannot_be_shown() -> None:
     run = run_of(np.ones((2, 1, 1, 2, 2)), ("a",))
     with pytest.raises(ParamError, match="image = 1: the run made 1"):
@@ -77,3 +101,26 @@ def test_maps_of_steps_with_and_without_places_are_averaged() -> None:
     run = Run(("a", "b"), (Step(0, 9.0, 4, flat), Step(1, 1.0, 4, local)), ())
     assert np.allclose(run.map, (local + flat[..., None, None]) / 2)
     assert picture_of(run).width > 0
+
+
+def test_what_is_no_number_is_red_and_null() -> None:
+    weights = np.full((1, 2, 1, 1, 2), 0.5)
+    weights[0, 0, 0, 0] = np.nan, 0.25
+    run = run_of(weights, ("a", "b"))
+    found = pixels(picture_of(run))
+    assert (found[44 + 26, 190 + 20] == (214, 39, 40)).all()
+    assert (found[44 + 26, 190 + 90] == (68, 1, 84)).all()
+    facts = json.loads(json.dumps(run.as_dict(), allow_nan=False))
+    assert facts["adapters"][0]["map"] == [[[None, 0.25]]]
+    assert facts["adapters"][0]["weight"] is None
+    assert facts["steps"][0]["entropy"] == [None]
+
+
+def test_the_share_of_the_base_has_a_row_where_it_has_any() -> None:
+    weights = np.full((1, 2, 1, 2, 2), 0.25)
+    found = pixels(picture_of(run_of(weights, ("a", "b"))))
+    assert found.shape[0] == 44 + 3 * (104 + 8) + 58
+    light = cells(found, 3, 1, (104, 104))[:, 0] @ [0.3, 0.6, 0.1]
+    assert light[2] > light[0] == light[1]
+    found = pixels(picture_of(run_of(2 * weights, ("a", "b"))))
+    assert found.shape[0] == 44 + 2 * (104 + 8) + 58

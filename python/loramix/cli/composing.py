@@ -13,6 +13,7 @@ import typer
 
 from loramix.cli import arguments, console, drawing, options
 from loramix.errors import ParamError
+from loramix.spelling import spelled
 
 if TYPE_CHECKING:
     from loramix.compose import Composition, Guidance, Mode, Pool, Run
@@ -188,8 +189,10 @@ def compose(  # noqa: PLR0913 - one parameter per option
         seconds = time.perf_counter() - start
     (run,) = composition.runs
     facts = {
-        "model": model, "given": adapters or [str(pool)], **call, "seed": seed, "mode": mode,
-        "guidance": guidance,
+        "model": model, "given": adapters or [str(pool)], **call, "seed": seed,
+        "mode": spelled(composition.mode), "guidance": spelled(composition.guidance),
+        "dtype": drawing.type_of(pipe), "device": str(pipe.device), "max_batch": max_batch,
+        "short": getattr(sources, "short", None), "hold": getattr(sources, "hold", None),
         "seconds": seconds, "files": [str(place) for place in places], **run.as_dict(),
         "pool": [one.as_dict() for one in composition.candidates],
     }  # fmt: skip

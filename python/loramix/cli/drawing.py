@@ -15,6 +15,8 @@ from loramix.errors import ModelError, OutputError, ParamError
 if TYPE_CHECKING:
     from loramix.compose import Composition, Run
 
+TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""Names of element types, and torch's."""
 KINDS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Kinds of pictures by the end of their names."""
 
@@ -88,12 +90,11 @@ def open_pipeline(model: str, dtype: str | None, device: str | None, *, fetch: b
     import torch
     from diffusers import DiffusionPipeline
 
-    kinds = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-    if dtype is not None and dtype not in kinds:
-        message = f"--dtype {dtype}: allowed is {', '.join(kinds)}"
+    if dtype is not None and dtype not in TYPES:
+        message = f"--dtype {dtype}: allowed is {', '.join(TYPES)}"
         raise ParamError(message)
     where = _device(device)
-    kind = kinds[dtype or ("f32" if where.type == "cpu" else "bf16")]
+    kind = getattr(torch, TYPES[dtype or ("f32" if where.type == "cpu" else "bf16")])
     path = Path(model)
     try:
         opened: Any = DiffusionPipeline.from_pretrained  # untyped
@@ -107,6 +108,12 @@ def open_pipeline(model: str, dtype: str | None, device: str | None, *, fetch: b
             )
         raise ModelError(message) from error
     return pipe.to(where)
+
+
+def type_of(pipe: Any) -> str:  # noqa: ANN401 - diffusers'
+    """The element type of a pipeline, as ``--dtype`` has it."""
+    theirs = str(pipe.dtype).removeprefix("torch.")
+    return next((name for name, one in TYPES.items() if one == theirs), theirs)
 
 
 def _device(name: str | None) -> Any:  # noqa: ANN401 - torch's

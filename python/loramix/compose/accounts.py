@@ -1,11 +1,13 @@
 """What happened in a run: who was active where and when, and what it cost."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from loramix.tensors import F32, F64
+
+_ROUNDING = 1e-5
+"""What weights in float32 may lack in a sum of 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,8 @@ class Step:
     number : from 0.
     timestep : as the pipeline gives it to the denoiser.
     forwards : predictions of the denoiser per image, conditional and unconditional ones.
-    weights : (n, batch, *grid), what every adapter weighed in every patch; grid is empty for modes
-        that have one weight per image.
+    weights : (n, batch, *grid), what every adapter weighed in every patch, inside its mask if there
+        are masks; grid is empty for modes that have one weight per image.
     """
 
     number: int
@@ -27,9 +29,18 @@ class Step:
     weights: F32
 
     @property
+    def base(self) -> F32:
+        """(batch, *grid), what is left to the base: outside masks, or all without adapters."""
+        left = 1 - self.weights.sum(axis=0, dtype=np.float64)
+        return np.where(left < _ROUNDING, 0, left).astype(np.float32)
+
+    @property
     def entropy(self) -> F64:
-        """(batch,), entropy of the weights in nats, mean over patches, in [0, ln n]."""
-        weights = self.weights.astype(np.float64)
+        """(batch,), entropy of the shares in nats, mean over patches, in [0, ln n].
+
+        Where the base has a share (masks) it counts as one more adapter.
+        """
+        weights = np.concatenate((self.weights, self.base[None])).astype(np.float64)
         each = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(axis=0)
         return np.asarray(each.reshape(len(each), -1).mean(axis=1) + 0.0)
 
@@ -84,37 +95,52 @@ class Run:
             total += step.weights if same else flat
         return (total / len(self.steps)).astype(np.float32)
 
+    @property
+    def base(self) -> F32:
+        """(batch, *grid), what `map` leaves to the base."""
+        return Step(0, 0.0, 0, self.map).base
+
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON: who was active where and when, and what it cost.
 
+        What is no number, of predictions that overflowed, is None.
         ``adapters[i].steps`` are the steps in which it had weight in any picture, its ``map`` the
         mean over the steps; ``steps[t].weights`` means over patches, of every adapter in every
-        picture.
+        picture; ``base`` what they leave to the base.
         """
         chosen = np.array([step.chosen.any(axis=1) for step in self.steps])
-        maps = self.map
+        maps, base = self.map, self.base
         return {
             "forwards": self.forwards,
             "swaps": self.swaps,
             "notes": list(self.notes),
+            "base": {"weight": _plain(base.mean(dtype=np.float64)), "map": _plain(base)},
             "adapters": [
                 {
                     "name": name,
-                    "weight": float(maps[i].mean(dtype=np.float64)),
+                    "weight": _plain(maps[i].mean(dtype=np.float64)),
                     "steps": [s.number for s, c in zip(self.steps, chosen, strict=True) if c[i]],
-                    "map": maps[i].tolist(),
+                    "map": _plain(maps[i]),
                 }
                 for i, name in enumerate(self.adapters)
             ],
             "steps": [
                 {
                     "number": step.number,
-                    "timestep": step.timestep if math.isfinite(step.timestep) else None,
+                    "timestep": _plain(np.float64(step.timestep)),
                     "forwards": step.forwards,
-                    "entropy": step.entropy.tolist(),
-                    "weights": step.means.tolist(),
+                    "entropy": _plain(step.entropy),
+                    "weights": _plain(step.means),
+                    "base": _plain(step.base.reshape(len(step.base), -1).mean(axis=1)),
                     "chosen": step.chosen.tolist(),
                 }
                 for step in self.steps
             ],
         }
+
+
+def _plain(values: F32 | F64 | np.float64) -> object:
+    """Numbers in lists, None for those that are none: JSON has no NaN."""
+    found = np.asarray(values, dtype=np.float64).astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()

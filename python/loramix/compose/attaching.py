@@ -12,6 +12,8 @@ from typing import Any
 from loramix.compose.functional.arrays import Array
 from loramix.compose.modes.base import Pass
 from loramix.compose.residing import Residents
+from loramix.compose.watching import tuner_layers as tuner_layers
+from loramix.compose.watching import watch
 from loramix.errors import FormatError, ParamError
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -19,17 +21,21 @@ COMPONENTS = ("unet", "transformer", "transformer_2", *ENCODERS)
 """The parts of pipelines that can hold adapters."""
 
 
-def tuner_layers(module: Any) -> dict[str, Any]:  # noqa: ANN401 - torch's
-    """The layers of a module that hold adapters, by name."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return {name: one for name, one in module.named_modules() if isinstance(one, BaseTunerLayer)}
-
-
 def held(layer: Any) -> set[str]:  # noqa: ANN401 - PEFT's
     """Names of the adapters of a layer, those whose weights wait in a file among them."""
     inside = {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
     return inside | set(layer.scaling)
+
+
+def weights_of(layer: Any, name: str) -> Iterator[Any]:  # noqa: ANN401 - PEFT's
+    """The parameters of an adapter in a layer."""
+    import torch
+
+    for kind in layer.adapter_layer_names:
+        container = getattr(layer, kind)
+        if name in container:
+            one = container[name]
+            yield from [one] if isinstance(one, torch.nn.Parameter) else one.parameters()
 
 
 def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's
@@ -126,6 +132,8 @@ class Attached:
     ) -> None:
         self.names = tuple(names)
         self._residents = residents
+        self._watched = [watch(one) for one in (*denoisers, *encoders)]
+        self._scaling: dict[Any, dict[str, float]] = {}
         self._denoisers = [tuner_layers(one) for one in denoisers]
         self._own = {
             layer: held(layer) & set(names) for one in self._denoisers for layer in one.values()
@@ -153,10 +161,58 @@ class Attached:
                 if name in held(layer):
                     layer.set_scale(name, weight)
                     found.add(name)
+            self._scaling[layer] = {n: layer.scaling[n] for n in self.names if n in layer.scaling}
         for name in self.names:
             if name not in found:
                 message = f"adapter {name}: diffusers found no layer of this pipeline in it"
                 raise FormatError(message)
+
+    def check(self) -> None:
+        """Refuse to go on where somebody else has changed the adapters since the last forward.
+
+        Microseconds per layer: looks at attributes only.
+
+        Raises
+        ------
+        ParamError : what was done to them, and what to do.
+        """
+        change = next((text for one in self._watched if (text := one.change())), None)
+        for layers in self._denoisers:
+            for where, layer in () if change else layers.items():
+                meant, now = self._scaling[layer], layer.scaling
+                if meant != now and any(now.get(name) != meant[name] for name in meant):
+                    change = f"{where}: the strength of an adapter is another one (set_adapters())"
+                    break
+        if change:
+            message = (
+                f"adapters of the pipeline were changed inside the composition: {change}; leave "
+                "it, and compose again with the adapters and weights wanted"
+            )
+            raise ParamError(message)
+
+    def settle(self) -> None:
+        """Put the strengths back that a global scale of the pipeline left: rounded, or all 1."""
+        for layer, scaling in self._scaling.items():
+            layer.scaling.update(scaling)
+
+    def unfuse(self) -> None:
+        """Take out of the weights what was fused into them since; rounds as PEFT does.
+
+        Raises
+        ------
+        ParamError : an adapter that was fused, and then deleted.
+        """
+        lost = set()
+        for layer in self._all():
+            lost |= set(layer.merged_adapters) - held(layer)
+            if layer.merged_adapters:
+                layer.unmerge()
+        if lost:
+            message = (
+                f"{', '.join(sorted(lost))}: fused into the model inside the composition, and then "
+                "deleted: the weights cannot be put back; open the pipeline anew"
+            )
+            raise ParamError(message)
 
     @property
     def swaps(self) -> int:
@@ -190,6 +246,7 @@ class Attached:
         special = {
             name: [self.names[i] for i in which] for name, which in (wanted.layers or {}).items()
         }
+        self.settle()
         for layers in self._denoisers:
             for name, layer in layers.items():
                 layer._active_adapter = special.get(name, active)
@@ -232,6 +289,7 @@ class Attached:
             return args, {**kwargs, "adapter_names": [n for n in given for _ in range(times)]}
 
         hooks = []
+        self.settle()
         try:
             for layer, names in self._own.items():
                 layer._active_adapter = [n for n in self.names if n in names]  # for global scales

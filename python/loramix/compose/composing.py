@@ -15,8 +15,14 @@ from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_number, check_word
+from loramix.compose.functional.masking import check_mask
 from loramix.compose.guidance import GUIDANCE, Guidance
-from loramix.compose.intercepting import argument_names, intercepted, progressing
+from loramix.compose.intercepting import (
+    argument_names,
+    intercepted,
+    is_intercepted,
+    progressing,
+)
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.pool import Candidate, Pool
@@ -35,10 +41,12 @@ class Composition:
 
     Made by `compose`, which has the parameters.  The context gives the pipeline itself; when it
     ends, by an exception too, the pipeline's modules, adapters, scales and hooks are what they
-    were.  It can be entered again, but not within itself.
+    were.  It can be entered again, but not within itself or another
+    one of the same denoiser.
 
     Attributes
     ----------
+    mode, guidance : what is used, with all parameters.
     runs : the account of every call of the pipeline so far.
     candidates : of a pool, when it was entered: the short list, best first, and all others with
         the reason.  Empty for a list of adapters.
@@ -105,7 +113,20 @@ class Composition:
             able = ", ".join(name for name, kind in MODES.items() if kind.per_pixel)
             message = f"mode {self._mode.name} has no weights for pixels; masks go with {able}"
             raise ParamError(message)
+        for number, one in enumerate(masks):
+            if one is not None:
+                check_mask(one, f"masks[{number}]")
         return tuple(masks)
+
+    @property
+    def mode(self) -> Mode:
+        """That is used, with all its parameters."""
+        return self._mode
+
+    @property
+    def guidance(self) -> Guidance:
+        """That is used: the user's, or what goes with the mode."""
+        return self._guidance
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -119,20 +140,21 @@ class Composition:
             raise ParamError(message)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="loramix-")))
-            stack.enter_context(put_back(self._pipe))
             denoisers = self._denoisers()
+            stack.enter_context(put_back(self._pipe))
             loader = Loader(self._pipe, folder, self._architecture)
             attached, priors = self._attach(loader, denoisers, folder)
+            stack.callback(attached.unfuse)
             if self._max_batch > 1:
                 attached.check_rows()
             attached.encode_with(attached.names if self._text == "all" else ())
             settings = Settings(
                 self._mode, self._guidance, priors, self._masks, self._max_batch,
-                tuple(loader.names.values()), tuple(loader.notes),
+                tuple(loader.names.values()), (*loader.notes, *self._unread),
             )  # fmt: skip
             self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
-                stack.enter_context(intercepted(one, self._session))
+                stack.enter_context(intercepted(one, self._pipe, self._session))
             stack.enter_context(progressing(self._pipe, self._session))
             self._open = stack.pop_all()
         return self._pipe
@@ -175,6 +197,15 @@ class Composition:
         return attached, priors
 
     @property
+    def _unread(self) -> tuple[str, ...]:
+        """A note where priors make no difference."""
+        other = self._mode.in_place_of_priors
+        if other is None or len({prior for prior in self._priors if prior > 0}) < 2:
+            return ()
+        use = "give weights" if other == "weights" else f"mode {other} does"
+        return (f"mode {self._mode.name} does not weigh by priors: {use}",)
+
+    @property
     def _several(self) -> tuple[int, ...]:
         """The adapters with a prior, where there are two or more."""
         taking = tuple(i for i, prior in enumerate(self._priors) if prior > 0)
@@ -187,6 +218,12 @@ class Composition:
             if (module := getattr(self._pipe, name, None)) is not None
         ]
         for module in found:
+            if is_intercepted(module):
+                message = (
+                    f"{type(module).__name__} is composing already: leave that composition first, "
+                    "or give one composition all adapters in its list"
+                )
+                raise ParamError(message)
             if self._family.latents not in argument_names(module):
                 message = (
                     f"{type(module).__name__} hides the arguments of the model, as compiled ones "

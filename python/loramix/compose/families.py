@@ -36,6 +36,12 @@ class Family:
     shared: frozenset[str] = frozenset()
     listed: frozenset[str] = frozenset()
 
+    def space(self, arguments: Arguments) -> tuple[int, ...]:
+        """Sizes of the axes of space of an unpacked prediction."""
+        if self.layout is None:
+            return tuple(arguments[self.latents].shape[2:])
+        return tuple(t * e for t, e in zip(*self.layout(arguments), strict=True))
+
     def unpacked(self, prediction: Array, arguments: Arguments) -> Array:
         """A prediction as (batch, channels, *space)."""
         if self.layout is None:

@@ -2,13 +2,17 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any, Self
 
 from loramix.compose.session import Session
+from loramix.errors import ParamError
 
 _NOTHING = object()
+_MARK = "_loramix_session"
 
 
 @contextmanager
@@ -30,16 +34,48 @@ def argument_names(denoiser: Any) -> tuple[str, ...]:  # noqa: ANN401 - torch's
     return tuple(inspect.signature(type(denoiser).forward).parameters)[1:]
 
 
+def is_intercepted(denoiser: Any) -> bool:  # noqa: ANN401 - torch's
+    """Whether a session answers the calls of a denoiser, of this pipeline or of another one."""
+    return hasattr(denoiser.forward, _MARK)
+
+
+def _caller() -> object:
+    """The pipeline whose call is running, the innermost one; None: somebody calls the denoiser."""
+    from diffusers import DiffusionPipeline
+
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            one = frame.f_locals.get("self")
+            if isinstance(one, DiffusionPipeline):
+                return one
+        frame = frame.f_back
+    return None
+
+
 @contextmanager
-def intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
-    """Every call of a denoiser goes through the session."""
+def intercepted(denoiser: Any, pipe: Any, session: Session) -> Iterator[None]:  # noqa: ANN401
+    """Every call of a denoiser goes through the session.
+
+    Calls of another pipeline that shares it are refused with `ParamError`: which of its rows are
+    unconditional, and where its runs begin, only that pipeline knows.
+    """
     forward: Callable[..., Any] = denoiser.forward
     names = argument_names(denoiser)
 
     @functools.wraps(forward)
     def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's
+        caller = _caller()
+        if caller is not None and caller is not pipe:
+            message = (
+                f"{type(caller).__name__} calls the {type(denoiser).__name__} that "
+                f"{type(pipe).__name__} composes: leave that composition, and compose the pipeline "
+                "that you call"
+            )
+            raise ParamError(message)
         return session.call(forward, names, args, kwargs)
 
+    setattr(through, _MARK, session)
     with ExitStack() as stack:
         stack.enter_context(_replaced(denoiser, "forward", through))
         if hasattr(denoiser, "cache_context"):

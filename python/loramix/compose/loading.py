@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramix.adapters import loading
-from loramix.compose.attaching import COMPONENTS, held, pair_of, tuner_layers
+from loramix.compose.attaching import COMPONENTS, held, pair_of, tuner_layers, weights_of
 from loramix.converting import convert
 from loramix.errors import FormatError, ParamError
 from loramix.finding import cached
@@ -58,7 +58,8 @@ class Loader:
         Raises
         ------
         ParamError : neither, or one that is given twice.
-        FormatError : a file that neither loramix nor diffusers understands.
+        FormatError : a file that neither loramix nor diffusers understands, or NaN or infinity in
+            its weights as the pipeline has them.
         FileNotFoundError : a path that is not there.
         """
         if isinstance(one, str) and one in self._known:
@@ -66,6 +67,7 @@ class Loader:
                 message = f"adapter {one} is given twice: give it once, with a prior"
                 raise ParamError(message)
             self.names[one] = one
+            _refuse_values(self._pipe, one, one)
             return one
         path = self._there(one)
         if (real := path.resolve()) in self._files:
@@ -154,6 +156,7 @@ class Loader:
             # them, and leaves out what it does not know.
             refusal = error
         _load_file(self._pipe, path, readable, name, refusal)
+        _refuse_values(self._pipe, name, shown)
         if refusal is not None:
             self.notes.append(
                 f"{shown}: loaded by diffusers alone, which leaves out what it does not know; "
@@ -231,6 +234,28 @@ def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
         for layer in tuner_layers(part).values()
         for name in held(layer)
     }
+
+
+def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - diffusers'
+    """Refuse an adapter whose weights, in the type of the pipeline, are not all numbers.
+
+    Raises
+    ------
+    FormatError : NaN or infinity.
+    """
+    import torch
+
+    for component, part in components_of(pipe).items():
+        for where, layer in tuner_layers(part).items():
+            for weight in weights_of(layer, name):
+                if not bool(torch.isfinite(weight).all()):
+                    kind = str(weight.dtype).removeprefix("torch.")
+                    message = (
+                        f"{shown}: {component}.{where} holds NaN or infinity as {kind}: the file "
+                        "is damaged, its training diverged, or float16 is too small for it: get "
+                        "another copy, or take torch.bfloat16 or torch.float32"
+                    )
+                    raise FormatError(message)
 
 
 def _load_file(

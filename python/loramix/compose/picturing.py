@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loramix.compose.accounts import Run
+from loramix.compose.accounts import Run, Step
 from loramix.compose.functional.checks import check_count
 from loramix.errors import ParamError
 from loramix.report.cells import printable, shorten
@@ -24,6 +24,7 @@ _LETTERS = 22
 _SCALE = (320, 14)
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 _RESTS = (232, 232, 232)
+_BROKEN = (214, 39, 40)
 # Viridis (Smith and van der Walt, CC0) at five places: brighter is more, in grey too.
 _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 
@@ -32,7 +33,8 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
     """Draw who was active where and when.
 
     One scale of colours for all maps, from the least to the largest weight, with its numbers
-    below; exact zeros are grey.  The last column is the mean over all steps.  Maps of videos are
+    below; exact zeros are grey, what is no number red.  The last column is the mean over all
+    steps.  Where the base has a share, outside masks, it has the last row.  Maps of videos are
     means over their frames.
 
     Parameters
@@ -61,13 +63,20 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         raise ParamError(message)
     picks = np.unique(np.linspace(0, len(run.steps) - 1, min(columns, len(run.steps))).round())
     shown = [run.steps[int(i)] for i in picks]
-    maps = [_flat(step.weights[:, image]) for step in shown] + [_flat(run.map[:, image])]
+    weights = [_shares(step, image) for step in shown]
+    mean = Step(0, 0.0, 0, run.map)
+    maps = [_flat(one) for one in (*weights, _shares(mean, image))]
+    names = run.adapters
+    if any((one[-1] > 0).any() for one in maps):
+        names = (*names, "base")
+    else:
+        maps = [one[:-1] for one in maps]
     heads = [(f"step {step.number}", f"t = {step.timestep:.4g}") for step in shown]
     heads.append(("mean", f"{len(run.steps)} steps"))
     low, high = _range(maps)
     wide, tall = _cell(maps)
     width = max(_LEFT + len(maps) * (wide + _GAP) + _GAP, _LEFT + _SCALE[0] + 190)
-    height = _TOP + len(run.adapters) * (tall + _GAP) + _BOTTOM
+    height = _TOP + len(names) * (tall + _GAP) + _BOTTOM
     page = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(page)
     font, small = _font(_SIZE), _font(_SIZE - 2)
@@ -75,11 +84,11 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         x = _LEFT + column * (wide + _GAP)
         draw.text((x, 6), top, _INK, font)
         draw.text((x, 24), under, _FAINT, small)
-    for row, name in enumerate(run.adapters):
+    for row, name in enumerate(names):
         y = _TOP + row * (tall + _GAP)
-        mean = float(maps[-1][row].mean())
+        share = float(maps[-1][row].mean())
         draw.text((_GAP, y + tall // 2 - 18), shorten(printable(name), _LETTERS), _INK, font)
-        draw.text((_GAP, y + tall // 2 + 2), f"mean weight {mean:.3f}", _FAINT, small)
+        draw.text((_GAP, y + tall // 2 + 2), f"mean weight {share:.3f}", _FAINT, small)
         for column, one in enumerate(maps):
             cell = Image.fromarray(_painted(one[row], low, high))
             cell = cell.resize((wide, tall), Image.Resampling.NEAREST)
@@ -90,11 +99,20 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
     draw.text((_LEFT, y + 18), f"{low:.3f}", _FAINT, small)
     draw.text((_LEFT + _SCALE[0] - 36, y + 18), f"{high:.3f}", _FAINT, small)
     draw.text((_GAP, y - 2), "weight", _INK, font)
-    if any((one == 0).any() for one in maps):
-        x = _LEFT + _SCALE[0] + 24
-        draw.rectangle((x, y, x + 13, y + 13), _RESTS)
-        draw.text((x + 20, y - 1), "0: takes no part", _FAINT, small)
+    words = (
+        (_RESTS, "0: takes no part", any((one == 0).any() for one in maps)),
+        (_BROKEN, "NaN: overflow", not all(np.isfinite(one).all() for one in maps)),
+    )
+    for line, (colour, word) in enumerate((c, w) for c, w, there in words if there):
+        x, down = _LEFT + _SCALE[0] + 24, y + 20 * line
+        draw.rectangle((x, down, x + 13, down + 13), colour)
+        draw.text((x + 20, down - 1), word, _FAINT, small)
     return page
+
+
+def _shares(step: Step, image: int) -> F32:
+    """(n + 1, *grid), weights of adapters and what they leave to the base."""
+    return np.concatenate((step.weights[:, image], step.base[None, image]))
 
 
 def _flat(weights: F32) -> F32:
@@ -106,9 +124,11 @@ def _flat(weights: F32) -> F32:
 
 def _range(maps: list[F32]) -> tuple[float, float]:
     """The least and the largest weight above 0; apart where all are equal."""
-    values = np.concatenate([one[one > 0].ravel() for one in maps])
+    values = np.concatenate([one[np.isfinite(one) & (one > 0)].ravel() for one in maps])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    return (low, high) if high - low > 1e-3 else (max(low - 0.05, 0.0), high + 0.05)
+    if high - low > 1e-3:
+        return low, high
+    return max(low - 0.05, 0.0), max(high, min(high + 0.05, 1.0))
 
 
 def _cell(maps: list[F32]) -> tuple[int, int]:
@@ -122,12 +142,15 @@ def _painted(
     values: F32 | F64, low: float, high: float, *, zeros: bool = True
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """(rows, columns, 3), colours of weights."""
-    place = np.clip((values - low) / (high - low), 0, 1) * (len(_COLOURS) - 1)
+    broken = ~np.isfinite(values)
+    place = np.clip((np.where(broken, low, values) - low) / (high - low), 0, 1)
+    place *= len(_COLOURS) - 1
     left = np.minimum(place.astype(int), len(_COLOURS) - 2)
     part = (place - left)[..., None]
     colours = _COLOURS[left] * (1 - part) + _COLOURS[left + 1] * part
     if zeros:
         colours = np.where((values == 0)[..., None], np.array(_RESTS), colours)
+    colours = np.where(broken[..., None], np.array(_BROKEN), colours)
     return np.asarray(colours.round().astype(np.uint8))
 
 

@@ -15,7 +15,7 @@ from loramix.compose.families import Family
 from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.masking import fit
 from loramix.compose.functional.parts import parts_of, whole
-from loramix.compose.guidance import Guidance, Recentred, Side
+from loramix.compose.guidance import Cfg, Guidance, Recentred, Side
 from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
 from loramix.errors import ParamError
 
@@ -38,7 +38,9 @@ class _State:
     role: Role | None = None
     timestep: float = float("nan")
     found: list[Step] = field(default_factory=list)
-    guided: bool = False
+    guided: set[int] = field(default_factory=set)
+    plain: set[int] = field(default_factory=set)
+    broken: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -117,13 +119,26 @@ class Session:
         ----------
         forward : the denoiser's own.
         names : of its positional arguments.
+
+        Raises
+        ------
+        ParamError : adapters that somebody else has changed.
         """
-        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        self._attached.check()
+        try:
+            return self._answer(forward, {**dict(zip(names, args, strict=False)), **kwargs})
+        finally:
+            self._attached.settle()
+
+    def _answer(self, forward: Forward, arguments: Arguments) -> Any:  # noqa: ANN401
+        """`call`, with all arguments by name."""
         state = self._state = self._state or _State(self._prepared, self._attached.swaps)
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
             state.timestep = _number(arguments["timestep"])
+        if role in ("batch", "unconditional"):
+            state.guided.add(state.step)
         state.role = role
         sides, rows = (2 if role == "batch" else 1), len(arguments[self._family.latents])
         if rows % sides:
@@ -136,7 +151,9 @@ class Session:
             self._attached.switch(BASE)
             self._count(state, role, sides, None)
             return forward(**arguments)
-        latents, wrap = self._forwards.run(forward, arguments, self._wanted(state, role))
+        passes = self._wanted(state, role, self._family.space(arguments))
+        latents, wrap = self._forwards.run(forward, arguments, passes)
+        self._note_broken(state, latents)
         composed = self._composed(state, role, latents)
         self._count(state, role, len(latents) * sides, state.blend)
         return wrap(self._family.packed(composed, arguments))
@@ -146,33 +163,38 @@ class Session:
         if arguments.get("skip_layers") is not None:
             return "again"  # the conditional rows once more, with layers left out
         if self._family.guidance == "batch":
-            state.guided = bool(getattr(self._pipe, "do_classifier_free_guidance", False))
-            return "batch" if state.guided else "conditional"
+            guided = getattr(self._pipe, "do_classifier_free_guidance", False)
+            return "batch" if guided else "conditional"
         second = self._context == "uncond" or (
             self._context is None
             and state.role == "conditional"
             and _number(arguments["timestep"]) == state.timestep
         )
-        state.guided |= second
         return "unconditional" if second else "conditional"
 
-    def _wanted(self, state: _State, role: Role) -> tuple[Pass, ...]:
+    def _wanted(self, state: _State, role: Role, space: tuple[int, ...]) -> tuple[Pass, ...]:
         """The passes of this call, the base's first."""
         settings = self._settings
         if role in ("unconditional", "again"):
             blend = _known(state.blend)
             own: Side = "unconditional" if role == "unconditional" else "conditional"
-            reads = blend.reads_base or settings.guidance.reads(own)
+            reads = blend.reads_base or self._guidance(blend.used).reads(own)
             passes = blend.used
         else:
-            passes = settings.mode.passes(self._moment(state), state.memory)
+            passes = settings.mode.passes(self._moment(state, space), state.memory)
             sides = _SIDES if role == "batch" else _SIDES[1:]
-            reads = any(settings.guidance.reads(side) for side in sides)
+            if all(one.plain for one in passes):
+                state.plain.add(state.step)
+            reads = any(self._guidance(passes).reads(side) for side in sides)
         return (BASE, *passes) if reads and BASE not in passes else passes
 
-    def _moment(self, state: _State) -> Moment:
+    def _guidance(self, passes: Sequence[Pass]) -> Guidance:
+        """What happens to the composition of these passes."""
+        return Cfg() if all(one.plain for one in passes) else self._settings.guidance
+
+    def _moment(self, state: _State, space: tuple[int, ...]) -> Moment:
         masked = self._settings.masks is not None
-        return Moment(state.step, state.steps, self._settings.prior, masked)
+        return Moment(state.step, state.steps, self._settings.prior, masked, space)
 
     def _composed(self, state: _State, role: Role, latents: Mapping[Pass, Array]) -> Array:
         """Weigh, if there are conditional rows that were not weighed yet, and combine.
@@ -202,7 +224,7 @@ class Session:
         members = {one: value for one, value in latents.items() if one != BASE}
         first = next(iter(members.values()))
         seen = Seen(tuple(members), tuple(members.values()), latents.get(BASE), self._fit(first))
-        moment = self._moment(state)
+        moment = self._moment(state, tuple(first.shape[2:]))
         state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
         return state.blend
 
@@ -210,7 +232,7 @@ class Session:
         self, blend: Blend, side: Side, latents: Mapping[Pass, Array], into: Array
     ) -> None:
         """One side of the call, as the pipeline gets it, part by part."""
-        guidance, base = self._settings.guidance, latents.get(BASE)
+        guidance, base = self._guidance(blend.used), latents.get(BASE)
         for part in parts_of(into) if blend.pointwise else [whole(into)]:
             own = None if base is None else part.of(base)
             composed = blend.combine([part.of(latents[one]) for one in blend.used], own, part)
@@ -252,14 +274,36 @@ class Session:
             self._state.notes.append(text)
             _log.info("%s", text)
 
+    def _note_broken(self, state: _State, latents: Mapping[Pass, Array]) -> None:
+        """Say where the first prediction is that is not all numbers; the rest follows from it."""
+        if state.broken:
+            return
+        xp = library_of(next(iter(latents.values())))
+        # Both are NaN where anything is; nothing as large as a prediction is made.
+        ends = xp.stack([end(one) for one in latents.values() for end in (xp.amax, xp.amin)])
+        whole = np.isfinite(to_numpy(ends)).reshape(-1, 2).all(axis=1)
+        for one, fine in zip(latents, whole, strict=True):
+            if not fine:
+                state.broken = True
+                who = " + ".join(self._settings.shown[i] for i in one.active) or "the base"
+                kind = str(ends.dtype).removeprefix("torch.")
+                self.note(
+                    f"step {state.step}: the prediction of {who} has NaN or infinity in {kind}, "
+                    "and so has what follows: try torch.bfloat16 or torch.float32, or smaller "
+                    "weights"
+                )
+                return
+
     def _account(self, state: _State) -> Run:
         """What is known of a run."""
         guidance, notes = self._settings.guidance, [*self._settings.notes, *state.notes]
         recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
-        if self._settings.prior and recentres and not state.guided:
+        composed = {step.number for step in state.found} - state.plain
+        if self._settings.prior and recentres and (missed := sorted(composed - state.guided)):
+            where = "" if len(missed) == len(state.found) else f" in {_spans(missed)}"
             notes.append(
-                "the pipeline asked for no unconditional prediction (a guidance-distilled model, "
-                "or guidance is off): nothing was re-centred"
+                f"no unconditional prediction was asked for{where} (a guidance-distilled model, or "
+                f"guidance is off): {'they were not' if where else 'nothing was'} re-centred"
             )
         swaps = self._attached.swaps - state.swaps
         return Run(self._settings.shown, tuple(state.found), tuple(notes), swaps)
@@ -281,3 +325,15 @@ def _known(blend: Blend | None) -> Blend:
 def _number(timestep: Any) -> float:  # noqa: ANN401 - a number or a tensor
     """The timestep of the first row."""
     return float(timestep.reshape(-1)[0]) if hasattr(timestep, "reshape") else float(timestep)
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Rising numbers of steps in words: ``step 3``, ``steps 1-3, 7``."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    words = ", ".join("-".join(map(str, span)) for span in spans)
+    return f"{'step' if len(numbers) == 1 else 'steps'} {words}"

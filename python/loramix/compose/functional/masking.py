@@ -1,13 +1,17 @@
 """User masks in the size of latents."""
 
-from typing import Any
-
 import numpy as np
 
 from loramix.arrays import to_numpy
-from loramix.compose.functional.arrays import Array
+from loramix.compose.functional.arrays import Array, library_of
+from loramix.compose.functional.parts import parts_of
+from loramix.compose.functional.patches import How, Patch, cut, edges_of, upsample
+from loramix.compose.functional.weighting import restrict
 from loramix.errors import ParamError, ShapeError
 from loramix.tensors import F64
+
+_NOTHING = 1e-20
+"""Between the traces of `restrict` and any weight."""
 
 
 def fit(mask: Array, height: int, width: int) -> F64:
@@ -27,18 +31,57 @@ def fit(mask: Array, height: int, width: int) -> F64:
     ShapeError : not two axes, or one without a pixel.
     ParamError : values outside [0, 1], or NaN.
     """
-    values: np.ndarray[Any, Any] = to_numpy(mask).astype(np.float64)
+    values = check_mask(mask)
+    rows, columns = (_cover(*pair) for pair in zip(values.shape, (height, width), strict=True))
+    return np.asarray(np.clip(rows @ values @ columns.T, 0, 1))
+
+
+def check_mask(mask: Array, name: str = "fit") -> F64:
+    """A mask as an array, see `fit`.
+
+    Raises
+    ------
+    ShapeError : not two axes, or one without a pixel.
+    ParamError : values outside [0, 1], or NaN.
+    """
+    values: F64 = to_numpy(mask).astype(np.float64)
     if values.ndim != 2 or 0 in values.shape:
-        message = f"a mask of shape {values.shape}: (rows, columns) is needed"
+        message = f"{name}: a mask of shape {values.shape}: (rows, columns) is needed"
         raise ShapeError(message)
     if not ((values >= 0) & (values <= 1)).all():
         message = (
-            f"a mask with values from {values.min():g} to {values.max():g}: allowed is [0, 1]; "
-            "divide pictures by 255"
+            f"{name}: a mask with values from {values.min():g} to {values.max():g}: allowed is "
+            "[0, 1]; divide pictures by 255"
         )
         raise ParamError(message)
-    rows, columns = (_cover(*pair) for pair in zip(values.shape, (height, width), strict=True))
-    return np.asarray(np.clip(rows @ values @ columns.T, 0, 1))
+    return values
+
+
+def inside(weights: Array, masks: Array, *, patch: Patch, how: How) -> Array:
+    """What weights of patches are after masks, as means over the pixels of each patch.
+
+    Parameters
+    ----------
+    weights : (n, batch, *grid), see `restrict`.
+    masks : (n, *space), each in [0, 1].
+    patch, how : see `upsample`.
+
+    Returns
+    -------
+    As ``weights``, float32.  Traces that `restrict` gives to who has no weight are 0.
+    """
+    space = tuple(masks.shape[1:])
+    edges = edges_of((1, 1, *space), patch)
+    axes = tuple(range(3, 2 * len(edges) + 2, 2))
+    xp = library_of(weights)
+    parts, found = parts_of(masks[:, None], edges), []
+    for part in parts:
+        pixels = upsample(weights, space, patch=patch, how=how, part=part)
+        pixels = restrict(pixels, part.of(masks, before=1))
+        counts = xp.sum(cut(xp.ones_like(pixels[:1, :1]), edges), axis=axes)
+        found.append(xp.sum(cut(pixels, edges), axis=axes) / counts)
+    means = xp.concatenate(found, axis=2 + parts[0].axis)
+    return xp.where(means < _NOTHING, xp.zeros_like(means), means)
 
 
 def _cover(have: int, want: int) -> F64:

@@ -106,10 +106,10 @@ def _apart(base: Array, predictions: Sequence[Array], edges: Sequence[int]) -> A
     """`divergence` of a part that is made of whole patches."""
     xp = library_of(base)
     axes = (1, *range(3, 2 * len(edges) + 2, 2))
-    reference, empty = _unit(_cut(base, edges), axes)
+    reference, empty = _unit(cut(base, edges), axes)
     found = []
     for one in predictions:
-        unit, blank = _unit(_cut(one, edges), axes)
+        unit, blank = _unit(cut(one, edges), axes)
         half = xp.sum((unit - reference) ** 2, axis=axes) / 2
         found.append(xp.where(empty | blank, xp.zeros_like(half), half))
     return xp.stack(found)
@@ -171,8 +171,8 @@ def upsample(
     return weights
 
 
-def _cut(array: Array, edges: Sequence[int]) -> Array:
-    """(batch, channels, g1, e1, g2, e2, ...), with zeros behind the end."""
+def cut(array: Array, edges: Sequence[int]) -> Array:
+    """As (batch, channels, g1, e1, g2, e2, ...), with zeros behind the end, float32."""
     array = wide(array)
     xp = library_of(array)
     for axis, edge in enumerate(edges, 2):

@@ -20,10 +20,12 @@ class Pass:
     ----------
     active : adapters that are active, by number, each at its weight; none: the base.
     layers : for layers by name, which of them are active there instead; None: the same everywhere.
+    plain : whether guidance leaves its prediction as it is, whatever the user chose.
     """
 
     active: tuple[int, ...] = ()
     layers: Mapping[str, tuple[int, ...]] | None = None
+    plain: bool = False
 
     def __hash__(self) -> int:
         return hash(self.active)
@@ -42,12 +44,14 @@ class Moment:
     steps : how many there will be; None where the pipeline does not say.
     prior : (n,), the users' weights of adapters in the composition, at least 0, not all 0.
     masked : whether there are masks, so that some pixels may be the base's.
+    space : the sizes of predictions, behind batch and channels; empty where nobody has asked yet.
     """
 
     step: int
     steps: int | None
     prior: tuple[float, ...]
     masked: bool = False
+    space: tuple[int, ...] = ()
 
     @property
     def share(self) -> float:
@@ -84,7 +88,8 @@ class Blend(Protocol):
     Attributes
     ----------
     used : the passes whose predictions are combined.
-    table : (n, batch, *grid), the weights of all adapters, for the account of the run.
+    table : (n, batch, *grid), the weights of all adapters inside their masks, for the account
+        of the run.
     reads_base : whether a part of the result is the base's.
     pointwise : whether every place of the result depends on that place alone, so that parts can
         be combined one by one.
@@ -146,11 +151,14 @@ class Mode(Protocol):
     ----------
     name : as users write it.
     per_pixel : whether masks can be obeyed.
+    in_place_of_priors : where priors above 0 make no difference, what does: a mode, or ``weights``;
+        None where they do.
     guidance : what goes with it unless the user says otherwise.
     """
 
     name: ClassVar[str]
     per_pixel: ClassVar[bool]
+    in_place_of_priors: ClassVar[str | None]
     guidance: ClassVar[Guidance]
 
     def prepare(self, model: Model) -> object:
@@ -163,7 +171,12 @@ class Mode(Protocol):
         ...
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
-        """The forwards that this step needs, the base's first if it is among them."""
+        """The forwards that this step needs, the base's first if it is among them.
+
+        Raises
+        ------
+        ParamError : the mode is not for predictions of this size.
+        """
         ...
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from loramix.compose.functional.arrays import Array
+from loramix.compose.functional.arrays import Array, library_of
 from loramix.compose.functional.blending import aggregate
+from loramix.compose.functional.masking import inside
 from loramix.compose.functional.parts import Part
 from loramix.compose.functional.patches import How, Patch, upsample
 from loramix.compose.functional.weighting import restrict
@@ -59,6 +60,7 @@ class Spread:
     ----------
     weights : (m, batch, *grid), of the used passes.
     patch, how : see `upsample`.
+    count : adapters in all.
     masks : (m, *space), of the used passes; what is outside of them is the base's.
     """
 
@@ -66,10 +68,18 @@ class Spread:
 
     used: tuple[Pass, ...]
     weights: Array
-    table: Array
+    count: int
     patch: Patch
     how: How = "nearest"
     masks: Array | None = None
+
+    @property
+    def table(self) -> Array:
+        """Inside the masks, if there are any."""
+        masks, own = self.masks, self.weights
+        if masks is not None:
+            own = inside(own, masks, patch=self.patch, how=self.how)
+        return spread(own, [one.active[0] for one in self.used], self.count)
 
     @property
     def reads_base(self) -> bool:
@@ -82,6 +92,14 @@ class Spread:
         if self.masks is None:
             return aggregate(members, pixels)
         return aggregate(members, restrict(pixels, part.of(self.masks, before=1)), base)
+
+
+def spread(values: Array, rows: Sequence[int], total: int) -> Array:
+    """Values of some adapters as those of all, nothing for the others."""
+    found = library_of(values).concatenate([values[:1]] * total, axis=0)
+    found[:] = 0
+    found[list(rows)] = values
+    return found
 
 
 def single(moment: Moment, seen: Seen, active: Sequence[int]) -> Only:

@@ -3,19 +3,28 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
+from loramix.arrays import to_numpy
 from loramix.compose.functional import high_share
-from loramix.compose.functional.arrays import library_of, like
+from loramix.compose.functional.arrays import like
 from loramix.compose.functional.checks import check_count, check_number
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import BASE, Blend, Model, Moment, Pass, Seen, alone
-from loramix.compose.modes.blends import Weighted
+from loramix.compose.modes.blends import Weighted, spread
+from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """Summed shares of high frequencies of all adapters, and how often dominance has moved on."""
+    """Summed shares of high frequencies, and how often dominance has moved on.
 
-    scores: tuple[float, ...]
+    Attributes
+    ----------
+    scores : (n, batch), or (n, 1) before anything was measured.
+    """
+
+    scores: F64
     turns: int
 
 
@@ -27,7 +36,7 @@ class Cm:
     ``c w / n``, the others ``w / n`` each, in all 1.  Dominance moves on every second step in the
     first 37.5 % of the run, every third until 87.5 %, every second after that, in the order of
     falling shares of high frequencies in ``e_i - e_base`` (`high_share`), measured in the first
-    steps.
+    steps, for every image by itself.
 
     Parameters
     ----------
@@ -50,6 +59,7 @@ class Cm:
 
     name: ClassVar[str] = "cm"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = "w-composite"
     guidance: ClassVar[Guidance] = Cfg()
 
     measure: int = 3
@@ -61,7 +71,7 @@ class Cm:
 
     def prepare(self, model: Model) -> object:
         """No scores, no turns."""
-        return _Memory((0.0,) * len(model.names), -1)
+        return _nothing(len(model.names))
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:  # noqa: ARG002
         """Each alone, and the base while frequencies are measured."""
@@ -71,28 +81,27 @@ class Cm:
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """Rotate, if it is time, and weigh."""
         if not isinstance(memory, _Memory):
-            memory = _Memory((0.0,) * len(moment.prior), -1)
-        scores = list(memory.scores)
-        taking = moment.taking
+            memory = _nothing(len(moment.prior))
+        taking, first = list(moment.taking), seen.members[0]
+        n, batch = len(taking), first.shape[0]
+        scores = np.broadcast_to(memory.scores, (len(moment.prior), batch)).copy()
         if seen.base is not None:
             for i, member in zip(taking, seen.members, strict=True):
-                scores[i] += float(high_share(member, seen.base, cut=self.cut).mean())
+                scores[i] += to_numpy(high_share(member, seen.base, cut=self.cut))
         turns = memory.turns + (1 if moves_on(moment) else 0)
-        order = sorted(taking, key=lambda i: -scores[i])
-        dominant = order[turns % len(order)]
-        n = len(taking)
+        order = np.argsort(-scores[taking], axis=0, kind="stable")
         c = n - 0.5
-        weight = n / (c + n - 1)
-        values = [(c if i == dominant else 1.0) * weight / n for i in taking]
-        table = [0.0] * len(moment.prior)
-        for i, value in zip(taking, values, strict=True):
-            table[i] = value
-        first = seen.members[0]
-        spread = library_of(first).broadcast_to(
-            like(table, first)[:, None], (len(table), first.shape[0])
+        values = np.full((n, batch), 1 / (c + n - 1))
+        values[order[turns % n], np.arange(batch)] *= c
+        weights = like(values, first)
+        return Weighted(seen.passes, weights, spread(weights, taking, len(moment.prior))), _Memory(
+            scores, turns
         )
-        blend = Weighted(seen.passes, spread[list(taking)], spread)
-        return blend, _Memory(tuple(scores), turns)
+
+
+def _nothing(count: int) -> _Memory:
+    """Before the first step."""
+    return _Memory(np.zeros((count, 1)), -1)
 
 
 def moves_on(moment: Moment) -> bool:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from loramix.compose.functional.arrays import library_of
+from loramix.compose.functional.patches import edges_of
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import (
     BASE,
@@ -15,6 +17,9 @@ from loramix.compose.modes.base import (
     shares,
 )
 from loramix.compose.modes.blends import Spread, Weighted
+
+_CELL = 4
+"""Edge of the patches for which the account of masks has a number, in latent pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Composite:
 
     name: ClassVar[str] = "composite"
     per_pixel: ClassVar[bool] = True
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
@@ -57,6 +63,9 @@ def by_shares(moment: Moment, seen: Seen) -> Blend:
     rows = list(moment.taking)
     if seen.masks is None:
         return Weighted(seen.passes, table[rows], table)
-    space = tuple(seen.members[0].shape[2:])
-    alike = table[rows].reshape((len(rows), -1, *(1,) * len(space)))
-    return Spread(seen.passes, alike, table, patch=space, masks=seen.masks[rows])
+    first = seen.members[0]
+    edges = edges_of(first.shape, _CELL)
+    grid = tuple(-(-size // edge) for size, edge in zip(first.shape[2:], edges, strict=True))
+    alike = table[rows].reshape((len(rows), -1, *(1,) * len(grid)))
+    alike = library_of(alike).broadcast_to(alike, (*alike.shape[:2], *grid))
+    return Spread(seen.passes, alike, len(table), patch=_CELL, masks=seen.masks[rows])

@@ -1,7 +1,7 @@
 """One of two adapters for every layer: the one whose largest entries are larger."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -55,6 +55,7 @@ class KLora:
 
     name: ClassVar[str] = "k-lora"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = "weights"
     guidance: ClassVar[Guidance] = Cfg()
 
     alpha: float = 1.5
@@ -108,7 +109,7 @@ class KLora:
             counts[active[0]] += 1
         prior = tuple(count / max(1, sum(counts)) for count in counts)
         shown = prior if any(prior) else (0.5, 0.5)
-        return single(Moment(moment.step, moment.steps, shown), seen, (0, 1)), memory
+        return single(replace(moment, prior=shown), seen, (0, 1)), memory
 
 
 def _winner(subject: float | None, style: float | None, factor: float) -> int:

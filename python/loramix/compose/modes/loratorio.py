@@ -11,9 +11,9 @@ from loramix.compose.functional import (
     softmin,
     standardise,
 )
-from loramix.compose.functional.arrays import Array, library_of
+from loramix.compose.functional.arrays import Array, library_of, like, wide
 from loramix.compose.functional.checks import check_count, check_number, check_word
-from loramix.compose.functional.patches import How, Patch
+from loramix.compose.functional.patches import How, Patch, edges_of
 from loramix.compose.functional.weighting import Scope
 from loramix.compose.guidance import Guidance, Recentred
 from loramix.compose.modes.base import (
@@ -25,7 +25,7 @@ from loramix.compose.modes.base import (
     Seen,
     alone,
 )
-from loramix.compose.modes.blends import Spread, single
+from loramix.compose.modes.blends import Spread, single, spread
 from loramix.errors import ParamError
 
 
@@ -76,8 +76,9 @@ class Loratorio:
     every : steps from one evaluation of the weights to the next; between them the weights stay,
         and only what they need is run.
     window : part of the run in which this is done, [start, end) with 0 <= start < end <= 1; outside
-        all adapters act at once, in one forward.
-    skip : adapters whose mean weight is below it are not run until the next evaluation, [0, 1].
+        all adapters act at once, without masks and re-centring: 2 forwards, 1 without guidance.
+    skip : adapters whose mean weight in an image is below it take no part in it until the next
+        evaluation, [0, 1]; they are not run where that is so in all images of the batch.
 
     Notes
     -----
@@ -96,6 +97,7 @@ class Loratorio:
 
     name: ClassVar[str] = "loratorio"
     per_pixel: ClassVar[bool] = True
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Recentred()
 
     tau: float = 1.0
@@ -138,13 +140,16 @@ class Loratorio:
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
         """The base and each alone; fewer between evaluations."""
+        if moment.space:
+            edges_of((1, 1, *moment.space), self.patch)  # refuses what does not fit
         if not self._inside(moment):
-            return (Pass(moment.taking),)
+            return (Pass(moment.taking, plain=True),)
         known = memory if isinstance(memory, _Memory) else None
         if known is None or moment.step % self.every == 0:
             return (BASE, *alone(self._candidates(moment, known)))
         rest = [BASE] if moment.masked else []
-        return (*rest, *alone(self._heavy(moment, known.weights)))
+        kept = self._kept(moment, known.weights)
+        return (*rest, *alone([i for i in moment.taking if bool(kept[i].any())]))
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """Weights of this step, or those of the last evaluation."""
@@ -153,7 +158,8 @@ class Loratorio:
         known = memory if isinstance(memory, _Memory) else None
         if known is None or moment.step % self.every == 0:
             known = self._evaluated(moment, seen, known)
-        return self._blend(seen, known.weights), known
+            return self._blend(seen, known.weights), known
+        return self._blend(seen, known.weights, self._kept(moment, known.weights)), known
 
     def _inside(self, moment: Moment) -> bool:
         return self.window[0] <= moment.share < self.window[1]
@@ -178,17 +184,18 @@ class Loratorio:
         chosen = self._chosen(moment, far, terms, rows, memory)
         likeness = -terms
         if self.scale != "none":
-            likeness = standardise(likeness, scope=self.scale)
+            frozen = self._frozen(moment, memory)
+            likeness = _standardised(likeness, self.scale, None if frozen is None else frozen[rows])
         prior = [moment.prior[i] for i in rows]
         mask = None if chosen is None else _reach(chosen[rows], far.ndim)
         weights = softmin(likeness, tau=self.tau, prior=prior, chosen=mask)
-        return _Memory(_spread(weights, rows, len(moment.prior)), chosen, levels, count)
+        return _Memory(spread(weights, rows, len(moment.prior)), chosen, levels, count)
 
     def _levels(
         self, far: Array, rows: list[int], total: int, memory: _Memory | None
     ) -> tuple[Array, int]:
         """Running means of all adapters, those that were not run as they were."""
-        now = _spread(level(far), rows, total)
+        now = spread(level(far), rows, total)
         if memory is None:
             return now, 1
         mean = memory.levels + (now - memory.levels) / (memory.count + 1)
@@ -209,41 +216,48 @@ class Loratorio:
         scores = level(far) if self.scope == "image" else terms
         previous = None if memory is None or memory.chosen is None else memory.chosen[rows]
         picked = select(scores, self.k, previous=previous, hysteresis=self.hysteresis)
-        return _spread(picked, rows, len(moment.prior))
+        return spread(picked, rows, len(moment.prior))
 
-    def _heavy(self, moment: Moment, weights: Array) -> list[int]:
-        """Adapters that are not to be skipped; the heaviest is always among them."""
-        means = {i: float(weights[i].mean()) for i in moment.taking}
+    def _kept(self, moment: Moment, weights: Array) -> Array:
+        """Bool, (n, batch): who is not to be skipped; in every image the heaviest is among them."""
+        xp = library_of(weights)
+        means = weights.reshape((*weights.shape[:2], -1)).mean(-1)
+        taking = like([prior > 0 for prior in moment.prior], means)[:, None] > 0
+        heaviest = xp.argmax(xp.where(taking, means, means - 2), axis=0)
         # Under masks one without weight may be the only one that its pixels allow.
-        heavy = [i for i, m in means.items() if m >= self.skip and (m > 0 or moment.masked)]
-        return heavy or [max(means, key=means.__getitem__)]
+        kept = taking & (means >= self.skip) & ((means > 0) | moment.masked)
+        return kept | (like(range(len(weights)), means)[:, None] == heaviest)
 
-    def _blend(self, seen: Seen, weights: Array) -> Spread:
-        """The weights of those that were run."""
+    def _blend(self, seen: Seen, weights: Array, kept: Array | None = None) -> Spread:
+        """The weights of those that were run; in an image, of those that are kept for it."""
         rows = [one.active[0] for one in seen.passes]
         run = weights[rows]
         xp = library_of(run)
+        own = xp.ones_like(run) if kept is None else _reach(wide(kept[rows]), run.ndim)
+        run = run * own
         total = xp.sum(run, axis=0, keepdims=True)
         # What was skipped leaves its weight to the others; where they had none, evenly.
-        even = xp.full_like(run, 1 / len(rows))
+        even = xp.broadcast_to(own / xp.sum(own, axis=0, keepdims=True), tuple(run.shape))
         run = xp.where(total == 0, even, run / xp.where(total == 0, xp.ones_like(total), total))
-        table = _spread(run, rows, len(weights))
-        # See `_heavy` for those without weight.
+        # See `_kept` for those without weight.
         heavy = [n for n in range(len(rows)) if bool((run[n] != 0).any())]
-        kept = heavy if seen.masks is None else list(range(len(rows)))
-        used = tuple(seen.passes[n] for n in kept)
-        masks = None if seen.masks is None else seen.masks[[rows[n] for n in kept]]
-        return Spread(used, run[kept], table, self.patch, self.how, masks)
+        taken = heavy if seen.masks is None else list(range(len(rows)))
+        used = tuple(seen.passes[n] for n in taken)
+        masks = None if seen.masks is None else seen.masks[[rows[n] for n in taken]]
+        return Spread(used, run[taken], len(weights), self.patch, self.how, masks)
 
 
-def _spread(values: Array, rows: list[int], total: int) -> Array:
-    """Values of some adapters as those of all, nothing for the others."""
-    found = library_of(values).concatenate([values[:1]] * total, axis=0)
-    found[:] = 0
-    found[rows] = values
+def _standardised(likeness: Array, scope: Scope, frozen: Array | None) -> Array:
+    """See `standardise`; where a choice stays, over those of each image, as if it were alone."""
+    if frozen is None:
+        return standardise(likeness, scope=scope)
+    found = library_of(likeness).zeros_like(likeness)
+    for image in range(frozen.shape[1]):
+        mine = [n for n in range(len(frozen)) if bool(frozen[n, image].any())]
+        found[mine, image] = standardise(likeness[mine, image : image + 1], scope=scope)[:, 0]
     return found
 
 
 def _reach(chosen: Array, axes: int) -> Array:
-    """A choice per image with the axes of one per patch."""
+    """What there is per image with the axes of what there is per patch."""
     return chosen.reshape((*chosen.shape, *(1,) * (axes - chosen.ndim)))

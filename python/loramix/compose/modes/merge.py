@@ -30,6 +30,7 @@ class Merge:
 
     name: ClassVar[str] = "merge"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = "weights"
     guidance: ClassVar[Guidance] = Cfg()
 
     method: str = "auto"

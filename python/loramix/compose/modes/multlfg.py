@@ -85,6 +85,7 @@ class MultLfg:
 
     name: ClassVar[str] = "multlfg"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     levels: int = 2

@@ -30,6 +30,7 @@ class Switch:
 
     name: ClassVar[str] = "switch"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = "w-switch"
     guidance: ClassVar[Guidance] = Cfg()
 
     every: int = 5

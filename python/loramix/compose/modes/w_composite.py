@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from loramix.compose.functional.checks import check_number
@@ -79,7 +79,7 @@ def weighed(owner: str, moment: Moment, importance: Sequence[float]) -> Moment:
     if not any(prior):
         message = f"{owner}: no adapter has both a prior and an importance above 0"
         raise ParamError(message)
-    return Moment(moment.step, moment.steps, prior, moment.masked)
+    return replace(moment, prior=prior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ class WComposite:
 
     name: ClassVar[str] = "w-composite"
     per_pixel: ClassVar[bool] = True
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     importance: tuple[float, ...] = ()

@@ -36,6 +36,7 @@ class WSwitch:
 
     name: ClassVar[str] = "w-switch"
     per_pixel: ClassVar[bool] = False
+    in_place_of_priors: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     every: int = 5
