@@ -56,8 +56,8 @@ class Auto:
     strength : energy (squared norm) of each branch, the model or the text encoders, at most, in
         energies of its strongest adapter.  Unrelated adapters of one size have as many as they are,
         so 2 leaves two as they are and scales eight by a half: without it many burn out.
-        The best strength of those tried on the calibration half of the testbed (docs/QUALITY.md).  The
-        number of adapters leaves all unrelated ones as they are.
+        The best strength of those tried on the calibration half of the testbed (docs/QUALITY.md).
+        The number of adapters leaves all unrelated ones as they are.
     balance : 1: adapters are made as long as the longest of their branch (at most twice as long as
         they are), times their weights, for stacks in which one drowns the others; 0: they stay as
         they are, so a weight of 1 is the adapter as its author made it; between: in part.
