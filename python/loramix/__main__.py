@@ -1,0 +1,5 @@
+"""``python -m loramix`` is the command."""
+
+from loramix.cli.app import main
+
+raise SystemExit(main())
