@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
+from loramix.compose.watching import tuner_layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -342,7 +343,18 @@ def test_values_too_large_for_the_type_of_the_pipeline_are_refused(tmp_path: Pat
     path = adapter(pipe.unet, "unet", tmp_path / "loud.safetensors", seed=1, scale=1e5)
     pipe.to(torch.float16)
     with (
-        pytest.raises(FormatError, match=r"loud: unet\..* infinity as float16: .*torch.bfloat16"),
+        pytest.raises(FormatError, match=r"loud: unet\..* infinity as float16; .*torch.bfloat16"),
         loramix.compose(pipe, [path]),
     ):
         pytest.fail("entered")
+
+
+def test_weights_that_offloading_holds_elsewhere_are_not_looked_at(tmp_path: Path) -> None:
+    """As sequential offloading leaves them: on the device ``meta``, without values."""
+    pipe = sd()
+    path = adapter(pipe.unet, "unet", tmp_path / "away.safetensors", seed=1)
+    pipe.load_lora_weights(str(path), adapter_name="away")
+    for layer in tuner_layers(pipe.unet).values():
+        layer.lora_A.to("meta")
+    with loramix.compose(pipe, ["away"]):
+        pass

@@ -285,9 +285,11 @@ def compose(
     Raises
     ------
     ParamError : a pipeline that is not known, or a value out of range; when entered, an adapter
-        that is not there.
-    FormatError : when entered, a file that neither loramix nor diffusers understands, or one
-        without a layer of this pipeline.
+        that is not there, or a denoiser that is composing already; from a call of the pipeline,
+        adapters that were changed inside the context, or another pipeline with this denoiser.
+    ShapeError : a mask that is not (rows, columns).
+    FormatError : when entered, a file that neither loramix nor diffusers understands, one without a
+        layer of this pipeline, or one with NaN or infinity.
     FileNotFoundError : when entered, a path that is not there.
 
     Examples

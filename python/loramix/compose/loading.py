@@ -239,6 +239,9 @@ def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
 def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - diffusers'
     """Refuse an adapter whose weights, in the type of the pipeline, are not all numbers.
 
+    Weights that sequential offloading holds elsewhere are not looked at: what they do to
+    predictions is noted in the run.
+
     Raises
     ------
     FormatError : NaN or infinity.
@@ -248,12 +251,13 @@ def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - 
     for component, part in components_of(pipe).items():
         for where, layer in tuner_layers(part).items():
             for weight in weights_of(layer, name):
-                if not bool(torch.isfinite(weight).all()):
-                    kind = str(weight.dtype).removeprefix("torch.")
+                if not weight.is_meta and not bool(torch.isfinite(weight).all()):
+                    small = weight.dtype == torch.float16
+                    more = ", or too large for it: torch.bfloat16 has room" if small else ""
                     message = (
-                        f"{shown}: {component}.{where} holds NaN or infinity as {kind}: the file "
-                        "is damaged, its training diverged, or float16 is too small for it: get "
-                        "another copy, or take torch.bfloat16 or torch.float32"
+                        f"{shown}: {component}.{where} holds NaN or infinity as "
+                        f"{str(weight.dtype).removeprefix('torch.')}; the file is damaged or its "
+                        f"training diverged: get another copy{more}"
                     )
                     raise FormatError(message)
 

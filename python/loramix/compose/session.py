@@ -287,10 +287,10 @@ class Session:
                 state.broken = True
                 who = " + ".join(self._settings.shown[i] for i in one.active) or "the base"
                 kind = str(ends.dtype).removeprefix("torch.")
+                wider = "torch.bfloat16 or torch.float32, or " if kind == "float16" else ""
                 self.note(
                     f"step {state.step}: the prediction of {who} has NaN or infinity in {kind}, "
-                    "and so has what follows: try torch.bfloat16 or torch.float32, or smaller "
-                    "weights"
+                    f"and so has what follows: try {wider}smaller weights"
                 )
                 return
 
