@@ -49,7 +49,7 @@ def test_the_example(tmp_path: Path) -> None:
             Entry(tmp_path / "face.safetensors", 0.6),
         ),
         method=Ties(0.2),
-        rules=(Rule("*.attn.*", method=Composite(Ties(0.3), space="knots")),),
+        rules=(Rule("*attn*", method=Composite(Ties(0.3), space="knots")),),
         output=Output(rank=64, dtype="bf16", dialect="kohya"),
         seed=7,
     )
