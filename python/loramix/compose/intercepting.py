@@ -38,7 +38,7 @@ def intercepted(denoiser: Any, session: Session) -> Iterator[None]:  # noqa: ANN
 
     @functools.wraps(forward)
     def through(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the denoiser's
-        return session.call(forward, names, args, kwargs)
+        return session.call(denoiser, forward, names, args, kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(_replaced(denoiser, "forward", through))
