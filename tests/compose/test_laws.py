@@ -50,6 +50,10 @@ class Case:
         names = [f"a{i}" for i in range(len(self.files))]
         for name, file in zip(names, self.files, strict=True):
             self.pipe.load_lora_weights(str(file), adapter_name=name)
+            if getattr(self.pipe, "transformer_2", None) is not None:
+                self.pipe.load_lora_weights(
+                    str(file), adapter_name=name, load_into_transformer_2=True
+                )
         self.pipe.disable_lora()
         return names
 

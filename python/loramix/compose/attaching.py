@@ -4,7 +4,7 @@ Adapters are switched by what PEFT keeps in its layers, not through its calls: t
 parameters to change what needs a gradient, which in a large model takes as long as a small step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,9 @@ from loramix.compose.watching import watch
 from loramix.errors import FormatError, ParamError
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-COMPONENTS = ("unet", "transformer", "transformer_2", *ENCODERS)
+SECOND = "transformer_2"
+"""The denoiser of low noise, in pipelines that have two."""
+COMPONENTS = ("unet", "transformer", SECOND, *ENCODERS)
 """The parts of pipelines that can hold adapters."""
 
 
@@ -121,6 +123,10 @@ class Attached:
     encoders : components that encode text.
     names : adapters as PEFT knows them.
     residents : who of them is in the denoisers; None: all.
+
+    Attributes
+    ----------
+    taking : numbers of the adapters that take part in forwards; all, before `take`.
     """
 
     def __init__(
@@ -139,6 +145,36 @@ class Attached:
             layer: held(layer) & set(names) for one in self._denoisers for layer in one.values()
         }
         self._encoders = [tuner_layers(one) for one in encoders]
+        self._acting = {
+            one: {name for layer in layers.values() for name in self._own[layer]}
+            for one, layers in zip(denoisers, self._denoisers, strict=True)
+        }
+        self.taking = tuple(range(len(self.names)))
+
+    def take(self, priors: Sequence[float]) -> tuple[float, ...]:
+        """Leave out what has no prior, or no layer in any denoiser: see `taking`.
+
+        Returns
+        -------
+        The priors, 0 for what is left out.
+        """
+        acting = set().union(*self._acting.values())
+        taken = self._only(acting, priors)
+        self.taking = tuple(i for i, prior in enumerate(taken) if prior > 0)
+        return taken
+
+    def priors_in(self, denoiser: Any, priors: Sequence[float]) -> tuple[float, ...]:  # noqa: ANN401
+        """The priors, 0 for adapters that have no layer in a denoiser."""
+        return self._only(self._acting[denoiser], priors)
+
+    def acting(self, name: str) -> tuple[bool, ...]:
+        """For every denoiser, whether an adapter has a layer in it."""
+        return tuple(name in names for names in self._acting.values())
+
+    def _only(self, names: Container[str], priors: Sequence[float]) -> tuple[float, ...]:
+        return tuple(
+            prior if name in names else 0.0 for name, prior in zip(self.names, priors, strict=True)
+        )
 
     def set_weights(self, weights: Sequence[float]) -> None:
         """Scale every adapter, everywhere; refuse those that are nowhere or part of the base.
@@ -313,18 +349,20 @@ class Attached:
         )
 
     def delta(self, layer: str, adapter: int) -> Array | None:
-        """See `modes.base.Model`; of the first denoiser that has the layer."""
+        """See `modes.base.Model`; of the first denoiser in which the adapter has the layer."""
         name = self.names[adapter]
-        one = self._layer(layer)
+        one = self._layer(layer, name)
         self._bring([name])
-        return one.get_delta_weight(name).detach() if name in held(one) else None
+        return None if one is None else one.get_delta_weight(name).detach()
 
     def rank(self, layer: str, adapter: int) -> int:
         """See `modes.base.Model`."""
-        return int(self._layer(layer).r.get(self.names[adapter], 0))
+        one = self._layer(layer, self.names[adapter])
+        return 0 if one is None else int(one.r.get(self.names[adapter], 0))
 
-    def _layer(self, name: str) -> Any:  # noqa: ANN401 - PEFT's
-        return next(layers[name] for layers in self._denoisers if name in layers)
+    def _layer(self, where: str, name: str) -> Any | None:  # noqa: ANN401 - PEFT's
+        found = (layers[where] for layers in self._denoisers if where in layers)
+        return next((one for one in found if name in self._own[one]), None)
 
     def _all(self) -> Iterator[Any]:
         for layers in (*self._denoisers, *self._encoders):

@@ -1,7 +1,7 @@
 """The context in which a pipeline composes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from loramix.compose.accounts import Run
-from loramix.compose.attaching import ENCODERS, Attached, put_back
+from loramix.compose.attaching import ENCODERS, SECOND, Attached, put_back
 from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
@@ -147,7 +147,7 @@ class Composition:
             stack.callback(attached.unfuse)
             if self._max_batch > 1:
                 attached.check_rows()
-            attached.encode_with(attached.names if self._text == "all" else ())
+            priors = self._take(attached, priors, loader)
             settings = Settings(
                 self._mode, self._guidance, priors, self._masks, self._max_batch,
                 tuple(loader.names.values()), (*loader.notes, *self._unread),
@@ -195,6 +195,17 @@ class Composition:
         attached = Attached(denoisers, encoders, tuple(loader.names), residents)
         attached.set_weights(weights)
         return attached, priors
+
+    def _take(
+        self, attached: Attached, priors: tuple[float, ...], loader: Loader
+    ) -> tuple[float, ...]:
+        """Who takes part in forwards, and who in texts; what only does one of both is noted."""
+        texts = self._text == "all"
+        wanted = [name for name, prior in zip(attached.names, priors, strict=True) if prior > 0]
+        attached.encode_with(wanted if texts else ())
+        for name in wanted:
+            loader.notes.extend(_bounds(loader.names[name], attached.acting(name), texts=texts))
+        return attached.take(priors)
 
     @property
     def _unread(self) -> tuple[str, ...]:
@@ -266,7 +277,7 @@ def compose(
     mode : an object of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
     weights : of the deltas, one per adapter, any finite number; 1 each unless given.
     priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
-        0 leaves an adapter out.  1 each unless given.
+        0 leaves an adapter out, of text encoders too.  1 each unless given.
     masks : for each adapter where it acts, (rows, columns) in [0, 1] in any size, or None for
         everywhere.  Where no adapter acts, the base does.  For modes with weights per pixel.
     guidance : an object of `guidance`, or a text such as ``recentred:lambda=0.3``; None: what goes
@@ -275,7 +286,8 @@ def compose(
         rows of the pipeline; 1: in turn, which gives the same bits as the pipeline with that
         adapter.  Where the memory of a GPU is not enough, fewer.
     text : ``all`` (default for a list): text encoders have all adapters at once, at their weights,
-        so prompts are encoded once; ``none`` (a pool): they have none.
+        so prompts are encoded once; ``none`` (a pool): they have none.  An adapter that no denoiser
+        has a layer of takes part in no forward.
     architecture : see `loramix.load`, for files whose names and shapes cannot tell.
 
     Returns
@@ -317,6 +329,25 @@ def _numbers(
     for value in values:
         check_number("compose", name, value, low=low)
     return tuple(values)
+
+
+def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]:
+    """What an adapter does not do, as notes.
+
+    Parameters
+    ----------
+    acting : for every denoiser, whether the adapter has a layer in it.
+    texts : whether text encoders have adapters.
+    """
+    if not any(acting):
+        does = "it takes part in no forward and has no weight" if texts else "it does nothing here"
+        yield f"{shown}: for text encoders only: {does}"
+    elif not all(acting):
+        here, other = ("transformer", SECOND) if acting[0] else (SECOND, "transformer")
+        yield (
+            f"{shown}: for {here} only: where {other} runs, it takes part in no forward (see "
+            "'Two models' in docs/COMPOSE.md)"
+        )
 
 
 def _refuse_with_pool(mode: Mode, **given: object) -> None:

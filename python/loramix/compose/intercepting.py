@@ -73,7 +73,7 @@ def intercepted(denoiser: Any, pipe: Any, session: Session) -> Iterator[None]:  
                 "that you call"
             )
             raise ParamError(message)
-        return session.call(forward, names, args, kwargs)
+        return session.call(denoiser, forward, names, args, kwargs)
 
     setattr(through, _MARK, session)
     with ExitStack() as stack:

@@ -5,12 +5,19 @@ bits are theirs.  Whatever else loramix reads is written as such a file first.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loramix.adapters import loading
-from loramix.compose.attaching import COMPONENTS, held, pair_of, tuner_layers, weights_of
+from loramix.compose.attaching import (
+    COMPONENTS,
+    SECOND,
+    held,
+    pair_of,
+    tuner_layers,
+    weights_of,
+)
 from loramix.converting import convert
 from loramix.errors import FormatError, ParamError
 from loramix.finding import cached
@@ -287,7 +294,8 @@ def _load_file(
         with warnings.catch_warnings():
             # PEFT warns of a second adapter in a model: that is what is wanted here.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            pipe.load_lora_weights(str(readable), adapter_name=name)
+            for tensors, how in _halves(pipe, readable):
+                pipe.load_lora_weights(tensors, adapter_name=name, **how)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         message = (
             f"{path}: diffusers cannot load it into {type(pipe).__name__}: {str(error).strip()}"
@@ -295,3 +303,34 @@ def _load_file(
         if refusal is not None:
             message = f"{message}; and loramix: {refusal}"
         raise FormatError(message) from error
+
+
+def _halves(pipe: Any, file: Path) -> Iterator[tuple[Any, Mapping[str, bool]]]:  # noqa: ANN401
+    """What diffusers is given of a file, and told of it: two parts of one that is for two models.
+
+    diffusers does not look for the second model's tensors by itself.
+    """
+    from safetensors.torch import load_file
+
+    second = f"{SECOND}."
+    if getattr(pipe, SECOND, None) is None or not file.is_file() or not _has(file, second):
+        yield str(file), {}
+        return
+    tensors = load_file(file)
+    first = {key: value for key, value in tensors.items() if not key.startswith(second)}
+    if first:
+        yield first, {}
+    rest = {
+        f"transformer.{key.removeprefix(second)}": value
+        for key, value in tensors.items()
+        if key.startswith(second)
+    }
+    yield rest, {"load_into_transformer_2": True}
+
+
+def _has(file: Path, prefix: str) -> bool:
+    """Whether a file has a tensor whose name begins so."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return any(key.startswith(prefix) for key in opened.keys())  # noqa: SIM118 - no mapping

@@ -31,6 +31,7 @@ class _State:
     """What is known in the middle of a run."""
 
     memory: object
+    prior: tuple[float, ...] = ()
     swaps: int = 0
     step: int = -1
     steps: int | None = None
@@ -50,7 +51,7 @@ class Settings:
 
     Attributes
     ----------
-    prior : (n,), at least 0.
+    prior : (n,), at least 0; not above 0 for adapters that no denoiser has.
     masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
     max_batch : passes in one forward, at least 1.
     shown : names of the adapters, for the account.
@@ -85,7 +86,7 @@ class Session:
         self._family = family
         self._attached = attached
         self._settings = settings
-        self._prepared = settings.mode.prepare(attached) if settings.prior else None
+        self._prepared = settings.mode.prepare(attached) if any(settings.prior) else None
         size = min(settings.max_batch, attached.room or settings.max_batch)
         self._forwards = Forwards(family, attached, size, self.note)
         self._context: str | None = None
@@ -104,7 +105,7 @@ class Session:
         """Note that the pipeline starts to denoise."""
         self._runs = list(self.runs)
         self._state = _State(
-            self._prepared, self._attached.swaps,
+            self._prepared, swaps=self._attached.swaps,
             steps=getattr(self._pipe, "_num_timesteps", None),
         )  # fmt: skip
 
@@ -112,8 +113,15 @@ class Session:
         """Note what the pipeline says about its next call."""
         self._context = context
 
-    def call(self, forward: Forward, names: Sequence[str], args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-        """A call of the denoiser: the passes of the mode, and one prediction.
+    def call(
+        self,
+        denoiser: Any,  # noqa: ANN401 - torch's
+        forward: Forward,
+        names: Sequence[str],
+        args: Any,  # noqa: ANN401 - the denoiser's
+        kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """A call of a denoiser: the passes of the mode, and one prediction.
 
         Parameters
         ----------
@@ -126,13 +134,14 @@ class Session:
         """
         self._attached.check()
         try:
-            return self._answer(forward, {**dict(zip(names, args, strict=False)), **kwargs})
+            arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+            return self._answer(denoiser, forward, arguments)
         finally:
             self._attached.settle()
 
-    def _answer(self, forward: Forward, arguments: Arguments) -> Any:  # noqa: ANN401
+    def _answer(self, denoiser: Any, forward: Forward, arguments: Arguments) -> Any:  # noqa: ANN401
         """`call`, with all arguments by name."""
-        state = self._state = self._state or _State(self._prepared, self._attached.swaps)
+        state = self._state = self._state or _State(self._prepared, swaps=self._attached.swaps)
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
@@ -147,15 +156,18 @@ class Session:
                 "unconditional and conditional ones must be as many"
             )
             raise ParamError(message)
-        if not self._settings.prior:
+        prior = self._attached.priors_in(denoiser, self._settings.prior)
+        if prior != state.prior:  # another model with other adapters: of those nothing is known
+            state.prior, state.memory = prior, self._prepared
+        if not any(prior):
             self._attached.switch(BASE)
-            self._count(state, role, sides, None)
+            self._count(state, role, sides, np.zeros((len(prior), rows // sides)))
             return forward(**arguments)
         passes = self._wanted(state, role, self._family.space(arguments))
         latents, wrap = self._forwards.run(forward, arguments, passes)
         self._note_broken(state, latents)
         composed = self._composed(state, role, latents)
-        self._count(state, role, len(latents) * sides, state.blend)
+        self._count(state, role, len(latents) * sides, _known(state.blend).table)
         return wrap(self._family.packed(composed, arguments))
 
     def _role(self, state: _State, arguments: Arguments) -> Role:
@@ -194,7 +206,7 @@ class Session:
 
     def _moment(self, state: _State, space: tuple[int, ...]) -> Moment:
         masked = self._settings.masks is not None
-        return Moment(state.step, state.steps, self._settings.prior, masked, space)
+        return Moment(state.step, state.steps, state.prior, masked, space)
 
     def _composed(self, state: _State, role: Role, latents: Mapping[Pass, Array]) -> Array:
         """Weigh, if there are conditional rows that were not weighed yet, and combine.
@@ -253,11 +265,10 @@ class Session:
             self._masks = (space, like(whole, prediction))
         return self._masks[1]
 
-    def _count(self, state: _State, role: Role, forwards: int, blend: Blend | None) -> None:
+    def _count(self, state: _State, role: Role, forwards: int, weights: Array) -> None:
         """Add to the account of the step."""
         if role in ("batch", "conditional"):
-            weights = np.zeros((0, 1)) if blend is None else to_numpy(blend.table)
-            table = np.ascontiguousarray(weights, dtype=np.float32)
+            table = np.ascontiguousarray(to_numpy(weights), dtype=np.float32)
             state.found.append(Step(state.step, state.timestep, forwards, table))
         else:
             last = state.found[-1]
@@ -299,7 +310,7 @@ class Session:
         guidance, notes = self._settings.guidance, [*self._settings.notes, *state.notes]
         recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
         composed = {step.number for step in state.found} - state.plain
-        if self._settings.prior and recentres and (missed := sorted(composed - state.guided)):
+        if any(self._settings.prior) and recentres and (missed := sorted(composed - state.guided)):
             where = "" if len(missed) == len(state.found) else f" in {_spans(missed)}"
             notes.append(
                 f"no unconditional prediction was asked for{where} (a guidance-distilled model, or "

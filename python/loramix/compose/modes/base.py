@@ -129,6 +129,11 @@ class Model(Protocol):
         ...
 
     @property
+    def taking(self) -> tuple[int, ...]:
+        """Numbers of those that take part: they have a prior, and layers in a denoiser."""
+        ...
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers of the denoiser that have an adapter."""
         ...

@@ -43,7 +43,8 @@ class KLora:
     Notes
     -----
     Two adapters, the subject first.  Forwards per step: 2 with classifier-free guidance, 1 without.
-    Priors are not looked at.  Before the first step every delta is multiplied out once.
+    Adapters of prior 0 are left out; other priors are not looked at.  Before the first step every
+    delta is multiplied out once.
 
     The publication speaks of attention layers; here all layers with both adapters are treated
     so.  A layer of one adapter is always that one's.
@@ -70,19 +71,21 @@ class KLora:
 
         Raises
         ------
-        ParamError : not two adapters.
+        ParamError : not two adapters that take part.
         """
-        if len(model.names) != 2:
+        pair = model.taking
+        if len(pair) != 2:
+            names = ", ".join(model.names[i] for i in pair)
             message = (
-                f"k-lora: {len(model.names)} adapters ({', '.join(model.names)}): give two, the "
+                f"k-lora: {len(pair)} adapters with a prior above 0 ({names}): give two, the "
                 "subject first, then the style"
             )
             raise ParamError(message)
         sums: dict[str, tuple[float | None, float | None]] = {}
         totals = [0.0, 0.0]
         for layer in model.layers:
-            deltas = [model.delta(layer, i) for i in (0, 1)]
-            count = max(1, model.rank(layer, 0) * model.rank(layer, 1))
+            deltas = [model.delta(layer, i) for i in pair]
+            count = max(1, model.rank(layer, pair[0]) * model.rank(layer, pair[1]))
             both = [None if delta is None else top_sum(delta, count) for delta in deltas]
             sums[layer] = (both[0], both[1])
             if None not in both:
@@ -93,23 +96,25 @@ class KLora:
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
         """One, with an adapter for every layer."""
-        if not isinstance(memory, _Memory):
-            return (Pass((0, 1)),)
+        pair = moment.taking
+        if not isinstance(memory, _Memory) or len(pair) != 2:
+            return (Pass(pair),)  # of two denoisers, one may have a single adapter
         factor = memory.ratio * (self.alpha * moment.share + self.beta)
         layers = {
-            name: (_winner(subject, style, factor),)
+            name: (pair[_winner(subject, style, factor)],)
             for name, (subject, style) in memory.sums.items()
         }
-        return (Pass((0, 1), layers),)
+        return (Pass(pair, layers),)
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """As it is; the account shows which part of the layers each has."""
-        counts = [0, 0]
+        counts = [0.0] * len(moment.prior)
         for active in (seen.passes[0].layers or {}).values():
             counts[active[0]] += 1
-        prior = tuple(count / max(1, sum(counts)) for count in counts)
-        shown = prior if any(prior) else (0.5, 0.5)
-        return single(replace(moment, prior=shown), seen, (0, 1)), memory
+        if not any(counts):
+            return single(moment, seen, moment.taking), memory
+        shown = replace(moment, prior=tuple(count / sum(counts) for count in counts))
+        return single(shown, seen, moment.taking), memory
 
 
 def _winner(subject: float | None, style: float | None, factor: float) -> int:
