@@ -65,6 +65,7 @@ def _fonts(asked: argparse.Namespace) -> int:
         sys.stdout.write("\n".join(fonts.packages()) + "\n")
     else:
         count = fonts.make_masks(ASSETS / "masks.npz")
+        fonts.note_licences()
         sys.stdout.write(f"{count} fonts for the base\n")
     return 0
 

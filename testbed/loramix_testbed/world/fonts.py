@@ -5,7 +5,6 @@ The masks are committed; only who changes the symbols or the fonts installs the 
 """
 
 import csv
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from loramix_testbed.places import ASSETS
+from loramix_testbed.world.licences import licence_of
 from loramix_testbed.world.styles import TYPEFACES
 from loramix_testbed.world.symbols import SYMBOLS
 
@@ -25,6 +25,7 @@ _CAPS = 20.0
 _BIG = 128
 _PER_PACKAGE = 3
 _TABLE = ASSETS / "fonts.tsv"
+_DOCS = Path("/usr/share/doc")
 
 
 def packages() -> list[str]:
@@ -75,11 +76,13 @@ def make_masks(out: Path) -> int:
     return len(base)
 
 
-def licence_of(package: str) -> str:
-    """Short names of the licences that a package's copyright file lists for its fonts."""
-    text = Path(f"/usr/share/doc/{package}/copyright").read_text("utf-8", errors="replace")
-    names = dict.fromkeys(re.findall(r"(?m)^License:\s*(\S[^\n]*)", text))
-    return "; ".join(names) or "see its copyright file"
+def note_licences(docs: Path = _DOCS) -> None:
+    """Write the table of packages anew, each with the licence that its copyright file states."""
+    lines = ["package\tlicence"]
+    for package in packages():
+        text = (docs / package / "copyright").read_text("utf-8", errors="replace")
+        lines.append(f"{package}\t{licence_of(text)}")
+    _TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _files(package: str) -> Iterator[Path]:
