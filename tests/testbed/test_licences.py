@@ -12,12 +12,12 @@ FORMAT = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/
 @pytest.mark.parametrize(
     ("text", "licence"),
     [
-        ("Files: *\nCopyright: A\nLicense: SIL-OFL-1.1\n long\n\nFiles: debian/*\nLicense: GPL-2+", "OFL-1.1"),
+        ("Files: *\nLicense: SIL-OFL-1.1\n long\n\nFiles: debian/*\nLicense: GPL-2+", "OFL-1.1"),
         ("Files: *\nLicense: BSD3|SIL", "BSD-3-Clause or OFL"),
         ("Files: *\nLicense: Expat and BitstreamVera", "MIT and BitstreamVera"),
         ("Files: a/*\n b/*\nLicense: MIT\n\nFiles: c\nLicense: OFL-1.0", "MIT; OFL-1.0"),
     ],
-)  # fmt: skip
+)
 def test_only_what_is_not_packaging_counts(text: str, licence: str) -> None:
     assert licence_of(FORMAT + text) == licence
 
