@@ -1,7 +1,7 @@
 """Kernels of loramix."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self, final
 
 from numpy.typing import NDArray
 
@@ -10,7 +10,7 @@ from loramix.methods.base import Program
 from loramix.raw import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 
 __all__ = [
-    "VERSION", "CoreError", "approximate", "bake", "checksums", "condense", "cores",
+    "VERSION", "CoreError", "Scratch", "approximate", "bake", "checksums", "condense", "cores",
     "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract",
     "first_unequal", "give_back", "gram", "kept", "owners", "program_gram", "project",
     "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "statistics",
@@ -183,16 +183,26 @@ def program_gram(
     N are those that it sees: that do not go around it.
     """
 
-def condense(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFactored]:
+@final
+class Scratch:
+    """Memory for dense results that is used by one call after the other, by any thread."""
+
+    def __new__(cls) -> Self: ...
+
+def condense(
+    steps: Sequence[RawStep], program: Program, job: Job, scratch: Scratch
+) -> list[RawFactored]:
     """Factors of an elementwise result of every step, into its range of the job's arena.
 
-    Returns as `recompress`.  There is one dense result per thread at a time.
+    Returns as `recompress`.  There is one dense result per thread at a time, in `scratch`.
     """
 
-def whole(steps: Sequence[RawStep], program: Program, job: Job) -> list[RawFactored]:
+def whole(
+    steps: Sequence[RawStep], program: Program, job: Job, scratch: Scratch
+) -> list[RawFactored]:
     """The elementwise result of every step, dense and row-major, into its range.
 
-    Returns as `recompress`.  There is one f32 result per thread at a time.
+    Returns as `recompress`.  There is one f32 result per thread at a time, in `scratch`.
     """
 
 def approximate(

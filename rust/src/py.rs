@@ -6,6 +6,7 @@ mod baking;
 mod job;
 mod programs;
 mod results;
+mod scratch;
 mod spaces;
 mod statistics;
 mod verbs;
@@ -322,6 +323,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(dense_combine, module)?)?;
     module.add_function(wrap_pyfunction!(programs::run_program, module)?)?;
     module.add_function(wrap_pyfunction!(programs::program_gram, module)?)?;
+    module.add_class::<scratch::Scratch>()?;
     module.add_function(wrap_pyfunction!(programs::condense, module)?)?;
     module.add_function(wrap_pyfunction!(programs::py_whole, module)?)?;
     module.add_function(wrap_pyfunction!(results::approximate, module)?)?;

@@ -1,7 +1,7 @@
 """The kernels of the package itself: all cores of a CPU."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +17,15 @@ from loramix.tensors import F32, F64
 
 @dataclass(frozen=True, slots=True)
 class RustBackend:
-    """See `Backend`."""
+    """See `Backend`.
+
+    Attributes
+    ----------
+    scratch : memory for dense results, which goes with the backend.
+    """
 
     name: ClassVar[str] = "rust"
+    scratch: _core.Scratch = field(default_factory=_core.Scratch, repr=False, compare=False)
 
     def gram(self, groups: Sequence[RawGroup], *, threads: int | None) -> list[F64]:
         """Exact to about 1e-7; 2 (rows + cols) R^2 flops and one read of the factors."""
@@ -59,12 +65,12 @@ class RustBackend:
     ) -> list[Factored]:
         """One dense result per thread in the space of weights, none in the others."""
         if space == "weight":
-            return _factored(_core.condense(steps, program, job))
+            return _factored(_core.condense(steps, program, job, self.scratch))
         return _factored(_core.project(steps, program, space, job))
 
     def dense(self, steps: Sequence[RawStep], program: Program, job: Job) -> list[Factored]:
         """One f32 result per thread; 2 rows cols (R + 8) flops for the account of it."""
-        return _factored(_core.whole(steps, program, job))
+        return _factored(_core.whole(steps, program, job, self.scratch))
 
     def approximate(
         self, steps: Sequence[RawStep], results: Sequence[F32], job: Job

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use rayon::prelude::*;
 
 use super::job::{RawJob, Written, written};
+use super::scratch::Scratch;
 use super::spaces::space_of;
 use super::{Bytes, Outcome, RawGroup, all, borrow, borrow_floats, enter, views};
 use crate::condense::{self as calculate, Condensed, Part};
@@ -228,10 +229,11 @@ pub(super) fn condense(
     steps: Vec<RawStep>,
     program: RawProgram,
     mut job: RawJob,
+    scratch: &Scratch,
 ) -> PyResult<Vec<Written>> {
     enter(py, job.threads, || {
         let (rule, dtype, rooms) = job.open(steps.len())?;
-        in_lanes(&steps, rooms, |step, scratch, room| {
+        in_lanes(&steps, rooms, scratch, |step, scratch, room| {
             step.condense(&program, &rule, dtype, scratch, room)
         })
     })
@@ -247,10 +249,13 @@ pub(super) fn py_whole(
     steps: Vec<RawStep>,
     program: RawProgram,
     mut job: RawJob,
+    scratch: &Scratch,
 ) -> PyResult<Vec<Written>> {
     enter(py, job.threads, || {
         let (_, dtype, rooms) = job.open(steps.len())?;
-        in_lanes(&steps, rooms, |step, scratch, room| step.whole(&program, dtype, scratch, room))
+        in_lanes(&steps, rooms, scratch, |step, scratch, room| {
+            step.whole(&program, dtype, scratch, room)
+        })
     })
 }
 
@@ -261,6 +266,7 @@ pub(super) fn py_whole(
 fn in_lanes<T: Send>(
     steps: &[RawStep],
     rooms: Vec<&mut [u8]>,
+    scratch: &Scratch,
     work: impl Fn(&RawStep, &mut Vec<f32>, &mut [u8]) -> Result<T, Error> + Sync,
 ) -> Outcome<Vec<T>> {
     let count = rayon::current_num_threads().max(1);
@@ -269,11 +275,12 @@ fn in_lanes<T: Send>(
         lanes[index % count].push((index, step, out));
     }
     let lane = |items: Vec<(usize, &RawStep, &mut [u8])>| {
-        let mut scratch = Vec::new();
-        let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
-            (index, work(step, &mut scratch, out))
-        };
-        items.into_iter().map(one).collect::<Vec<_>>()
+        scratch.lend(|scratch| {
+            let one = |(index, step, out): (usize, &RawStep, &mut [u8])| {
+                (index, work(step, scratch, out))
+            };
+            items.into_iter().map(one).collect::<Vec<_>>()
+        })
     };
     let mut done: Vec<_> = lanes.into_par_iter().flat_map_iter(lane).collect();
     done.sort_by_key(|(index, _)| *index);
