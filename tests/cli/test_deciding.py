@@ -5,8 +5,9 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cli.program import Outcome
+from cli.program import Outcome, write_safetensors
 
 Run = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("folder")
@@ -103,6 +104,17 @@ def test_block_weights_on_the_command_line(run: Run) -> None:
         2,
         "error: a.safetensors: blocks: 3 numbers; sd15 takes 17 or 26\n",
     )
+
+
+@pytest.mark.parametrize("command", ["plan", "analyze"])
+def test_block_weights_that_reach_nothing_are_refused(run: Run, command: str) -> None:
+    """12 numbers are for SDXL; the adapter's model is unknown, and has no such blocks."""
+    strange = {"encoder.q.lora_A.weight": (2, 8), "encoder.q.lora_B.weight": (8, 2)}
+    tensors = {name: np.ones(shape, np.float32) for name, shape in strange.items()}
+    write_safetensors(Path("llm.safetensors"), tensors, {})
+    done = run(command, "llm.safetensors:lbw=1,1,1,1,1,1,1,1,0.5,0,0,0")
+    assert (done.code, done.out) == (2, "")
+    assert "12 numbers for the blocks of sdxl, and none of the adapter's 1 targets" in done.err
 
 
 @pytest.mark.parametrize("command", ["analyze", "plan"])

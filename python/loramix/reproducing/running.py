@@ -183,7 +183,7 @@ def _plan(
     try:
         wish = Wish.of(recipe)
         rows = zip(recipe.adapters, stack, strict=True)
-        weights = [entry.weights(adapter.architecture) for entry, adapter in rows]
+        weights = [entry.weights(adapter.architecture, adapter.keys) for entry, adapter in rows]
         opened = Opened.of(stack, weights, wish)
         return opened.plan(wish, device, Ticker(None, 0), threads)
     except ParamError as error:  # it is the file that is wrong, and not what the user asks for
