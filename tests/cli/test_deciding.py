@@ -1,6 +1,7 @@
 """Commands that decide: analyze, plan, compat; merges from recipes and plans."""
 
 import json
+import shlex
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_block_weights_on_the_command_line(run: Run) -> None:
         2,
         "error: a.safetensors: blocks: 3 numbers; sd15 takes 17 or 26\n",
     )
+
+
+def test_the_command_of_a_plan_works_as_it_is(run: Run) -> None:
+    """A PEFT adapter is a folder: the command that is shown, and stored, names one."""
+    strange = {"encoder.q.lora_A.weight": (2, 8), "encoder.q.lora_B.weight": (8, 2)}
+    tensors = {f"base_model.model.{k}": np.ones(v, np.float32) for k, v in strange.items()}
+    write_safetensors(Path("peft.safetensors"), tensors, {})
+    for source, place in (("peft.safetensors", "OUT"), ("a.safetensors", "OUT.safetensors")):
+        shown = " ".join(run("plan", source, "-o", "my plan.toml").out.split())
+        stored = Path("my plan.toml").read_text(encoding="utf-8")
+        command = ("merge", "--plan", "my plan.toml", "-o", place)
+        assert shlex.join(("loramix", *command)) in shown
+        assert f"-o {place}\n" in stored
+        assert run(*command).code == 0
 
 
 @pytest.mark.parametrize("command", ["plan", "analyze"])
