@@ -6,14 +6,15 @@ most trainers, no digit changes either.
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from loramix import _core
 from loramix.backends.base import Factored
-from loramix.errors import OutputError
+from loramix.errors import FormatError, OutputError
+from loramix.formats.values import not_finite
 from loramix.planning.output import CODES
 from loramix.planning.steps import Plan, Step
 from loramix.tensors import F64, Tensor
@@ -69,10 +70,23 @@ def _made(step: Step, gram: F64) -> Factored:
 def sides(plan: Plan, step: Step) -> tuple[Bytes, Bytes]:
     """The bytes that are written of a copy: up and down."""
     (piece,) = step.pieces
-    factors = piece.factors
-    up = scaled(factors.up, factor_of(plan, step) or 0.0, factors.keys[0])
+    factors, factor = piece.factors, factor_of(plan, step) or 0.0
+    if factor != 1 and _core.first_not_finite([(factors.up.dtype, factors.up.data)]) is not None:
+        refuse_not_finite(step, 0)  # a product would seem to be too large
+    up = scaled(factors.up, factor, factors.keys[0])
     up = np.roll(up, len(up) // 2) if step.swap else up
     return up, np.frombuffer(factors.down.data, dtype=np.uint8)
+
+
+def refuse_not_finite(step: Step, side: int) -> NoReturn:
+    """Say which tensor of the input holds NaN or infinity.
+
+    Parameters
+    ----------
+    side : 0 of the up side, 1 of the down side.
+    """
+    factors = step.pieces[0].factors
+    raise FormatError(not_finite(f"{factors.file}: {factors.keys[side]}"))
 
 
 def arrived(plan: Plan, step: Step, read: Factors) -> bool:
