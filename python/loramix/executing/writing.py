@@ -98,7 +98,9 @@ def write(
 
 def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]:
     """Write the pairs that nothing changes; the file is compared while the next are written."""
-    copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
+    copies = [
+        copying.trimmed(plan, one) for one in plan.steps if copying.factor_of(plan, one) is not None
+    ]
     with ThreadPoolExecutor(1) as checking:
         pending: Future[None] | None = None
         for batch in batches(copies, lambda one: bytes_of(one.group()), WRITE_BYTES):
