@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import Pair, decode, encode, pairs, read_safetensors, write_adapter, write_safetensors
 
-from loramix import Merged, Output, OutputError, convert, diff, load, merge, reproduce
+from loramix import FormatError, Merged, Output, OutputError, convert, diff, load, merge, reproduce
 from loramix.cli.app import main
 from loramix.executing import copying
 from loramix.tensors import Tensor
@@ -117,6 +117,26 @@ def test_what_does_not_fit_the_type_is_refused_by_name(tmp_path: Path) -> None:
     write_adapter(tmp_path / "in.safetensors", members)
     with pytest.raises(OutputError, match=r"lora_B\.weight times 2\.5e\+08 is too large for F16"):
         convert(load(tmp_path / "in.safetensors"), tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
+@pytest.mark.parametrize("role", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("code", CODES.values())
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_copies_hold_numbers(
+    value: float, code: str, role: str, scale: float, tmp_path: Path
+) -> None:
+    """Nothing is computed of a copy, so nothing else would find them."""
+    members = pairs(1, 4, dtype=code, alpha=4 * scale)
+    found, strings = read_safetensors(write_adapter(tmp_path / "in.safetensors", members))
+    name = next(key for key in found if f".{role}." in key)
+    size = len(encode(code, [value]))
+    kind, shape, data = found[name]
+    found[name] = (kind, shape, data[:-size] + encode(code, [value]))
+    write_safetensors(tmp_path / "in.safetensors", found, strings)
+    with pytest.raises(FormatError, match=rf"in.safetensors: {name} holds NaN or infinity; the"):
+        convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
 

@@ -12,9 +12,9 @@ from loramix.raw import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 __all__ = [
     "VERSION", "CoreError", "Scratch", "approximate", "bake", "checksums", "condense", "cores",
     "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract",
-    "first_unequal", "give_back", "gram", "kept", "owners", "program_gram", "project",
-    "read_header", "recompress", "recompress_mixed", "run_program", "sketch", "statistics",
-    "store", "whole",
+    "first_not_finite", "first_unequal", "give_back", "gram", "kept", "owners", "program_gram",
+    "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
+    "statistics", "store", "whole",
 ]  # fmt: skip
 
 VERSION: str
@@ -122,6 +122,9 @@ def owners(
 
 def first_unequal(pairs: Sequence[tuple[Any, Any]]) -> int | None:
     """Place of the first pair whose bytes are not equal."""
+
+def first_not_finite(tensors: Sequence[tuple[str, Any]]) -> int | None:
+    """Place of the first of some tensors (dtype, bytes) that holds NaN or infinity."""
 
 def give_back() -> None:
     """Give memory that was freed back to the system, where the allocator keeps it."""

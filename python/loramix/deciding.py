@@ -186,6 +186,7 @@ class Opened:
         joined = dialect.fused and not dialect.partial and whole
         groups = align(adapters, split=not joined)
         opening.refuse_strangers(adapters, groups)
+        opening.refuse_idle_globs(adapters, groups, each)
         return cls(tuple(adapters), groups, each, dialect, not joined)
 
     def plan(self, wish: Wish, device: Backend, ticker: "Ticker", threads: int | None) -> Plan:

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from loramix.adapters import loading
@@ -77,7 +78,7 @@ def open_recipe(
     ]  # fmt: skip
     stack = open_all(loaded)
     rows = zip(recipe.adapters, stack, strict=True)
-    return stack, [entry.weights(adapter.architecture) for entry, adapter in rows]
+    return stack, [entry.weights(adapter.architecture, adapter.keys) for entry, adapter in rows]
 
 
 def _refuse_mixed_unknown(stack: Sequence[Adapter]) -> None:
@@ -133,6 +134,26 @@ def refuse_strangers(stack: Sequence[Adapter], groups: Sequence[Group]) -> None:
             fitting = " or ".join(adapter.candidates)
             message = f"{adapter.name} fits {fitting}: say which with --architecture"
         raise FormatError(message)
+
+
+def refuse_idle_globs(
+    stack: Sequence[Adapter], groups: Sequence[Group], weights: Sequence[Weight]
+) -> None:
+    """Weights by globs of which none is about a target of their adapter: a mistyped one, likely.
+
+    Some that match nothing are no mistake: those of blocks are about all blocks of the model.
+    """
+    for owner, (adapter, weight) in enumerate(zip(stack, weights, strict=True)):
+        if not isinstance(weight, Mapping):
+            continue
+        keys = [group.target.key for group in groups if owner in group.owners]
+        if keys and not any(fnmatchcase(key, glob) for glob in weight for key in keys):
+            more = f" and {len(weight) - 1} more globs match" if len(weight) > 1 else " matches"
+            message = (
+                f"weight of {adapter.name}: {next(iter(weight), '')!r}{more} none of its "
+                f"{len(keys)} targets, such as {keys[0]}: globs are compared with whole keys"
+            )
+            raise ParamError(message)
 
 
 def weights_of(

@@ -287,6 +287,11 @@ class Adapter:
         return iter(self.targets)
 
     @property
+    def keys(self) -> list[str]:
+        """Keys of its targets, in their order."""
+        return [target.key for target in self.targets]
+
+    @property
     def families(self) -> Mapping[str, int]:
         """Number of targets by the family of their factors."""
         return dict(sorted(Counter(one.family for one in self.targets.values()).items()))

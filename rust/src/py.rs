@@ -340,5 +340,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::owners, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::first_unequal, module)?)?;
+    module.add_function(wrap_pyfunction!(verbs::first_not_finite, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::give_back, module)?)
 }

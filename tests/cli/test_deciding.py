@@ -1,12 +1,14 @@
 """Commands that decide: analyze, plan, compat; merges from recipes and plans."""
 
 import json
+import shlex
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cli.program import Outcome
+from cli.program import Outcome, write_safetensors
 
 Run = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("folder")
@@ -103,6 +105,31 @@ def test_block_weights_on_the_command_line(run: Run) -> None:
         2,
         "error: a.safetensors: blocks: 3 numbers; sd15 takes 17 or 26\n",
     )
+
+
+def test_the_command_of_a_plan_works_as_it_is(run: Run) -> None:
+    """A PEFT adapter is a folder: the command that is shown, and stored, names one."""
+    strange = {"encoder.q.lora_A.weight": (2, 8), "encoder.q.lora_B.weight": (8, 2)}
+    tensors = {f"base_model.model.{k}": np.ones(v, np.float32) for k, v in strange.items()}
+    write_safetensors(Path("peft.safetensors"), tensors, {})
+    for source, place in (("peft.safetensors", "OUT"), ("a.safetensors", "OUT.safetensors")):
+        shown = " ".join(run("plan", source, "-o", "my plan.toml").out.split())
+        stored = Path("my plan.toml").read_text(encoding="utf-8")
+        command = ("merge", "--plan", "my plan.toml", "-o", place)
+        assert shlex.join(("loramix", *command)) in shown
+        assert f"-o {place}\n" in stored
+        assert run(*command).code == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "analyze"])
+def test_block_weights_that_reach_nothing_are_refused(run: Run, command: str) -> None:
+    """12 numbers are for SDXL; the adapter's model is unknown, and has no such blocks."""
+    strange = {"encoder.q.lora_A.weight": (2, 8), "encoder.q.lora_B.weight": (8, 2)}
+    tensors = {name: np.ones(shape, np.float32) for name, shape in strange.items()}
+    write_safetensors(Path("llm.safetensors"), tensors, {})
+    done = run(command, "llm.safetensors:lbw=1,1,1,1,1,1,1,1,0.5,0,0,0")
+    assert (done.code, done.out) == (2, "")
+    assert "12 numbers for the blocks of sdxl, and none of the adapter's 1 targets" in done.err
 
 
 @pytest.mark.parametrize("command", ["analyze", "plan"])

@@ -42,6 +42,7 @@ OUT = ("-o", "out.safetensors")
         ("merge", "a.safetensors", *OUT, "--threads", "0"),
         ("merge", "a.safetensors", *OUT, "--floor", "0.5"),
         ("merge", "a.safetensors", *OUT, "--auto-strength", "--floor", "2"),
+        ("merge", "a.safetensors:lbw=1,0", *OUT),
         ("resize", "a.safetensors", *OUT),
     ],
 )

@@ -59,3 +59,10 @@ def test_refusals(run: Run) -> None:
     done = run("reproduce", "noted.safetensors", "--sources", "deep")
     assert (done.code, done.out) == (1, "")
     assert "made by something else" in done.err
+
+
+def test_a_baked_folder_is_made_by_its_own_command(folder: Path, run: Run) -> None:
+    (folder / "model_index.json").write_text("{}", encoding="utf-8")
+    done = run("reproduce", str(folder), "--sources", ".")
+    assert (done.code, done.out) == (1, "")
+    assert "made again by loramix bake" in done.err

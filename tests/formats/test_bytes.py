@@ -95,6 +95,14 @@ def test_the_first_pair_that_differs_is_told() -> None:
     assert _core.first_unequal([(one, one[:-1])]) == 0
 
 
+def test_the_first_tensor_that_is_not_finite_is_told() -> None:
+    fine, bad = (np.array([1.0] * 999 + [last], "<f4").tobytes() for last in (1.0, np.inf))
+    assert _core.first_not_finite([]) is None
+    assert _core.first_not_finite([("F32", b""), ("F32", fine)]) is None
+    assert _core.first_not_finite([("F32", fine), ("F32", bad), ("F32", bad)]) == 1
+    assert _core.first_not_finite([("BF16", np.array([0x7F7F, 0xFF81], "<u2").tobytes())]) == 0
+
+
 def test_bytes_that_do_not_arrive_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

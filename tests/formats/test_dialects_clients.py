@@ -11,7 +11,7 @@ import pytest
 from formats.builders import Built, pair, spell
 from safetensors.numpy import load_file
 
-from loramix import FormatError, Merged, Output, ParamError, load, merge
+from loramix import FormatError, Merged, Output, ParamError, convert, load, merge
 from loramix.cli.app import main
 from loramix.formats.dialects import CLIENTS, client_for, dialect_for
 from loramix.formats.layout import LAYOUTS, flatten, load_layout
@@ -174,7 +174,7 @@ def test_the_tables_above_have_every_model() -> None:
             with pytest.raises(
                 ParamError, match=f"--for {client}: .* no adapters of {name}; .*peft"
             ):
-                client_for(client, load_layout(name))
+                client_for(client, load_layout(name), "kohya")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,18 @@ def test_a_model_without_a_table_has_no_programs(tmp_path: Path) -> None:
     for client in CLIENTS:
         with pytest.raises(ParamError, match="no module table knows the model"):
             merge([adapter], "linear", output=Output(client=client))
+
+
+def test_what_peft_wrote_is_for_peft_whatever_the_model(tmp_path: Path) -> None:
+    key = "base_model.model.encoder.layer.0.attention.self.query"
+    built = Built(spell(key, pair(8, 8, 2, 1), "AB", (8, 8)), {})
+    source = built.save(tmp_path / "a.safetensors")
+    convert(source, tmp_path / "out", client="peft")
+    assert set(load_file(tmp_path / "out/adapter_model.safetensors")) == {
+        f"{key}.{role}" for role in PEFT
+    }
+    with pytest.raises(ParamError, match="no module table knows the model"):
+        convert(source, tmp_path / "out", client="comfyui")
 
 
 def test_an_unknown_program_is_refused_with_all_names() -> None:

@@ -12,7 +12,7 @@ import pytest
 from formats.builders import Built, Pair, Tensors, gap, pair, spell
 from safetensors.numpy import load_file
 
-from loramix import Merged, Output, load, merge
+from loramix import Merged, Output, convert, diff, load, merge
 
 SIZE = 3072
 BLOCK = "transformer.transformer_blocks.0.attn"
@@ -105,6 +105,31 @@ def test_there_and_back_grows_nothing(tmp_path: Path) -> None:
     assert (found.rank, alpha) == (4, 4.0)
     assert found.down.tobytes() == one.down.tobytes()
     assert found.up.tobytes() == (one.up * np.float32(0.5)).tobytes()
+
+
+@pytest.mark.parametrize(("dialect", "kept"), [("diffusers", (4, 2, 1)), ("onetrainer", (6, 6, 6))])
+def test_parts_of_a_block_diagonal_pair_keep_their_own_columns(
+    dialect: str, kept: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Parts that were fused by standing block by block come apart at the ranks that they had.
+
+    But not where alpha is stored, and 4 / 6 would round the up side.
+    """
+    ranks = {"to_q": 4, "to_k": 2, "to_v": 0}  # an untrained part has no column of its own
+    own = {name: pair(SIZE, SIZE, rank, rank) for name, rank in ranks.items() if rank}
+    up = np.zeros((3 * SIZE, sum(ranks.values())), np.float32)
+    up[:SIZE, :4], up[SIZE : 2 * SIZE, 4:] = own["to_q"].up, own["to_k"].up
+    up[0, 1] = up[-1, -1] = -0.0  # neither hides a column nor makes one
+    down = np.concatenate([own["to_q"].down, own["to_k"].down])
+    tensors = spell(STEM, Pair(up, down), ".lora_{}.weight", (3 * SIZE, SIZE))
+    path = Built(tensors, {}).save(tmp_path / "fused.safetensors")
+    made = convert(path, tmp_path / "split.safetensors", dialect=dialect, architecture="flux1")
+    assert {row.target.rpartition(".")[2]: row.rank for row in made.log} == dict(
+        zip(ranks, kept, strict=True)
+    )
+    assert made.error == 0
+    again = diff(path, made.path or "", architecture="flux1")
+    assert again.same
 
 
 @pytest.mark.parametrize("dialect", ["kohya", "original"])

@@ -465,8 +465,15 @@ def test_a_file_name_for_peft_and_a_folder_for_others_are_refused(tmp_path: Path
     )
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(OutputError, match="a PEFT adapter is a folder"):
+    with pytest.raises(OutputError, match=r"adapter is a folder.* or write --dialect diffus"):
         merge([source], "linear", output=Output(dialect="peft"), path=tmp_path / "b.safetensors")
+    # Language models have no diffusers names: what is advised can be done.
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    llama = Built(spell(stem, pair(4096, 4096, 2, 1), "AB", (4096, 4096)), {})
+    spoken = llama.save(tmp_path / "llama.safetensors")
+    with pytest.raises(OutputError, match=r"adapter is a folder.* or write --dialect plain"):
+        merge([spoken], "linear", path=tmp_path / "b.safetensors")
+    merge([spoken], "linear", output=Output(dialect="plain"), path=tmp_path / "b.safetensors")
     with pytest.raises(OutputError, match="is a folder; name a file in it"):
         merge([source], "linear", path=folder)
     with pytest.raises(OutputError, match="also an input"):

@@ -158,6 +158,17 @@ def test_blocks_multiply_weights(tmp_path: Path) -> None:
         assert relative(delta, factor * own[key]) < 1e-6, key
 
 
+def test_weights_that_reach_no_target_are_refused(folder: Path) -> None:
+    """The count of the numbers names a model; of an unknown one its blocks may match nothing."""
+    numbers = ",".join(["0.5"] * 17)
+    text = '[[adapter]]\npath = "hat.safetensors"\n'
+    with pytest.raises(LoramixError, match=r"hat.*: blocks: 17 numbers .* of sd15, and none of"):
+        told(folder, f'{text}blocks = "{numbers}"\n')
+    with pytest.raises(LoramixError, match=r"weight of hat: '.to_w' matches none of its 1 target"):
+        told(folder, text + 'weight = { "*to_w" = 0.5 }\n')
+    told(folder, text + 'weight = { "*to_w" = 0.5, "*to_q" = 0.5 }\n')
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

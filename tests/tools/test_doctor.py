@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import shlex
 import struct
 import zipfile
 from collections.abc import Callable
@@ -540,6 +541,49 @@ def test_what_to_skip_mends_the_file(tmp_path: Path, change: Break) -> None:
     mended = doctor(path, skip=globs)
     assert finding.rule not in {one.rule for one in mended.findings}
     assert mended.tensors > 0
+
+
+def as_peft(tensors: Tensors) -> Tensors:
+    """The same modules as PEFT spells those of a model that no table has."""
+    found: Tensors = {}
+    for name, raw in tensors.items():
+        stem, _, role = name.partition(".")
+        place = f"base_model.model.encoder.layer.{STEMS.index(stem)}.query"
+        found[f"{place}.{role.replace('lora_down', 'lora_A').replace('lora_up', 'lora_B')}"] = raw
+    return found
+
+
+@pytest.mark.parametrize("peft", [False, True])
+@pytest.mark.parametrize("change", [half_pair, not_a_number, rank_zero, several_types])
+def test_commands_work_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Break, *, peft: bool
+) -> None:
+    """A PEFT adapter is a folder, so the command names one."""
+    tensors = sound()
+    change(tensors)
+    if peft:
+        tensors = {k: v for k, v in as_peft(tensors).items() if not k.endswith("alpha")}
+    path = patients.write(tmp_path, tensors, {}, "adapter_model.safetensors")
+    if peft:
+        config = '{"peft_type": "LORA", "r": 4, "lora_alpha": 4}'
+        (tmp_path / "adapter_config.json").write_text(config)
+    mends = [one.mend for one in doctor(tmp_path if peft else path).findings]
+    (mend,) = (mend for mend in mends if "loramix convert" in mend)
+    words = shlex.split(mend[mend.index("loramix convert") :])
+    end = words.index("-o") + 2
+    monkeypatch.chdir(tmp_path)
+    assert words[end - 1] == ("OUT" if peft else "OUT.safetensors")
+    assert main(words[1:end]) == 0
+    assert {one.severity for one in doctor(words[end - 1]).findings} <= {"note"}
+
+
+def test_a_command_for_what_is_refused_comes_second(tmp_path: Path) -> None:
+    tensors = sound()
+    strange(tensors)
+    several_alphas(tensors)
+    findings = found(patients.write(tmp_path, tensors))
+    assert findings["refused"].mend.startswith("loramix convert")
+    assert findings["client-alphas"].mend.startswith("once the errors are mended, loramix convert")
 
 
 def test_every_rule_has_a_broken_file() -> None:

@@ -106,7 +106,8 @@ def read(
     drafting = Drafting(file, where, scales.configs(metadata, where), reading)
     deltas = drafting.deltas(left)
     if not deltas:
-        message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors"
+        out = f", of which --skip leaves {len(skipped)} out" if skipped else ""
+        message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors{out}"
         raise FormatError(message)
     # Norms and modulations are in no table: they say nothing of the model.
     known = [one for one in deltas if one.draft.part == "weight"] or deltas

@@ -1,7 +1,7 @@
 """What a user writes for one adapter: ``FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]][:lbw=BLOCKS]``."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,16 +40,17 @@ class Spec:
     text_encoder: float | None = None
     blocks: str | None = None
 
-    def weights(self, architecture: str | None) -> "Weight":
+    def weights(self, architecture: str | None, keys: Sequence[str] | None = None) -> "Weight":
         """What `loramix.merge` takes.
 
         Parameters
         ----------
         architecture : the base model of the adapter, for its blocks.
+        keys : of the adapter's targets, likewise; None: not looked at.
 
         Raises
         ------
-        ParamError : blocks that the architecture does not have.
+        ParamError : blocks that the architecture does not have, or no target is in.
         """
         from loramix.recipes import blocks as lbw
         from loramix.recipes.weights import combined
@@ -57,10 +58,13 @@ class Spec:
         if self.blocks is None:
             return combined(self.weight, self.text_encoder)
         try:
-            return combined(self.weight, self.text_encoder, lbw.parse(self.blocks, architecture))
+            blocks = lbw.parse(self.blocks, architecture)
+            if keys is not None:
+                blocks.refuse_strangers(keys)
         except ParamError as error:
             message = f"{self.path}: {error}"
             raise ParamError(message) from None
+        return combined(self.weight, self.text_encoder, blocks)
 
 
 def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> Spec:

@@ -165,7 +165,8 @@ def _analyzed(
             threads=threads,
             progress=bar,
         )
-    return found, [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)]
+    rows = zip(specs, stack, strict=True)
+    return found, [spec.weights(a.architecture, a.keys) for spec, a in rows]
 
 
 def methods() -> None:

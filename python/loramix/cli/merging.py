@@ -1,5 +1,6 @@
 """The commands that plan and write; what they need is imported inside: help stays fast."""
 
+import shlex
 import time
 from typing import TYPE_CHECKING, TypedDict
 
@@ -147,7 +148,9 @@ def plan(  # noqa: PLR0913 - one parameter per option
     else:
         lines = [("planned", f"{len(decided.choices)} groups in {cells.seconds(seconds)}")]
         if output is not None:
-            lines.append(("wrote", f"{output}: loramix merge --plan {output} -o OUT.safetensors"))
+            place = "OUT" if decided.dialect.folder else "OUT.safetensors"
+            command = f"loramix merge --plan {shlex.quote(str(output))} -o {place}"
+            lines.append(("wrote", f"{output}: {command}"))
         found = planned.render(decided, overview, console.width(), groups=groups)
         console.show(f"{found}\n{cells.fields(lines, console.width())}")
     if html is not None:

@@ -139,8 +139,9 @@ def arguments_of(said: Said) -> "tuple[list[Adapter], Policy, dict[str, Any]]":
         [spec.path for spec in specs], said.architecture, said.skip, strict=said.strict,
         base=said.base, rslora=said.rslora,
     )  # fmt: skip
+    rows = zip(specs, stack, strict=True)
     rest = {
-        "weights": [s.weights(a.architecture) for s, a in zip(specs, stack, strict=True)],
+        "weights": [spec.weights(a.architecture, a.keys) for spec, a in rows],
         "output": output,
         "samples": None if said.exact else SAMPLES if said.samples is None else said.samples,
         "analysis": said.analysis,

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from glob import escape
-from pathlib import Path
 from typing import Literal, TypeAlias
+
+from loramix.diagnosing.subject import Subject
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -81,13 +82,21 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity)))
 
 
-def convert(path: Path, options: str = "") -> str:
+def convert(subject: Subject, options: str = "") -> str:
+    """What to do to have the file written anew: what `load` refuses has to be mended first."""
+    first = "" if subject.adapter is not None else "once the errors are mended, "
+    return f"{first}{command(subject, options)}"
+
+
+def command(subject: Subject, options: str) -> str:
     """The command that writes the file anew."""
-    words = ["loramix convert", shlex.quote(str(path)), options, "-o OUT.safetensors"]
+    named = "--dialect" in options or "--for" in options
+    place = "OUT" if subject.is_folder and not named else "OUT.safetensors"
+    words = ["loramix convert", shlex.quote(str(subject.path)), options, f"-o {place}"]
     return " ".join(word for word in words if word)
 
 
-def without(path: Path, names: Iterable[str], others: Iterable[str]) -> str:
+def without(subject: Subject, names: Iterable[str], others: Iterable[str]) -> str:
     """The command that writes the file without some tensors.
 
     Parameters
@@ -104,7 +113,7 @@ def without(path: Path, names: Iterable[str], others: Iterable[str]) -> str:
         left = [name for name in left if not fnmatchcase(name, glob)]
     if len(globs) > _GLOBS:
         return f"'loramix convert' with a --skip 'GLOB' for each of these {count} tensors"
-    return convert(path, " ".join(globs))
+    return command(subject, " ".join(globs))
 
 
 def _globs(name: str) -> Iterable[str]:

@@ -14,7 +14,7 @@ from loramix.diagnosing.values import Values, values_of
 from loramix.errors import FormatError, LoramixError
 from loramix.formats import keys, scales
 from loramix.formats.detect import Match, detect
-from loramix.formats.dialects import Stem, split_stem
+from loramix.formats.dialects import Stem, default_dialect, dialect_for, split_stem
 from loramix.formats.families import Draft
 from loramix.formats.layout import Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
@@ -131,6 +131,12 @@ class Subject:
             return self.adapter.dialect
         counts = Counter(module.stem.dialect for module in self.modules)
         return max(sorted(counts), key=lambda name: counts[name]) if counts else None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it would be written as a folder, as PEFT's adapters are."""
+        dialect = dialect_for(default_dialect(self.dialect or "", self.layout), self.layout)
+        return dialect.folder
 
     @property
     def is_unet(self) -> bool:

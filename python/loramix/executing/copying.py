@@ -6,17 +6,19 @@ most trainers, no digit changes either.
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from loramix import _core
 from loramix.backends.base import Factored
-from loramix.errors import OutputError
+from loramix.errors import FormatError, OutputError
+from loramix.formats.values import not_finite
 from loramix.planning.output import CODES
 from loramix.planning.steps import Plan, Step
-from loramix.tensors import F64, Tensor
+from loramix.tensors import F64, ITEM_BYTES, Made, Tensor
 from loramix.types import Factors
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -45,6 +47,58 @@ def factor_of(plan: Plan, step: Step) -> float | None:
     return factor if factor != 0 and math.isfinite(factor) else None
 
 
+def trimmed(plan: Plan, step: Step) -> Step:
+    """A copy of a part of a fused weight without the columns that are zero in all of its rows.
+
+    Parts that were fused stand block by block in one pair, of the sum of their ranks: what belongs
+    to others is exactly zero here.  Pairs that are nobody's part keep their rank, zeros and all,
+    and so do those whose digits would change, because the file's alpha goes with the old rank.
+    """
+    (piece,) = step.pieces
+    if step.target in plan.adapters[piece.owner].targets:
+        return step
+    factors = piece.factors
+    kept = _columns(factors.up)
+    if len(kept) == factors.rank:
+        return step
+    up = _picked(factors.up, (factors.up.shape[0], factors.rank, -1), kept, axis=1)
+    down = _picked(factors.down, (factors.rank, -1), kept, axis=0)
+    found = replace(step, pieces=(replace(piece, factors=replace(factors, up=up, down=down)),))
+    rounds = _is_exact(factor_of(plan, step)) and not _is_exact(factor_of(plan, found))
+    return step if rounds else found
+
+
+def _is_exact(factor: float | None) -> bool:
+    """Whether a factor is a power of two, which changes no digit."""
+    return factor is not None and math.frexp(abs(factor))[0] == 0.5
+
+
+def _columns(up: Tensor) -> list[int]:
+    """Columns with a number that is not zero; the first, if there are none.
+
+    The first row decides nearly always: where it has no zeros, no column is one.
+    """
+    rank, width = up.shape[1], ITEM_BYTES[up.dtype]
+    bits = np.frombuffer(up.data, dtype=f"<u{width}").reshape(-1, rank)
+    for rows in (bits[:1], bits):
+        found = (rows << 1).any(axis=0)  # without the sign
+        if found.all():
+            break
+    return [int(column) for column in np.flatnonzero(found)] or [0]
+
+
+def _picked(tensor: Tensor, axes: tuple[int, ...], kept: Sequence[int], *, axis: int) -> Tensor:
+    """Some rows or columns of a tensor: a copy, made when it is used."""
+    width = ITEM_BYTES[tensor.dtype]
+    shape = (*tensor.shape[:axis], len(kept), *tensor.shape[axis + 1 :])
+
+    def pick() -> npt.NDArray[Any]:
+        values = np.frombuffer(tensor.data, dtype=f"<u{width}").reshape(axes)
+        return values.take(kept, axis=axis)
+
+    return Tensor(tensor.dtype, shape, Made(pick))
+
+
 def unmeasured(step: Step) -> Factored:
     """What is known of a copy without looking at it; norms are nobody's business yet."""
     rank = step.pieces[0].factors.rank
@@ -69,10 +123,23 @@ def _made(step: Step, gram: F64) -> Factored:
 def sides(plan: Plan, step: Step) -> tuple[Bytes, Bytes]:
     """The bytes that are written of a copy: up and down."""
     (piece,) = step.pieces
-    factors = piece.factors
-    up = scaled(factors.up, factor_of(plan, step) or 0.0, factors.keys[0])
+    factors, factor = piece.factors, factor_of(plan, step) or 0.0
+    if factor != 1 and _core.first_not_finite([(factors.up.dtype, factors.up.data)]) is not None:
+        refuse_not_finite(step, 0)  # a product would seem to be too large
+    up = scaled(factors.up, factor, factors.keys[0])
     up = np.roll(up, len(up) // 2) if step.swap else up
     return up, np.frombuffer(factors.down.data, dtype=np.uint8)
+
+
+def refuse_not_finite(step: Step, side: int) -> NoReturn:
+    """Say which tensor of the input holds NaN or infinity.
+
+    Parameters
+    ----------
+    side : 0 of the up side, 1 of the down side.
+    """
+    factors = step.pieces[0].factors
+    raise FormatError(not_finite(f"{factors.file}: {factors.keys[side]}"))
 
 
 def arrived(plan: Plan, step: Step, read: Factors) -> bool:
@@ -84,7 +151,7 @@ def arrived(plan: Plan, step: Step, read: Factors) -> bool:
     (piece,) = step.pieces
     factor, factors = factor_of(plan, step) or 0.0, piece.factors
     meant = piece.coefficient * factors.scale
-    exact = math.frexp(abs(factor))[0] == 0.5 and math.isclose(read.scale * factor, meant)
+    exact = _is_exact(factor) and math.isclose(read.scale * factor, meant)
     alike = read.up.size == factors.up.size and read.down.size == factors.down.size
     if not exact or not alike:
         return False

@@ -10,8 +10,10 @@ from typing import Self
 
 from loramix.checkpoints.finding import find
 from loramix.errors import OutputError
-from loramix.formats.dialects import Dialect
+from loramix.formats.dialects import Dialect, writable
+from loramix.formats.layout import load_layout
 from loramix.formats.scales import CONFIG
+from loramix.groups import common_architecture
 from loramix.io.disk import umask
 from loramix.io.writing import SafetensorsWriter
 from loramix.types import Adapter
@@ -102,7 +104,7 @@ def check(path: Path, adapters: Sequence[Adapter], dialect: Dialect) -> None:
     if dialect.folder and (path.suffix == ".safetensors" or path.is_file()):
         message = (
             f"{path}: a PEFT adapter is a folder ({TENSORS} and {CONFIG}); name a folder with -o, "
-            "or write --dialect diffusers"
+            f"or write --dialect {_of_files(adapters)}"
         )
         raise OutputError(message)
     if not dialect.folder and path.is_dir():
@@ -114,6 +116,13 @@ def check(path: Path, adapters: Sequence[Adapter], dialect: Dialect) -> None:
         if path.exists() and any(_same(path, one) for one in (*inputs, *_models(adapter))):
             message = f"{path} is also an input; write to another place"
             raise OutputError(message)
+
+
+def _of_files(adapters: Sequence[Adapter]) -> str:
+    """A dialect that keeps dotted names and is a file, for this model."""
+    architecture = common_architecture(adapters)
+    possible = writable(load_layout(architecture)) if architecture else ()
+    return "diffusers" if "diffusers" in possible else "plain"
 
 
 def _models(adapter: Adapter) -> list[Path]:

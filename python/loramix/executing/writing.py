@@ -98,7 +98,9 @@ def write(
 
 def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]:
     """Write the pairs that nothing changes; the file is compared while the next are written."""
-    copies = [one for one in plan.steps if copying.factor_of(plan, one) is not None]
+    copies = [
+        copying.trimmed(plan, one) for one in plan.steps if copying.factor_of(plan, one) is not None
+    ]
     with ThreadPoolExecutor(1) as checking:
         pending: Future[None] | None = None
         for batch in batches(copies, lambda one: bytes_of(one.group()), WRITE_BYTES):
@@ -106,7 +108,7 @@ def _copy(plan: Plan, writer: Writer, step: Callable[[int], None]) -> list[Done]
             writer.add(added)
             if pending is not None:
                 pending.result()
-            pending = checking.submit(_check_copies, plan, writer, added)
+            pending = checking.submit(_check_copies, plan, writer, batch, added)
             step(len(batch))
         if pending is not None:
             pending.result()
@@ -125,8 +127,13 @@ def _copies(plan: Plan, batch: Sequence[Step]) -> Iterator[Named]:
             yield name, code, shape, side
 
 
-def _check_copies(plan: Plan, writer: Writer, added: Sequence[Named]) -> None:
-    """Compare the file with what was to be in it, byte by byte."""
+def _check_copies(
+    plan: Plan, writer: Writer, batch: Sequence[Step], added: Sequence[Named]
+) -> None:
+    """Compare the file with what was to be in it, byte by byte; nobody else looks for NaN."""
+    bad = _core.first_not_finite([(code, data) for _, code, _, data in added])
+    if bad is not None:
+        copying.refuse_not_finite(batch[bad // 2], bad % 2)
     names = [name for name, _, _, _ in added]
     meant = [data for _, _, _, data in added]
     place = _core.first_unequal(list(zip(writer.written(names), meant, strict=True)))

@@ -103,7 +103,7 @@ class Pair:
             step(len(batch))
         if not both:
             message = (
-                f"{self.tuned.path} and {self.base.path} have no weight in common that --targets "
+                f"{self.tuned.path} and {self.base.path} have no weight in common that --target "
                 "allows: models of different kinds, or names that loramix does not know"
             )
             raise FormatError(message)

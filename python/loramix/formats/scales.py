@@ -106,7 +106,10 @@ def scalar(tensor: Tensor, where: str) -> float:
     else:
         value = float(decoded(tensor).reshape(-1)[0])
     if not math.isfinite(value):
-        message = f"{where}: {value}, but it must be finite; `loramix inspect` shows the others"
+        message = (
+            f"{where}: {value}, but it must be finite; get another copy, or leave its module out "
+            "with --skip"
+        )
         raise FormatError(message)
     return value
 

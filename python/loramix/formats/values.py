@@ -39,12 +39,16 @@ def values(tensor: Tensor, where: str) -> F32:
     """
     found = decoded(tensor)
     if not np.isfinite(found).all():
-        message = (
-            f"{where} holds NaN or infinity; the file is damaged or its training diverged: get "
-            "another copy"
-        )
-        raise FormatError(message)
+        raise FormatError(not_finite(where))
     return found
+
+
+def not_finite(where: str) -> str:
+    """What is said of numbers that are none."""
+    return (
+        f"{where} holds NaN or infinity; the file is damaged or its training diverged: get "
+        "another copy"
+    )
 
 
 def _table(mantissa: int, bias: int, nans: tuple[int, ...]) -> F32:

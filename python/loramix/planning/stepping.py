@@ -57,7 +57,7 @@ def chosen(output: Output, usual: str, layout: Layout | None) -> Dialect:
     """
     name = output.dialect
     if output.client is not None:
-        best = client_for(output.client, layout).dialect
+        best = client_for(output.client, layout, usual).dialect
         if name not in (None, best):
             message = (
                 f"--for {output.client} writes the dialect {best}, --dialect says {name}: give "
@@ -128,7 +128,7 @@ def plan(
     if dialect.up:  # what goes into a base model has places, and no names
         refuse_one_name(adapters, steps, dialect)
     if output.client is not None and layout is not None:
-        client = client_for(output.client, layout)
+        client = client_for(output.client, layout, dialect.name)
         refuse_unread(client, layout, [step.target for step in steps])
     return Plan(
         steps=tuple(sorted(steps, key=_order)),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,7 +22,7 @@ from loramix.types import Adapter, StrPath, Weight, weight_of
 
 _HEAD = """\
 # A plan of loramix {version}: what will be done with every group of weights, and why.
-#   loramix merge --plan {name} -o OUT.safetensors
+#   loramix merge --plan {name} -o {place}
 # does exactly this.  Change method, weights, sides and rank of a group, [output] and seed as you
 # like; regime, why, numbers and made say what was found, and are not read.  The recipe says where
 # the decisions come from; the output has it instead of them as long as nothing is changed.
@@ -45,7 +46,8 @@ def save_plan(plan: Plan, path: StrPath) -> Path:
     if target.suffix == ".json":
         text = json.dumps(tables, indent=1) + "\n"
     else:
-        head = _HEAD.format(version=__version__, name=target.name)
+        place = "OUT" if plan.dialect.folder else "OUT.safetensors"
+        head = _HEAD.format(version=__version__, name=shlex.quote(target.name), place=place)
         text = f"{head}\n{spelling.document(tables)}"
     write_text(target, text)
     return target

@@ -72,6 +72,23 @@ class BlockWeights:
                 return name
         return None
 
+    def refuse_strangers(self, keys: Sequence[str]) -> None:
+        """Refuse targets of which none is in a block: the numbers would do nothing.
+
+        Raises
+        ------
+        ParamError : no key has a number.
+        """
+        if any(self.block_of(key) for key in keys):
+            return
+        such = f", such as {keys[0]}" if keys else ""
+        message = (
+            f"blocks: {len(self.numbers)} numbers for the blocks of {self.architecture}, and none "
+            f"of the adapter's {len(keys)} targets is in one{such}; if it is for another model, "
+            "give weights by globs of targets, in a recipe"
+        )
+        raise ParamError(message)
+
     def rows(self, keys: Sequence[str]) -> list[tuple[str, str, str]]:
         """The resolved table: block, number, how many of the targets are in it.
 

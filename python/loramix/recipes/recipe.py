@@ -3,7 +3,7 @@
 `loramix.recipes.reading` makes it from a file, `loramix.recipes.writing` makes a file of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -70,18 +70,25 @@ class Entry:
         if self.blocks is not None:
             lbw.check(self.blocks)
 
-    def weights(self, architecture: str | None = None) -> Weight:
+    def weights(self, architecture: str | None = None, keys: Sequence[str] | None = None) -> Weight:
         """What `loramix.merge` takes: the weights times the numbers of the blocks.
 
         Parameters
         ----------
         architecture : the base model of the adapter; None: what the count of the blocks says.
+        keys : of the adapter's targets; None: not looked at.
 
         Raises
         ------
-        ParamError : blocks of another architecture.
+        ParamError : blocks of another architecture, or none that a target is in.
         """
         found = lbw.parse(self.blocks, architecture) if self.blocks is not None else None
+        if found is not None and keys is not None:
+            try:
+                found.refuse_strangers(keys)
+            except ParamError as error:
+                message = f"{self.path}: {error}"
+                raise ParamError(message) from None
         return combined(self.weight, self.text_encoder, found)
 
 

@@ -12,8 +12,8 @@ from loramix.adapters import loading
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.deciding import Opened, Ticker, Wish
-from loramix.errors import FormatError, OutputError, ParamError
-from loramix.finding import find, text_of
+from loramix.errors import FormatError, ModelError, OutputError, ParamError
+from loramix.finding import Found, find, text_of
 from loramix.formats.scales import CONFIG
 from loramix.io.safetensors import SafetensorsFile
 from loramix.merging import execute
@@ -103,7 +103,7 @@ def reproduce(
     >>> loramix.reproduce("ab.safetensors", ["downloads"]).identical  # doctest: +SKIP
     True
     """
-    there = find(path)
+    there = _found(path)
     file, config = there.file, there.config
     old = SafetensorsFile(file)
     record = read_record(old.metadata, str(path))
@@ -138,6 +138,17 @@ def reproduce(
         comparison=comparison,
         notes=_notes(record, plan, comparison, backend, lost=plan.dialect.folder and not config),
     )
+
+
+def _found(path: StrPath) -> Found:
+    try:
+        return find(path)
+    except ModelError:
+        message = (
+            f"{path}: a model in a folder, and what loramix bake made is made again by loramix "
+            "bake: loramix inspect names what went in"
+        )
+        raise FormatError(message) from None
 
 
 def _holds(place: Path, file: Path) -> bool:
@@ -183,7 +194,7 @@ def _plan(
     try:
         wish = Wish.of(recipe)
         rows = zip(recipe.adapters, stack, strict=True)
-        weights = [entry.weights(adapter.architecture) for entry, adapter in rows]
+        weights = [entry.weights(adapter.architecture, adapter.keys) for entry, adapter in rows]
         opened = Opened.of(stack, weights, wish)
         return opened.plan(wish, device, Ticker(None, 0), threads)
     except ParamError as error:  # it is the file that is wrong, and not what the user asks for

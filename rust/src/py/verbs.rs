@@ -1,10 +1,11 @@
 //! The binding of small functions: those on dense deltas that only `loramix.kernels` calls, bytes
-//! that should be equal, and the memory of the process.
+//! that should be equal, numbers that should be finite, and the memory of the process.
 #![allow(unsafe_code)]
 
 use pyo3::prelude::*;
 
 use super::{Bytes, borrow, borrow_mut, enter, rows, to_py};
+use crate::dtype::Matrix;
 use crate::{Error, elementwise};
 
 /// Positions of dense deltas (dtype, bytes) where signs differ, and where both are non-zero.
@@ -53,6 +54,19 @@ pub(super) fn first_unequal(py: Python<'_>, pairs: Vec<(Bytes, Bytes)>) -> PyRes
         Ok(None)
     };
     py.detach(find).map_err(|error: Error| to_py((None, error)))
+}
+
+/// Place of the first of some tensors (dtype, bytes) that holds NaN or infinity.
+#[pyfunction]
+pub(super) fn first_not_finite(
+    py: Python<'_>,
+    tensors: Vec<(String, Bytes)>,
+) -> PyResult<Option<usize>> {
+    let find = || {
+        let bad = |row: &Matrix<'_>| row.find_non_finite().is_some();
+        Ok(rows(&tensors)?.iter().position(bad))
+    };
+    py.detach(find).map_err(to_py)
 }
 
 /// Gives memory that was freed back to the system, where the allocator keeps it (glibc).

@@ -50,7 +50,7 @@ def alphas_of_kohya(subject: Subject) -> Iterator[Finding]:
             f"alphas differ ({values[0]:g} to {values[-1]:g}): diffusers gives attention modules "
             "the alpha of another one"
         )
-        mend = f"{convert(subject.path)} writes one alpha for all, and the same deltas"
+        mend = f"{convert(subject)} writes one alpha for all, and the same deltas"
         yield _of("client-alphas", "warning", some, what, mend, role="alpha")
 
 
@@ -62,7 +62,7 @@ def adapter_name(subject: Subject) -> Iterator[Finding]:
             "the name of an adapter stands inside the keys: diffusers loads it with all ups zero, "
             "silently, and ComfyUI knows 'default' only"
         )
-        mend = f"{convert(subject.path)} writes keys without it"
+        mend = f"{convert(subject)} writes keys without it"
         yield Finding("client-adapter-name", "warning", some[0], what, mend, len(some))
 
 
@@ -151,7 +151,7 @@ def top_of_flux(subject: Subject) -> Iterator[Finding]:
 
 
 def _to(subject: Subject, options: str) -> str:
-    return convert(subject.path, options)
+    return convert(subject, options)
 
 
 def _of(

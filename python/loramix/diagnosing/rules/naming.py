@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from loramix.diagnosing.findings import Finding, convert, without
+from loramix.diagnosing.findings import Finding, command, convert, without
 from loramix.diagnosing.subject import Module, Subject
 from loramix.errors import LoramixError
 from loramix.formats import keys
@@ -51,7 +51,7 @@ def refused(subject: Subject) -> Iterator[Finding]:
     for kind, names in kinds.items():
         mend = _left_out(names, others, subject)
         if _BASE.search(said[kind]):
-            folded = f"{convert(subject.path, '--base MODEL.safetensors')} folds it in"
+            folded = f"{command(subject, '--base MODEL.safetensors')} folds it in"
             mend = folded if mend == _NOTHING else f"{folded}; or {mend}"
         yield Finding("refused", "error", names[0], said[kind], mend, len(set(names)))
     if not kinds and next(duplicate(subject), None) is None:
@@ -85,7 +85,7 @@ def _without_path(error: LoramixError, subject: Subject) -> str:
 def _left_out(names: Sequence[str], others: Sequence[str], subject: Subject) -> str:
     if not any(name.rpartition(".")[2] != "alpha" for name in others):
         return _NOTHING
-    return f"{without(subject.path, names, others)} writes the rest"
+    return f"{without(subject, names, others)} writes the rest"
 
 
 def duplicate(subject: Subject) -> Iterator[Finding]:
@@ -110,12 +110,12 @@ def _twice(subject: Subject, some: Sequence[Sequence[Module]], *, equal: bool) -
     spelled = f"{first.entry.stem} and {second.entry.stem} change the same weight"
     if equal:
         what = f"{spelled}, by the same values: some clients apply both"
-        mend = convert(subject.path) + " writes it once"
+        mend = convert(subject) + " writes it once"
         return Finding("duplicate", "warning", second.entry.stem, what, mend, len(some))
     what = f"{spelled}, by different values: clients disagree on what counts"
     names = list(second.entry.names.values())
     others = [name for name in subject.tensors if name not in names]
-    mend = f"leave one out, such as {without(subject.path, names, others)}"
+    mend = f"leave one out, such as {without(subject, names, others)}"
     return Finding("duplicate", "error", second.entry.stem, what, mend, len(some))
 
 

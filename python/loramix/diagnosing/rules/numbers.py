@@ -26,7 +26,7 @@ def not_finite(subject: Subject) -> Iterator[Finding]:
         others = [name for name in subject.tensors if name not in set(names)]
         mend = "take an earlier checkpoint, or another copy"
         if names and others:
-            mend += f"; {without(subject.path, names, others)} writes the rest"
+            mend += f"; {without(subject, names, others)} writes the rest"
         yield Finding("not-finite", "error", first, what, mend, len(bad))
 
 
@@ -40,7 +40,7 @@ def untrained(subject: Subject) -> Iterator[Finding]:
         what = f"{len(zero)} of {count} modules are all zero: they were not trained, and do nothing"
         names = [name for module in zero for name in module.entry.names.values()]
         others = [name for name in subject.tensors if name not in set(names)]
-        mend = f"{without(subject.path, names, others)} writes a smaller file"
+        mend = f"{without(subject, names, others)} writes a smaller file"
         yield Finding("untrained", "note", first.entry.names["up"], what, mend, len(zero))
         return
     what = (
@@ -61,7 +61,7 @@ def rank_zero(subject: Subject) -> Iterator[Finding]:
     empty = [m for m in subject.modules if 0 in m.up.shape or 0 in m.down.shape]
     if empty:
         what = "pairs of rank 0, which do nothing; diffusers refuses a file that has one"
-        mend = f"{convert(subject.path)} leaves them out"
+        mend = f"{convert(subject)} leaves them out"
         yield Finding("rank-0", "warning", empty[0].entry.names["up"], what, mend, len(empty))
 
 
@@ -96,12 +96,12 @@ def dtypes(subject: Subject) -> Iterator[Finding]:
     narrow = [name for name, dtype in factors.items() if dtype in _NARROW]
     if narrow:
         what = "factors of 8 bits: two or three digits are left, and older clients refuse them"
-        mend = f"{convert(subject.path, '--dtype bf16')} lets more clients read it"
+        mend = f"{convert(subject, '--dtype bf16')} lets more clients read it"
         yield Finding("dtypes", "note", narrow[0], what, mend, len(narrow))
     elif len(counts) > 1:
         odd = [name for name, dtype in factors.items() if dtype != counts[0][0]]
         what = f"several types: {_listed(counts)}"
-        mend = f"{convert(subject.path)} writes one type"
+        mend = f"{convert(subject)} writes one type"
         yield Finding("dtypes", "note", odd[0], what, mend, len(odd))
 
 

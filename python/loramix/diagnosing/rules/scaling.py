@@ -20,10 +20,7 @@ def alpha_zero(subject: Subject) -> Iterator[Finding]:
         names = [module.entry.names["alpha"] for module in zero]
         others = [name for name in subject.tensors if name not in set(names)]
         what = f"alpha is 0 in {len(zero)} of {len(subject.modules)} modules: they do nothing"
-        mend = (
-            "if alpha = rank was meant, as trainers take it: "
-            f"{without(subject.path, names, others)}"
-        )
+        mend = f"if alpha = rank was meant, as trainers take it: {without(subject, names, others)}"
         yield Finding("alpha-0", "warning", names[0], what, mend, len(zero))
 
 
@@ -42,7 +39,7 @@ def alpha_missing(subject: Subject) -> Iterator[Finding]:
         yield Finding("alpha-missing", "warning", first, what, mend, len(without))
     elif subject.dialect is not None and is_flat(subject.dialect):
         what = "no alpha at all, as Kohya files have it: every client takes scale 1"
-        mend = f"{convert(subject.path)} writes alphas that say the same"
+        mend = f"{convert(subject)} writes alphas that say the same"
         yield Finding("alpha-missing", "note", first, what, mend, len(without))
 
 

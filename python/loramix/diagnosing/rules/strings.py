@@ -17,7 +17,7 @@ def stated_rank(subject: Subject) -> Iterator[Finding]:
     ranks = Counter(module.rank for module in subject.modules)
     if stated is not None and ranks and stated not in ranks:
         what = f"the header says rank {stated:g}, the tensors have {_listed(ranks)}: it was resized"
-        mend = f"clients read the tensors; {convert(subject.path)} writes what is true"
+        mend = f"clients read the tensors; {convert(subject)} writes what is true"
         yield Finding("stated-rank", "warning", "ss_network_dim", what, mend)
 
 
@@ -29,7 +29,7 @@ def stated_alpha(subject: Subject) -> Iterator[Finding]:
     if stated is None or not alphas or any(math.isclose(stated, a, rel_tol=0.01) for a in alphas):
         return
     what = f"the header says alpha {stated:g}, the tensors have {_listed(alphas)}"
-    mend = f"clients read the tensors; {convert(subject.path)} writes what is true"
+    mend = f"clients read the tensors; {convert(subject)} writes what is true"
     yield Finding("stated-alpha", "note", "ss_network_alpha", what, mend)
 
 
@@ -45,7 +45,7 @@ def stated_model(subject: Subject) -> Iterator[Finding]:
                 f"the header says {said[:40]}, names and shapes are those of "
                 f"{subject.architecture}: it will not work on {' or '.join(meant)}"
             )
-            mend = f"{convert(subject.path)} writes what is true"
+            mend = f"{convert(subject)} writes what is true"
             yield Finding("stated-model", "warning", name, what, mend)
 
 
@@ -57,7 +57,7 @@ def stale_hash(subject: Subject) -> Iterator[Finding]:
             "it is not the sha256 of the tensors: they were edited after training, and sites that "
             "look adapters up by this hash find another one"
         )
-        mend = f"{convert(subject.path)} leaves it out"
+        mend = f"{convert(subject)} leaves it out"
         yield Finding("stale-hash", "note", "sshs_model_hash", what, mend)
 
 

@@ -63,15 +63,21 @@ CLIENTS: Mapping[str, Client] = {
 }
 
 
-def client_for(name: str, layout: Layout | None) -> Client:
+def client_for(name: str, layout: Layout | None, usual: str) -> Client:
     """The client of this name, if it loads adapters of a model.
+
+    Parameters
+    ----------
+    layout : module table of the model; None: no table knows it, and names stay what they are.
+    usual : name of the dialect that keeps the names of the input.
 
     Raises
     ------
     ParamError : it does not.
     """
     client = CLIENTS[name]
-    if client.reads(layout):
+    # PEFT's names are those of the model's own modules, whatever model it is.
+    if client.reads(layout) or (layout is None and client.name == usual == "peft"):
         return client
     if layout is None:
         message = (
