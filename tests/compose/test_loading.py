@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
-from loramix.compose.watching import tuner_layers
+from loramix.compose.components import tuner_layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"

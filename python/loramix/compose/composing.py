@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from loramix.compose.accounts import Run
-from loramix.compose.attaching import ENCODERS, SECOND, Attached, put_back
+from loramix.compose.attaching import Attached
+from loramix.compose.components import ENCODERS, SECOND
 from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
@@ -27,6 +28,7 @@ from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
+from loramix.compose.restoring import put_back
 from loramix.compose.session import Session, Settings
 from loramix.deciding import policy_for
 from loramix.errors import ParamError

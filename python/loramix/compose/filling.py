@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramix.compose.attaching import ENCODERS, held, tuner_layers
-from loramix.compose.loading import Loader, components_of
+from loramix.compose.components import ENCODERS, components_of, held, tuner_layers
+from loramix.compose.loading import Loader
 from loramix.compose.modes import Mode, Moment
 from loramix.compose.pool import Candidate, Pool, short_list
 from loramix.compose.residing import Residents

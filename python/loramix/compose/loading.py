@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loramix.adapters import loading
-from loramix.compose.attaching import (
-    COMPONENTS,
+from loramix.compose.components import (
     SECOND,
+    components_of,
     held,
+    key_of,
     pair_of,
     tuner_layers,
     weights_of,
@@ -136,7 +137,7 @@ class Loader:
             for where, layer in tuner_layers(part).items():
                 if name in held(layer):
                     up, down = pair_of(layer, name, where)
-                    key = _key(component, part, where)
+                    key = key_of(component, part, where)
                     tensors[f"{key}.lora_B.weight"] = up
                     tensors[f"{key}.lora_A.weight"] = down
         path = self._folder / f"{len(list(self._folder.iterdir()))}-loaded.safetensors"
@@ -196,12 +197,6 @@ class Loader:
             )
 
 
-def components_of(pipe: Any) -> Mapping[str, Any]:  # noqa: ANN401 - diffusers'
-    """The parts of a pipeline that can hold adapters, by name."""
-    parts = {name: getattr(pipe, name, None) for name in COMPONENTS}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
 def _is_plain(adapter: Adapter) -> bool:
     """Whether diffusers reads the file as it is: its dialect, nothing but pairs of factors."""
     weights = adapter.targets.items()
@@ -216,12 +211,6 @@ def _shown(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _key(component: str, part: Any, where: str) -> str:  # noqa: ANN401 - torch's
-    """The canonical key of a layer: newer versions of transformers leave ``text_model`` out."""
-    short = type(part).__name__.startswith("CLIPText") and not hasattr(part, "text_model")
-    return f"{component}.text_model.{where}" if short else f"{component}.{where}"
-
-
 def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'
     """Keys of the layers that have an adapter, canonical ones and the model's own."""
     return {
@@ -229,7 +218,7 @@ def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'
         for component, part in components_of(pipe).items()
         for where, layer in tuner_layers(part).items()
         if name in held(layer)
-        for key in (f"{component}.{where}", _key(component, part, where))
+        for key in (f"{component}.{where}", key_of(component, part, where))
     }
 
 
