@@ -70,3 +70,13 @@ def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN4
     layer.scaling[name] = before
     up = layer.lora_B[name].weight.detach().float().cpu() * scale
     return up.contiguous(), layer.lora_A[name].weight.detach().float().cpu().contiguous()
+
+
+def forget(part: Any, name: str) -> None:  # noqa: ANN401 - torch's
+    """Take an adapter out of a component, one that was loaded by half as well."""
+    for layer in tuner_layers(part).values():
+        if name in held(layer):
+            layer._active_adapter = []  # PEFT would choose another one, aloud
+            layer.delete_adapter(name)
+            layer.scaling.pop(name, None)
+    (getattr(part, "peft_config", None) or {}).pop(name, None)

@@ -13,6 +13,7 @@ from loramix.adapters import loading
 from loramix.compose.components import (
     SECOND,
     components_of,
+    forget,
     held,
     key_of,
     pair_of,
@@ -83,6 +84,12 @@ class Loader:
             raise ParamError(message)
         self._files.add(real)
         return self._file(path, _shown(Path(one)))
+
+    def drop(self, name: str) -> None:
+        """Undo `add`."""
+        for part in components_of(self._pipe).values():
+            forget(part, name)
+        self.names.pop(name, None)
 
     def add_merged(self, several: Sequence[StrPath], weights: Sequence[float], method: str) -> str:
         """What loramix makes of several adapters, as one; those that are loaded, too.
@@ -163,8 +170,12 @@ class Loader:
             # DoRA without its base model, names of a model that no table knows: diffusers may know
             # them, and leaves out what it does not know.
             refusal = error
-        _load_file(self._pipe, path, readable, name, refusal)
-        _refuse_values(self._pipe, name, shown)
+        try:
+            _load_file(self._pipe, path, readable, name, refusal)
+            _refuse_values(self._pipe, name, shown)
+        except FormatError:
+            self.drop(name)
+            raise
         if refusal is not None:
             self.notes.append(
                 f"{shown}: loaded by diffusers alone, which leaves out what it does not know; "
