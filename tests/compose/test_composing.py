@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, LoramixError, ParamError
-from loramix.compose import Composite, Loratorio
+from loramix.compose import Composite, Loratorio, Pool
 from loramix.compose.families import FAMILIES
 from loramix.compose.picturing import picture_of
 
@@ -325,6 +325,12 @@ def test_adapters_of_another_kind_rest_in_a_batch(pipe: Any, files: list[Path]) 
     [
         ({"weights": [1.0]}, "1 weights for 2 adapters: give one each"),
         ({"weights": [1.0, math.nan]}, "weights = nan"),
+        ({"weights": [1.0, torch.tensor(math.nan)]}, "weights = nan"),
+        ({"weights": [1.0, np.bool_(1)]}, "weights = True: allowed is a number"),
+        ({"weights": [1.0, "0.8"]}, "weights = 0.8: allowed is a number"),
+        ({"weights": 0.8}, "weights = 0.8: give a list with a number for each adapter"),
+        ({"weights": np.ones((1, 2))}, "give a list with a number for each"),
+        ({"weights": np.float32(0.75)}, "weights = 0.75: give a list"),
         ({"priors": [1.0, -1.0]}, r"priors = -1.0: allowed is a number in \[0, inf\)"),
         ({"priors": [0, 0]}, "at least one must be above 0"),
         ({"masks": [np.ones((2, 2))]}, "1 masks for 2 adapters"),
@@ -343,6 +349,30 @@ def test_arguments_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ParamError, match=message):
         loramix.compose(pipe, files, **how)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda values: [np.float32(value) for value in values],
+        lambda values: [np.array(value) for value in values],
+        lambda values: [torch.tensor(value) for value in values],
+        lambda values: [torch.tensor(value, requires_grad=True) for value in values],
+        np.array,
+        torch.tensor,
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_numbers(kind: Any, pipe: Any, files: list[Path]) -> None:
+    values = [0.75, -0.5]  # exact in every type
+    with loramix.compose(pipe, files, mode="loratorio:patch=2", weights=values, priors=[0.5, 2.0]):
+        meant = SD.run(pipe)
+    how: dict[str, Any] = {"mode": "loratorio:patch=2", "max_batch": np.int64(1)}
+    composition = loramix.compose(pipe, files, weights=kind(values), priors=kind([0.5, 2.0]), **how)
+    with composition:
+        assert torch.equal(SD.run(pipe), meant)
+    assert json.dumps(composition.runs[0].as_dict(), allow_nan=False)
+    assert Loratorio(tau=np.float32(0.5), k=np.int64(2)) == Loratorio(tau=0.5, k=2)  # type: ignore[arg-type]
+    assert Pool("x", weight=torch.tensor(0.75)).weight == 0.75  # type: ignore[arg-type]
 
 
 def test_importances_must_fit_the_adapters(pipe: Any, files: list[Path]) -> None:

@@ -15,8 +15,7 @@ from loramix.compose.components import ENCODERS, SECOND
 from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
-from loramix.compose.functional.checks import check_count, check_number, check_word
-from loramix.compose.functional.masking import check_mask
+from loramix.compose.functional.checks import check_count, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
 from loramix.compose.intercepting import (
     argument_names,
@@ -30,6 +29,7 @@ from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
 from loramix.compose.restoring import put_back
 from loramix.compose.session import Session, Settings
+from loramix.compose.wishes import masks_for, numbers, refuse_with_pool
 from loramix.deciding import policy_for
 from loramix.errors import ParamError
 from loramix.spelling import named
@@ -83,14 +83,14 @@ class Composition:
             chosen = named("guidance", chosen, GUIDANCE)
         self._guidance: Guidance = chosen
         if self._pool is not None:
-            _refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
+            refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
-        self._weights = _numbers("weights", weights, count, low=-math.inf)
-        self._priors = _numbers("priors", priors, count)
+        self._weights = numbers("weights", weights, count, low=-math.inf) or (1.0,) * count
+        self._priors = numbers("priors", priors, count) or (1.0,) * count
         if count and not any(self._priors):
             message = f"priors = {self._priors}: at least one must be above 0"
             raise ParamError(message)
-        self._masks = self._checked_masks(masks)
+        self._masks = masks_for(self._mode, masks, count)
         check_count("compose", "max_batch", max_batch)
         self._max_batch = max_batch
         self._text: Text = text or ("all" if self._pool is None else "none")
@@ -100,25 +100,6 @@ class Composition:
         self._runs: tuple[Run, ...] = ()
         self._open: ExitStack | None = None
         self.candidates: tuple[Candidate, ...] = ()
-
-    def _checked_masks(
-        self, masks: Sequence[Array | None] | None
-    ) -> tuple[Array | None, ...] | None:
-        if masks is None or all(one is None for one in masks):
-            return None
-        if len(masks) != len(self._adapters):
-            message = (
-                f"{len(masks)} masks for {len(self._adapters)} adapters: give one each, or None"
-            )
-            raise ParamError(message)
-        if not self._mode.per_pixel:
-            able = ", ".join(name for name, kind in MODES.items() if kind.per_pixel)
-            message = f"mode {self._mode.name} has no weights for pixels; masks go with {able}"
-            raise ParamError(message)
-        for number, one in enumerate(masks):
-            if one is not None:
-                check_mask(one, f"masks[{number}]")
-        return tuple(masks)
 
     @property
     def mode(self) -> Mode:
@@ -277,7 +258,8 @@ def compose(
         that the pipeline has loaded; or a `Pool`.  Others that it has loaded rest.  An empty list:
         the base as it is.
     mode : an object of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
-    weights : of the deltas, one per adapter, any finite number; 1 each unless given.
+    weights : of the deltas, one per adapter, any finite number (of Python, NumPy or torch); 1 each
+        unless given.
     priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
         0 leaves an adapter out, of text encoders too.  1 each unless given.
     masks : for each adapter where it acts, (rows, columns) in [0, 1] in any size, or None for
@@ -320,19 +302,6 @@ def compose(
     )  # fmt: skip
 
 
-def _numbers(
-    name: str, values: Sequence[float] | None, count: int, *, low: float = 0.0
-) -> tuple[float, ...]:
-    if values is None:
-        return (1.0,) * count
-    if len(values) != count:
-        message = f"{len(values)} {name} for {count} adapters: give one each"
-        raise ParamError(message)
-    for value in values:
-        check_number("compose", name, value, low=low)
-    return tuple(values)
-
-
 def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]:
     """What an adapter does not do, as notes.
 
@@ -350,25 +319,3 @@ def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]
             f"{shown}: for {here} only: where {other} runs, it takes part in no forward (see "
             "'Two models' in docs/COMPOSE.md)"
         )
-
-
-def _refuse_with_pool(mode: Mode, **given: object) -> None:
-    """What is said for each adapter of a list is not known of a pool.
-
-    Raises
-    ------
-    ParamError : such an argument, or a mode that makes one adapter of a list.
-    """
-    if isinstance(mode, Merge) and mode.method != "linear":
-        message = (
-            f"mode merge with method {mode.method} takes a list of adapters; of a pool, choose one "
-            "that runs them one at a time, such as loratorio:k=2"
-        )
-        raise ParamError(message)
-    for name, value in given.items():
-        if value is not None and value != "none":
-            message = (
-                f"{name} goes with a list of adapters; of a pool, whose members are not known "
-                "before, give Pool(weight=...) for all, and text encoders have none of them"
-            )
-            raise ParamError(message)

@@ -16,7 +16,7 @@ from loramix.adapters import loading
 from loramix.analysis import passing, pooling
 from loramix.backends import backend_of
 from loramix.compose.fitting import Shapes, fit_of
-from loramix.compose.functional.checks import check_count, check_number
+from loramix.compose.functional.checks import check_count, check_number, number_of
 from loramix.compose.words import relevances, words_of
 from loramix.errors import LoramixError, ParamError
 from loramix.finding import find
@@ -55,6 +55,7 @@ class Pool:
     def __post_init__(self) -> None:
         check_count("pool", "short", self.short)
         check_count("pool", "hold", self.hold)
+        object.__setattr__(self, "weight", number_of(self.weight))
         check_number("pool", "weight", self.weight, low=-math.inf)
         check_number("pool", "alike", self.alike, above=True, high=1)
 
