@@ -144,7 +144,7 @@ def test_a_name_goes_before_a_file_and_is_shown_whole(
     composition = loramix.compose(pipe, ["style", files[0], "face.v2.safetensors"])
     with composition:
         SD.run(pipe)
-    assert composition.runs[0].adapters == ("style", "style", "face.v2")
+    assert composition.runs[0].adapters == ("style", "style.safetensors", "face.v2")
     with loramix.compose(pipe, ["style"], mode="composite"):
         got = SD.run(pipe)
     with loramix.compose(pipe, [files[1]], mode="composite"):
@@ -373,6 +373,91 @@ def test_numbers_of_numpy_and_torch_are_numbers(kind: Any, pipe: Any, files: lis
     assert json.dumps(composition.runs[0].as_dict(), allow_nan=False)
     assert Loratorio(tau=np.float32(0.5), k=np.int64(2)) == Loratorio(tau=0.5, k=2)  # type: ignore[arg-type]
     assert Pool("x", weight=torch.tensor(0.75)).weight == 0.75  # type: ignore[arg-type]
+
+
+def test_a_mapping_gives_adapters_names(pipe: Any, files: list[Path]) -> None:
+    mask = np.eye(4)
+    how: dict[str, Any] = {"mode": "loratorio:patch=2"}
+    numbers: dict[str, Any] = {"weights": [0.8, 0.4], "priors": [1, 2], "masks": [mask, None]}
+    with loramix.compose(pipe, files, **numbers, **how):
+        meant = SD.run(pipe)
+    named = {"paint": files[0], "a/b.c: d": files[1]}
+    composition = loramix.compose(pipe, named, **numbers, **how)
+    with composition:
+        assert torch.equal(SD.run(pipe), meant)
+    assert composition.runs[0].adapters == ("paint", "a/b.c: d")
+    turned = {
+        what: dict(reversed(list(zip(named, each, strict=True)))) for what, each in numbers.items()
+    }
+    with loramix.compose(pipe, named, **turned, **how):
+        assert torch.equal(SD.run(pipe), meant)
+    merged = loramix.compose(pipe, named, mode="merge")
+    with merged:
+        SD.run(pipe)
+    assert merged.runs[0].adapters == ("auto(paint, a/b.c: d)",)
+    pipe.load_lora_weights(str(files[0]), adapter_name="loaded")
+    composition = loramix.compose(pipe, {**named, "paint": "loaded"}, **numbers, **how)
+    with composition:
+        assert torch.equal(SD.run(pipe), meant)
+    assert composition.runs[0].adapters == ("paint", "a/b.c: d")
+
+
+def test_files_of_one_name_are_told_apart(
+    pipe: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = []
+    for number, folder in enumerate(("x/ann", "y/ann", "y/bob")):
+        Path(folder).mkdir(parents=True)
+        many.append(Path(folder) / "style.safetensors")
+        adapter(pipe.unet, "unet", many[-1], seed=number, scale=0.4)
+    composition = loramix.compose(pipe, [*many, "style.safetensors", files[1]], mode="composite")
+    with composition:
+        SD.run(pipe)
+    (run,) = composition.runs
+    said = ("x/ann/style", "y/ann/style", "bob/style", "style.safetensors", "face.v2")
+    assert run.adapters == said
+    assert [one["name"] for one in run.as_dict()["adapters"]] == list(said)  # type: ignore[attr-defined]
+    merged = loramix.compose(pipe, many[1:], mode="merge")
+    with merged:
+        SD.run(pipe)
+    assert merged.runs[0].adapters == ("auto(ann/style, bob/style)",)
+    pool = loramix.compose(pipe, Pool("y"), mode="composite")
+    with pool:
+        SD.run(pipe)
+    assert sorted(pool.runs[0].adapters) == ["ann/style", "bob/style"]
+    assert [one.name for one in pool.candidates] == list(pool.runs[0].adapters)
+
+
+def test_a_class_is_its_rule(pipe: Any, files: list[Path]) -> None:
+    for kind, text in ((Loratorio, "loratorio"), (loramix.compose.Switch, "switch")):
+        one = loramix.compose(pipe, files, mode=kind, guidance=loramix.compose.AutoLora)
+        assert one.mode == kind() == loramix.compose(pipe, files, mode=text).mode
+        assert one.guidance == loramix.compose.AutoLora()
+
+
+@pytest.mark.parametrize(
+    ("adapters", "how", "message"),
+    [
+        ({"a": "x"}, {"weights": {"b": 1.0}}, "weights by names: none for a; no adapter b"),
+        (["x"], {"priors": {"x": 1.0}}, "priors by names: the adapters have none; give a list"),
+        ({1: "x"}, {}, "adapters: 1 is no name for x"),
+        ({" ": "x"}, {}, "is no name for x: give a text"),
+        ([1.5], {}, "adapters: 1.5 is neither a file nor the name"),
+        ([("x", 0.8)], {}, r"adapters: \('x', 0.8\) is neither"),
+        (5, {}, "adapters = 5: give a list of files or names, a mapping"),
+        (None, {}, "adapters = None: give a list"),
+        (["x"], {"mode": 3}, "mode = 3: give an object, its class, or a text; known are loratorio"),
+        (["x"], {"mode": str}, "mode = <class 'str'>: give an object"),
+        (["x"], {"mode": None}, "mode = None: give"),
+        (["x"], {"guidance": 7.5}, "guidance = 7.5: give an object, .*; known are cfg"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    adapters: Any, how: dict[str, Any], message: str, pipe: Any
+) -> None:
+    with pytest.raises(ParamError, match=message):
+        loramix.compose(pipe, adapters, **how)
 
 
 def test_importances_must_fit_the_adapters(pipe: Any, files: list[Path]) -> None:

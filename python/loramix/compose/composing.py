@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -29,10 +28,16 @@ from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
 from loramix.compose.restoring import put_back
 from loramix.compose.session import Session, Settings
-from loramix.compose.wishes import masks_for, numbers, refuse_with_pool
+from loramix.compose.wishes import (
+    Each,
+    adapters_of,
+    masks_for,
+    numbers,
+    refuse_with_pool,
+    rule_of,
+)
 from loramix.deciding import policy_for
 from loramix.errors import ParamError
-from loramix.spelling import named
 from loramix.types import StrPath
 
 Text: TypeAlias = Literal["all", "none"]
@@ -57,40 +62,36 @@ class Composition:
     def __init__(
         self,
         pipe: Any,  # noqa: ANN401 - diffusers'
-        adapters: Sequence[StrPath] | Pool,
+        adapters: Each[StrPath] | Pool,
         *,
-        mode: str | Mode,
-        weights: Sequence[float] | None,
-        priors: Sequence[float] | None,
-        masks: Sequence[Array | None] | None,
-        guidance: str | Guidance | None,
+        mode: str | Mode | type[Mode],
+        weights: Each[float] | None,
+        priors: Each[float] | None,
+        masks: Each[Array | None] | None,
+        guidance: str | Guidance | type[Guidance] | None,
         max_batch: int,
         text: Text | None,
         architecture: str | None,
     ) -> None:
         self._pipe = pipe
         self._family = family_of(pipe)
-        if isinstance(adapters, str | PathLike):
-            message = f"adapters = {adapters}: give a list of files or names, or a Pool"
-            raise ParamError(message)
         self._pool = adapters if isinstance(adapters, Pool) else None
-        self._adapters: tuple[StrPath, ...] = () if isinstance(adapters, Pool) else tuple(adapters)
-        self._mode: Mode = named("mode", mode, MODES) if isinstance(mode, str) else mode
+        self._adapters, self._names = adapters_of(adapters)
+        self._mode: Mode = rule_of("mode", mode, MODES)
         if isinstance(self._mode, Merge):
             policy_for(self._mode.method)  # says what is known
         chosen = self._mode.guidance if guidance is None else guidance
-        if isinstance(chosen, str):
-            chosen = named("guidance", chosen, GUIDANCE)
-        self._guidance: Guidance = chosen
+        self._guidance: Guidance = rule_of("guidance", chosen, GUIDANCE)
         if self._pool is not None:
             refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
-        self._weights = numbers("weights", weights, count, low=-math.inf) or (1.0,) * count
-        self._priors = numbers("priors", priors, count) or (1.0,) * count
+        given = numbers("weights", weights, count, self._names, low=-math.inf)
+        self._weights = given or (1.0,) * count
+        self._priors = numbers("priors", priors, count, self._names) or (1.0,) * count
         if count and not any(self._priors):
             message = f"priors = {self._priors}: at least one must be above 0"
             raise ParamError(message)
-        self._masks = masks_for(self._mode, masks, count)
+        self._masks = masks_for(self._mode, masks, count, self._names)
         check_count("compose", "max_batch", max_batch)
         self._max_batch = max_batch
         self._text: Text = text or ("all" if self._pool is None else "none")
@@ -158,6 +159,7 @@ class Composition:
     ) -> tuple[Attached, tuple[float, ...]]:
         """Load the adapters: at their weights, with their priors."""
         residents: Residents | None = None
+        labels = self._names or loader.labels(self._adapters)
         if self._pool is not None:
             self.candidates, residents = fill(
                 self._pool, self._pipe, loader, denoisers, folder, self._architecture
@@ -166,13 +168,13 @@ class Composition:
             weights = (self._pool.weight,) * len(loader.names)
             priors = (1.0,) * len(weights)
         elif isinstance(self._mode, Merge) and self._mode.method != "linear" and self._several:
-            files = [self._adapters[i] for i in self._several]
+            files = {labels[i]: self._adapters[i] for i in self._several}
             merged = [self._weights[i] for i in self._several]
             loader.add_merged(files, merged, self._mode.method)
             weights = priors = (1.0,)
         else:
-            for one in self._adapters:
-                loader.add(one)
+            for one, label in zip(self._adapters, labels, strict=True):
+                loader.add(one, label)
             weights, priors = self._weights, self._priors
         encoders = [m for n in ENCODERS if (m := getattr(self._pipe, n, None)) is not None]
         attached = Attached(denoisers, encoders, tuple(loader.names), residents)
@@ -235,13 +237,13 @@ class Composition:
 
 def compose(
     pipe: Any,  # noqa: ANN401 - diffusers'
-    adapters: Sequence[StrPath] | Pool,
+    adapters: Each[StrPath] | Pool,
     *,
-    mode: str | Mode = "loratorio",
-    weights: Sequence[float] | None = None,
-    priors: Sequence[float] | None = None,
-    masks: Sequence[Array | None] | None = None,
-    guidance: str | Guidance | None = None,
+    mode: str | Mode | type[Mode] = "loratorio",
+    weights: Each[float] | None = None,
+    priors: Each[float] | None = None,
+    masks: Each[Array | None] | None = None,
+    guidance: str | Guidance | type[Guidance] | None = None,
     max_batch: int = 1,
     text: Text | None = None,
     architecture: str | None = None,
@@ -256,16 +258,17 @@ def compose(
     pipe : a pipeline of `families.FAMILIES`.
     adapters : files or folders of any dialect and family that loramix reads, or names of adapters
         that the pipeline has loaded; or a `Pool`.  Others that it has loaded rest.  An empty list:
-        the base as it is.
-    mode : an object of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
+        the base as it is.  A mapping gives each a name of the user's, by which it is accounted for,
+        and by which weights, priors and masks may be given.
+    mode : an object or a class of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
     weights : of the deltas, one per adapter, any finite number (of Python, NumPy or torch); 1 each
         unless given.
     priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
         0 leaves an adapter out, of text encoders too.  1 each unless given.
     masks : for each adapter where it acts, (rows, columns) in [0, 1] in any size, or None for
         everywhere.  Where no adapter acts, the base does.  For modes with weights per pixel.
-    guidance : an object of `guidance`, or a text such as ``recentred:lambda=0.3``; None: what goes
-        with the mode.
+    guidance : an object or a class of `guidance`, or a text such as ``recentred:lambda=0.3``;
+        None: what goes with the mode.
     max_batch : how many adapters (the base counts as one) are run in one forward, each with all
         rows of the pipeline; 1: in turn, which gives the same bits as the pipeline with that
         adapter.  Where the memory of a GPU is not enough, fewer.

@@ -34,10 +34,10 @@ def fill(
     parts = components_of(pipe)
     residents = Residents(pool.hold, folder)
 
-    def enter(path: Path) -> str:
+    def enter(one: Candidate) -> str:
         residents.room()
         try:
-            name = loader.add(path)
+            name = loader.add(one.path, one.name)
         except LoramixError as error:
             return f"it cannot be loaded: {error}"
         for component in ENCODERS:

@@ -20,6 +20,7 @@ from loramix.compose.components import (
     tuner_layers,
     weights_of,
 )
+from loramix.compose.labels import labels_of
 from loramix.converting import convert
 from loramix.errors import FormatError, ParamError
 from loramix.finding import cached
@@ -57,8 +58,22 @@ class Loader:
         self._known = _loaded(pipe)
         self._files: set[Path] = set()
 
-    def add(self, one: StrPath) -> str:
+    def labels(self, adapters: Sequence[StrPath]) -> tuple[str, ...]:
+        """A name for each, no two alike: of those that are loaded their own."""
+        known = [isinstance(one, str) and one in self._known for one in adapters]
+        mine = [str(one) for one, loaded in zip(adapters, known, strict=True) if loaded]
+        paths = [Path(one) for one, loaded in zip(adapters, known, strict=True) if not loaded]
+        files = iter(labels_of(paths, mine))
+        return tuple(
+            str(one) if loaded else next(files) for one, loaded in zip(adapters, known, strict=True)
+        )
+
+    def add(self, one: StrPath, label: str) -> str:
         """A file, or the name of an adapter that the pipeline has loaded.
+
+        Parameters
+        ----------
+        label : how it is shown.
 
         Returns
         -------
@@ -75,15 +90,15 @@ class Loader:
             if one in self.names:
                 message = f"adapter {one} is given twice: give it once, with a prior"
                 raise ParamError(message)
-            self.names[one] = one
-            _refuse_values(self._pipe, one, one)
+            self.names[one] = label
+            _refuse_values(self._pipe, one, label)
             return one
         path = self._there(one)
         if (real := path.resolve()) in self._files:
             message = f"{one} is given twice: give it once, with a prior"
             raise ParamError(message)
         self._files.add(real)
-        return self._file(path, _shown(Path(one)))
+        return self._file(path, label)
 
     def drop(self, name: str) -> None:
         """Undo `add`."""
@@ -91,8 +106,14 @@ class Loader:
             forget(part, name)
         self.names.pop(name, None)
 
-    def add_merged(self, several: Sequence[StrPath], weights: Sequence[float], method: str) -> str:
+    def add_merged(
+        self, several: Mapping[str, StrPath], weights: Sequence[float], method: str
+    ) -> str:
         """What loramix makes of several adapters, as one; those that are loaded, too.
+
+        Parameters
+        ----------
+        several : by how they are shown.
 
         Raises
         ------
@@ -101,7 +122,7 @@ class Loader:
         """
         files = [
             self._written(one) if isinstance(one, str) and one in self._known else self._there(one)
-            for one in several
+            for one in several.values()
         ]
         path = self._folder / "merged.safetensors"
         output = Output(dialect=_DIALECT, dtype=self._dtype)
@@ -109,7 +130,7 @@ class Loader:
             files, method, weights=weights, output=output, path=path,
             architecture=self._architecture,
         )  # fmt: skip
-        return self._file(path, f"{method}({', '.join(_shown(Path(one)) for one in several)})")
+        return self._file(path, f"{method}({', '.join(several)})")
 
     def _there(self, one: StrPath) -> Path:
         """A path that is there.
@@ -216,10 +237,6 @@ def _is_plain(adapter: Adapter) -> bool:
         and CONFIG not in adapter.metadata
         and all(factors.family == "lora" and not target.is_vector for target, factors in weights)
     )
-
-
-def _shown(path: Path) -> str:
-    return path.name if path.is_dir() else path.stem
 
 
 def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'

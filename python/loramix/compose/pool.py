@@ -17,9 +17,10 @@ from loramix.analysis import passing, pooling
 from loramix.backends import backend_of
 from loramix.compose.fitting import Shapes, fit_of
 from loramix.compose.functional.checks import check_count, check_number, number_of
+from loramix.compose.labels import labels_of
 from loramix.compose.words import relevances, words_of
 from loramix.errors import LoramixError, ParamError
-from loramix.finding import find
+from loramix.finding import find, plain_name
 from loramix.types import Adapter, StrPath
 
 _LOOKED = 3
@@ -109,7 +110,7 @@ class _Entry:
 def short_list(
     pool: Pool,
     shapes: Shapes,
-    enter: Callable[[Path], str],
+    enter: Callable[[Candidate], str],
     architecture: str | None = None,
 ) -> tuple[Candidate, ...]:
     """Who of a pool takes part.
@@ -135,7 +136,12 @@ def short_list(
     three times as many adapters as the short list has places, and of as many again while places
     are empty.
     """
-    entries = [_opened(path, shapes, architecture) for path in files_of(pool.folder)]
+    paths = files_of(pool.folder)
+    labels = labels_of([path.relative_to(pool.folder) for path in paths])
+    entries = [
+        _opened(Candidate(path, label), shapes, architecture)
+        for path, label in zip(paths, labels, strict=True)
+    ]
     fitting = [one for one in entries if one.stays]
     scores = relevances(pool.prompt, [one.words for one in fitting])
     for one, score in zip(fitting, scores, strict=True):
@@ -178,10 +184,9 @@ def files_of(folder: StrPath) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _opened(path: Path, shapes: Shapes, architecture: str | None) -> _Entry:
+def _opened(candidate: Candidate, shapes: Shapes, architecture: str | None) -> _Entry:
     """One of the pool; what cannot be read, or is for another model, says so."""
-    name = path.stem if path.is_file() else path.name
-    entry = _Entry(Candidate(path, name))
+    entry, path = _Entry(candidate), candidate.path
     try:
         file = find(path).file if path.is_file() else path
         adapter = loading.load(file, architecture=architecture)
@@ -192,14 +197,14 @@ def _opened(path: Path, shapes: Shapes, architecture: str | None) -> _Entry:
     if misfit := fit.misfit("this pipeline's denoiser"):
         entry.leave(misfit, fits=False)
         return entry
-    entry.words = words_of(name, adapter.metadata)
+    entry.words = words_of(plain_name(path), adapter.metadata)
     inside = {new: adapter.targets[old] for old, new in fit.there.items()}
     entry.adapter = replace(adapter, targets=MappingProxyType(inside))
     return entry
 
 
 def _by_weights(
-    looked: list[_Entry], taken: list[_Entry], pool: Pool, enter: Callable[[Path], str]
+    looked: list[_Entry], taken: list[_Entry], pool: Pool, enter: Callable[[Candidate], str]
 ) -> None:
     """Take some more: words first, then strength; what is bad, does nothing or is a copy leaves.
 
@@ -223,7 +228,7 @@ def _by_weights(
             one.leave(f"cosine {cosine:.3f} with {other.candidate.name}")
         elif len(taken) == pool.short:
             one.leave(f"the short list has {pool.short} places")
-        elif why := enter(one.candidate.path):
+        elif why := enter(one.candidate):
             one.leave(why, fits=False)
         else:
             taken.append(one)

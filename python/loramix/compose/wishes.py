@@ -1,22 +1,114 @@
 """What a user asks of a composition, checked before anything is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import TypeAlias, TypeVar, cast
 
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_number, number_of
 from loramix.compose.functional.masking import check_mask
 from loramix.compose.modes import MODES, Merge, Mode
+from loramix.compose.pool import Pool
 from loramix.errors import ParamError
+from loramix.spelling import named
+from loramix.types import StrPath
+
+_T = TypeVar("_T")
+Each: TypeAlias = Sequence[_T] | Mapping[str, _T]
+"""One for every adapter, in their order or by the names that the user gave them."""
+
+
+def adapters_of(
+    adapters: Sequence[StrPath] | Mapping[str, StrPath] | Pool,
+) -> tuple[tuple[StrPath, ...], tuple[str, ...] | None]:
+    """The adapters, none of a pool; and the names that the user gave them in a mapping.
+
+    Raises
+    ------
+    ParamError : one adapter that is not in a list, or names that are no texts.
+    """
+    if isinstance(adapters, Pool):
+        return (), None
+    if isinstance(adapters, str | PathLike) or not isinstance(adapters, Iterable):
+        message = (
+            f"adapters = {adapters}: give a list of files or names, a mapping from names of your "
+            "own to them, or a Pool"
+        )
+        raise ParamError(message)
+    given = adapters.values() if isinstance(adapters, Mapping) else adapters
+    names = tuple(adapters) if isinstance(adapters, Mapping) else None
+    found = tuple(given)
+    for one in found:
+        if not isinstance(one, str | PathLike):
+            message = f"adapters: {one!r} is neither a file nor the name of a loaded adapter"
+            raise ParamError(message)
+    for name, one in zip(names or (), found, strict=False):
+        if not isinstance(name, str) or not name.strip():
+            message = f"adapters: {name!r} is no name for {one}: give a text"
+            raise ParamError(message)
+    return found, names
+
+
+def rule_of(what: str, given: object, table: Mapping[str, type[_T]]) -> _T:
+    """A mode or a guidance: an object, its class, or a text.
+
+    Parameters
+    ----------
+    what : for messages.
+
+    Raises
+    ------
+    ParamError : none of them, no such name, or a parameter out of range.
+    """
+    if isinstance(given, str):
+        found: _T = named(what, given, table)
+        return found
+    if isinstance(given, type) and given in table.values():
+        made: _T = given()
+        return made
+    # Others may have written one of their own: it has a name, and what the protocol asks for.
+    if isinstance(given, type) or not isinstance(getattr(given, "name", None), str):
+        known = ", ".join(table)
+        message = f"{what} = {given!r}: give an object, its class, or a text; known are {known}"
+        raise ParamError(message)
+    return cast("_T", given)
+
+
+def _in_order(what: str, given: Each[_T], names: Sequence[str] | None) -> Sequence[_T]:
+    """What is given for each adapter, in their order.
+
+    Raises
+    ------
+    ParamError : other names than those of the adapters, or names where these have none.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    if names is None:
+        message = f"{what} by names: the adapters have none; give a list in their order"
+        raise ParamError(message)
+    if set(given) != set(names):
+        lacking = ", ".join(name for name in names if name not in given)
+        strange = ", ".join(str(name) for name in given if name not in names)
+        said = [f"none for {lacking}"] * bool(lacking) + [f"no adapter {strange}"] * bool(strange)
+        message = f"{what} by names: {'; '.join(said)}"
+        raise ParamError(message)
+    return [given[name] for name in names]
 
 
 def numbers(
-    name: str, values: Sequence[float] | None, count: int, *, low: float = 0.0
+    name: str,
+    values: Each[float] | None,
+    count: int,
+    names: Sequence[str] | None,
+    *,
+    low: float = 0.0,
 ) -> tuple[float, ...] | None:
     """One finite number of at least ``low`` for every adapter; None: none are given.
 
     Parameters
     ----------
     values : Python's, NumPy's or torch's, those of an array among them.
+    names : that the user gave the adapters; None: they have none.
 
     Raises
     ------
@@ -24,6 +116,7 @@ def numbers(
     """
     if values is None:
         return None
+    values = _in_order(name, values, names)
     if isinstance(values, str) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1:
         message = f"{name} = {values}: give a list with a number for each adapter"
         raise ParamError(message)
@@ -34,7 +127,7 @@ def numbers(
 
 
 def masks_for(
-    mode: Mode, masks: Sequence[Array | None] | None, count: int
+    mode: Mode, masks: Each[Array | None] | None, count: int, names: Sequence[str] | None
 ) -> tuple[Array | None, ...] | None:
     """A mask or None for every adapter; None: there are none at all.
 
@@ -43,7 +136,10 @@ def masks_for(
     ParamError : another count, a mode without weights for pixels, or numbers outside [0, 1].
     ShapeError : a mask that is not (rows, columns).
     """
-    if masks is None or all(one is None for one in masks):
+    if masks is None:
+        return None
+    masks = _in_order("masks", masks, names)
+    if all(one is None for one in masks):
         return None
     if len(masks) != count:
         message = f"{len(masks)} masks for {count} adapters: give one each, or None"
