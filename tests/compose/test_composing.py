@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 import loramix
 from loramix import FormatError, LoramixError, ParamError
 from loramix.compose import Composite, Loratorio, Pool
+from loramix.compose.components import tuner_layers
 from loramix.compose.families import FAMILIES
 from loramix.compose.picturing import picture_of
 
@@ -133,6 +134,36 @@ def test_names_of_loaded_adapters_are_adapters_too(pipe: Any, files: list[Path])
         base = SD.run(pipe)
     pipe.unload_lora_weights()
     assert torch.equal(SD.run(pipe), base)
+
+
+def test_what_is_loaded_keeps_its_strength_unless_weights_are_given(
+    pipe: Any, files: list[Path]
+) -> None:
+    for name, file in zip("ab", files, strict=True):
+        pipe.load_lora_weights(str(file), adapter_name=name)
+    blocks = {"unet": {"down": 0.3, "up": {"block_0": 0.7}}}
+    pipe.set_adapters(["a", "b"], [0.5, blocks])
+    layers = tuner_layers(pipe.unet).values()
+    before = [dict(layer.scaling) for layer in layers]
+    assert len({tuple(one.items()) for one in before}) > 1
+    meant = SD.run(pipe)
+    with loramix.compose(pipe, ["a", "b"], mode="merge:method=linear"):
+        assert torch.equal(SD.run(pipe), meant)
+    with loramix.compose(pipe, ["a", "b"], mode="merge:method=average") as inside:
+        halved = SD.run(inside)
+    assert [dict(layer.scaling) for layer in layers] == before
+    with loramix.compose(pipe, [files[0], "b"], mode=FULL, weights=[0.5, 1.0]):
+        loud = SD.run(pipe)
+    with loramix.compose(pipe, ["a", "b"], mode=FULL, weights=[0.5, 1.0]):
+        assert torch.equal(SD.run(pipe), loud)
+    with loramix.compose(pipe, ["a", files[1]], mode=FULL):
+        assert torch.equal(SD.run(pipe), loud)
+    assert [dict(layer.scaling) for layer in layers] == before
+    assert torch.equal(SD.run(pipe), meant)
+    for layer, scaling in zip(layers, before, strict=True):
+        layer.scaling = {name: scale / 2 for name, scale in scaling.items()}
+    again = SD.run(pipe)
+    assert float((again - halved).abs().max()) < 1e-3 * float(halved.abs().max())
 
 
 def test_a_name_goes_before_a_file_and_is_shown_whole(
@@ -443,6 +474,8 @@ def test_a_class_is_its_rule(pipe: Any, files: list[Path]) -> None:
         (["x"], {"priors": {"x": 1.0}}, "priors by names: the adapters have none; give a list"),
         ({1: "x"}, {}, "adapters: 1 is no name for x"),
         ({" ": "x"}, {}, "is no name for x: give a text"),
+        ([" "], {}, "adapters: ' ' is neither a file"),
+        (["x"], {"masks": ["soft"]}, r"masks\[0\]: str is no mask"),
         ([1.5], {}, "adapters: 1.5 is neither a file nor the name"),
         ([("x", 0.8)], {}, r"adapters: \('x', 0.8\) is neither"),
         (5, {}, "adapters = 5: give a list of files or names, a mapping"),

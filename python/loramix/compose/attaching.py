@@ -13,7 +13,7 @@ from loramix.compose.functional.arrays import Array
 from loramix.compose.modes.base import Pass
 from loramix.compose.residing import Residents
 from loramix.compose.watching import watch
-from loramix.errors import FormatError, ParamError
+from loramix.errors import ParamError
 
 
 class Attached:
@@ -78,15 +78,17 @@ class Attached:
             prior if name in names else 0.0 for name, prior in zip(self.names, priors, strict=True)
         )
 
-    def set_weights(self, weights: Sequence[float]) -> None:
-        """Scale every adapter, everywhere; refuse those that are nowhere or part of the base.
+    def set_weights(self, weights: Sequence[float | None]) -> None:
+        """Scale every adapter, everywhere; refuse those that are part of the base.
+
+        Parameters
+        ----------
+        weights : None: the strength that an adapter has in every layer.
 
         Raises
         ------
-        FormatError : an adapter without a layer in any component.
         ParamError : adapters that are fused into the weights.
         """
-        found = set()
         for layer in self._all():
             if layer.merged_adapters:
                 message = (
@@ -96,14 +98,9 @@ class Attached:
                 raise ParamError(message)
             layer._disable_adapters = False
             for name, weight in zip(self.names, weights, strict=True):
-                if name in held(layer):
+                if weight is not None and name in held(layer):
                     layer.set_scale(name, weight)
-                    found.add(name)
             self._scaling[layer] = {n: layer.scaling[n] for n in self.names if n in layer.scaling}
-        for name in self.names:
-            if name not in found:
-                message = f"adapter {name}: diffusers found no layer of this pipeline in it"
-                raise FormatError(message)
 
     def check(self) -> None:
         """Refuse to go on where somebody else has changed the adapters since the last forward.

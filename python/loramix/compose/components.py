@@ -48,8 +48,17 @@ def weights_of(layer: Any, name: str) -> Iterator[Any]:  # noqa: ANN401 - PEFT's
             yield from [one] if isinstance(one, torch.nn.Parameter) else one.parameters()
 
 
-def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's
-    """Up, times the scale of weight 1 in float32, and down of an adapter in a layer.
+def pair_of(
+    layer: Any,  # noqa: ANN401 - PEFT's
+    name: str,
+    where: str,
+    weight: float | None,
+) -> tuple[Any, Any]:
+    """Up, times its scale in float32, and down of an adapter in a layer.
+
+    Parameters
+    ----------
+    weight : None: the strength that it has there.
 
     Raises
     ------
@@ -64,10 +73,10 @@ def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN4
             "merge:method=linear, which adds what is loaded"
         )
         raise ParamError(message)
-    before = layer.scaling[name]
-    layer.set_scale(name, 1.0)
-    scale = layer.scaling[name]
-    layer.scaling[name] = before
+    before = scale = layer.scaling[name]
+    if weight is not None:
+        layer.set_scale(name, weight)
+        scale, layer.scaling[name] = layer.scaling[name], before
     up = layer.lora_B[name].weight.detach().float().cpu() * scale
     return up.contiguous(), layer.lora_A[name].weight.detach().float().cpu().contiguous()
 

@@ -86,7 +86,7 @@ class Composition:
             refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
         given = numbers("weights", weights, count, self._names, low=-math.inf)
-        self._weights = given or (1.0,) * count
+        self._weights: tuple[float | None, ...] = given or (None,) * count
         self._priors = numbers("priors", priors, count, self._names) or (1.0,) * count
         if count and not any(self._priors):
             message = f"priors = {self._priors}: at least one must be above 0"
@@ -159,6 +159,7 @@ class Composition:
     ) -> tuple[Attached, tuple[float, ...]]:
         """Load the adapters: at their weights, with their priors."""
         residents: Residents | None = None
+        weights: Sequence[float | None]
         labels = self._names or loader.labels(self._adapters)
         if self._pool is not None:
             self.candidates, residents = fill(
@@ -261,8 +262,9 @@ def compose(
         the base as it is.  A mapping gives each a name of the user's, by which it is accounted for,
         and by which weights, priors and masks may be given.
     mode : an object or a class of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
-    weights : of the deltas, one per adapter, any finite number (of Python, NumPy or torch); 1 each
-        unless given.
+    weights : of the deltas, one per adapter, any finite number (of Python, NumPy or torch).  Unless
+        given, 1 for files, and for what is loaded the strength that it has there
+        (``set_adapters``), in every layer.
     priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
         0 leaves an adapter out, of text encoders too.  1 each unless given.
     masks : for each adapter where it acts, (rows, columns) in [0, 1] in any size, or None for

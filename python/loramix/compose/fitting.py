@@ -21,7 +21,7 @@ class Fit:
     ----------
     there : targets that it has, and how it writes their sizes.
     unequal : a target that it has in another size: key, size in the adapter, size in the model.
-    whose : the base model that the adapter's names and sizes are of, in words; empty: not known.
+    whose : which base model the adapter is for, as far as its names and sizes say, in words.
     """
 
     there: Mapping[Target, Target]
@@ -35,7 +35,7 @@ class Fit:
         ----------
         what : the model, for the message.
         """
-        other = f"; it is for {self.whose}" if self.whose else ""
+        other = f"; it is {self.whose}"
         if self.unequal is not None:
             key, own, theirs = self.unequal
             return f"{key} is {_sized(own)} in it, and {_sized(theirs)} in {what}{other}"
@@ -59,8 +59,10 @@ def fit_of(adapter: Adapter, shapes: Shapes) -> Fit:
                 break
             if theirs is not None and unequal is None:
                 unequal = part.key, part.shape, theirs
-    share = f"{100 * adapter.match:.3g} % of its modules fit"
-    return Fit(there, unequal, f"{layout.name} ({share})" if layout else "")
+    whose = f"for an unknown model with {next((t.key for t in adapter.targets), 'nothing')}"
+    if layout is not None:
+        whose = f"for {layout.name} ({100 * adapter.match:.3g} % of its modules fit)"
+    return Fit(there, unequal, whose)
 
 
 def shapes_of(parts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,10 @@ diffusers loads files of its own dialect with plain factors, as anybody's pipeli
 bits are theirs.  Whatever else loramix reads is written as such a file first.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from loramix.compose.components import (
     tuner_layers,
     weights_of,
 )
+from loramix.compose.fitting import fit_of, shapes_of
 from loramix.compose.labels import labels_of
 from loramix.converting import convert
-from loramix.errors import FormatError, ParamError
-from loramix.finding import cached
+from loramix.errors import FormatError, ModelError, ParamError
+from loramix.finding import cached, find
 from loramix.formats.scales import CONFIG
 from loramix.merging import merge
 from loramix.planning.output import Output
@@ -32,6 +35,12 @@ from loramix.types import Adapter, StrPath
 
 _DIALECT = "diffusers"
 _SHOWN = 3
+_NO_KEYS = "No LoRA keys associated to"
+"""What diffusers says of components that a file has nothing for: text encoders, as a rule."""
+_LEFT_OUT = "Loading adapter weights from state_dict led to"
+"""What it says of targets that it has no layer for."""
+_LOGS = ("loaders.peft", "loaders.lora_base", "loaders.lora_pipeline", "utils.peft_utils")
+"""Where it says so."""
 
 
 class Loader:
@@ -107,13 +116,14 @@ class Loader:
         self.names.pop(name, None)
 
     def add_merged(
-        self, several: Mapping[str, StrPath], weights: Sequence[float], method: str
+        self, several: Mapping[str, StrPath], weights: Sequence[float | None], method: str
     ) -> str:
         """What loramix makes of several adapters, as one; those that are loaded, too.
 
         Parameters
         ----------
         several : by how they are shown.
+        weights : None: 1, or the strength of what is loaded.
 
         Raises
         ------
@@ -121,13 +131,16 @@ class Loader:
         FormatError, ShapeError, OutputError : see `loramix.merge`.
         """
         files = [
-            self._written(one) if isinstance(one, str) and one in self._known else self._there(one)
-            for one in several.values()
+            self._written(one, weight)
+            if isinstance(one, str) and one in self._known
+            else self._there(one)
+            for one, weight in zip(several.values(), weights, strict=True)
         ]
         path = self._folder / "merged.safetensors"
         output = Output(dialect=_DIALECT, dtype=self._dtype)
         merge(
-            files, method, weights=weights, output=output, path=path,
+            files, method, weights=[1.0 if one is None else one for one in weights],
+            output=output, path=path,
             architecture=self._architecture,
         )  # fmt: skip
         return self._file(path, f"{method}({', '.join(several)})")
@@ -151,8 +164,8 @@ class Loader:
         message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
         raise ParamError(message)
 
-    def _written(self, name: str) -> Path:
-        """A loaded adapter as a file, at weight 1.
+    def _written(self, name: str, weight: float | None) -> Path:
+        """A loaded adapter as a file: at weight 1, or at its strength where no weight is given.
 
         Raises
         ------
@@ -164,7 +177,7 @@ class Loader:
         for component, part in components_of(self._pipe).items():
             for where, layer in tuner_layers(part).items():
                 if name in held(layer):
-                    up, down = pair_of(layer, name, where)
+                    up, down = pair_of(layer, name, where, None if weight is None else 1.0)
                     key = key_of(component, part, where)
                     tensors[f"{key}.lora_B.weight"] = up
                     tensors[f"{key}.lora_A.weight"] = down
@@ -178,24 +191,28 @@ class Loader:
         return "f32" if str(self._pipe.dtype) == "torch.float32" else None
 
     def _file(self, path: Path, shown: str) -> str:
-        name = "".join(c if c.isalnum() else "_" for c in shown)
-        while name in self._known or name in self.names:
-            name += "_"
+        find(path)  # what is no file of tensors, or one of several, is nothing for diffusers either
+        name = self._free("".join(c if c.isalnum() else "_" for c in shown))
         meant: Adapter | None = None
         refusal: FormatError | None = None
         readable = path
         try:
             meant = loading.load(path, architecture=self._architecture)
             readable = self._readable(meant, name)
+        except ModelError:
+            raise
         except FormatError as error:
             # DoRA without its base model, names of a model that no table knows: diffusers may know
             # them, and leaves out what it does not know.
             refusal = error
         try:
-            _load_file(self._pipe, path, readable, name, refusal)
+            _load_file(self._pipe, readable, name, told=refusal is None)
+            self._refuse_nothing(name)
             _refuse_values(self._pipe, name, shown)
-        except FormatError:
+        except FormatError as error:
             self.drop(name)
+            if isinstance(error, _Misfit):
+                raise FormatError(self._misfit(path, meant, refusal, error)) from error
             raise
         if refusal is not None:
             self.notes.append(
@@ -206,6 +223,38 @@ class Loader:
             self._compare(meant, name, shown)
         self.names[name] = shown
         return name
+
+    def _free(self, name: str) -> str:
+        """A name that no adapter has, nor anything of the containers that PEFT puts it in."""
+        import torch
+
+        taken = {*self._known, *self.names, *dir(torch.nn.ModuleDict()), *dir(torch.nn.Module())}
+        while name in taken:
+            name += "_"
+        return name
+
+    def _refuse_nothing(self, name: str) -> None:
+        """Refuse an adapter that is nowhere in the pipeline.
+
+        Raises
+        ------
+        _Misfit : it is not.
+        """
+        if name not in _loaded(self._pipe):
+            message = f"diffusers found no layer of {type(self._pipe).__name__} in it"
+            raise _Misfit(message)
+
+    def _misfit(
+        self, path: Path, meant: Adapter | None, refusal: FormatError | None, error: FormatError
+    ) -> str:
+        """What a file is, what the model is, and what to try."""
+        if refusal is not None:
+            return f"{path}: {error}; and loramix: {str(refusal).removeprefix(f'{path}: ')}"
+        fit = fit_of(meant, shapes_of(components_of(self._pipe))) if meant is not None else None
+        why = fit.misfit(type(self._pipe).__name__) if fit is not None else ""
+        if not why:
+            return f"{path}: {error}"
+        return f"{path}: {why}; compose it with a pipeline of its model, or name another adapter"
 
     def _readable(self, adapter: Adapter, name: str) -> Path:
         """A file of the adapter that diffusers reads: its own, or one in the folder."""
@@ -286,40 +335,58 @@ def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - 
                     raise FormatError(message)
 
 
+class _Misfit(FormatError):
+    """A file that diffusers does not understand, or not for this pipeline."""
+
+
 def _load_file(
     pipe: Any,  # noqa: ANN401 - diffusers'
-    path: Path,
     readable: Path,
     name: str,
-    refusal: FormatError | None,
+    *,
+    told: bool,
 ) -> None:
     """Have diffusers load a file.
 
     Parameters
     ----------
-    path : for messages.
     readable : the file itself, or its conversion.
-    refusal : why loramix could not read it.
+    told : whether the user is told what of it is not in the pipeline.
 
     Raises
     ------
-    FormatError : it does not understand it.
+    _Misfit : it does not understand it.
     """
     from safetensors import SafetensorError
 
+    silent = [_NO_KEYS, f"Loading {name} was unsuccessful", *[_LEFT_OUT] * told]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _unsaid(tuple(silent)):
             # PEFT warns of a second adapter in a model: that is what is wanted here.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
             for tensors, how in _halves(pipe, readable):
                 pipe.load_lora_weights(tensors, adapter_name=name, **how)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        message = (
-            f"{path}: diffusers cannot load it into {type(pipe).__name__}: {str(error).strip()}"
-        )
-        if refusal is not None:
-            message = f"{message}; and loramix: {refusal}"
-        raise FormatError(message) from error
+        said = " ".join(map(str.strip, str(error).strip().splitlines()[:2])) or type(error).__name__
+        message = f"diffusers cannot load it into {type(pipe).__name__}: {said}"
+        raise _Misfit(message) from error
+
+
+@contextmanager
+def _unsaid(beginnings: tuple[str, ...]) -> Iterator[None]:
+    """Keep messages of diffusers that begin so out of its log: what is said here replaces them."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginnings)
+
+    logs = [logging.getLogger(f"diffusers.{name}") for name in _LOGS]
+    for one in logs:
+        one.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for one in logs:
+            one.removeFilter(wanted)
 
 
 def _halves(pipe: Any, file: Path) -> Iterator[tuple[Any, Mapping[str, bool]]]:  # noqa: ANN401

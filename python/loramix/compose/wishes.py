@@ -39,7 +39,7 @@ def adapters_of(
     names = tuple(adapters) if isinstance(adapters, Mapping) else None
     found = tuple(given)
     for one in found:
-        if not isinstance(one, str | PathLike):
+        if not isinstance(one, str | PathLike) or not str(one).strip():
             message = f"adapters: {one!r} is neither a file nor the name of a loaded adapter"
             raise ParamError(message)
     for name, one in zip(names or (), found, strict=False):
