@@ -4,16 +4,12 @@ diffusers loads files of its own dialect with plain factors, as anybody's pipeli
 bits are theirs.  Whatever else loramix reads is written as such a file first.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loramix.adapters import loading
 from loramix.compose.components import (
-    SECOND,
     components_of,
     forget,
     held,
@@ -23,6 +19,7 @@ from loramix.compose.components import (
     weights_of,
 )
 from loramix.compose.fitting import fit_of, shapes_of
+from loramix.compose.handing import Misfit, hand_over
 from loramix.compose.labels import labels_of
 from loramix.converting import convert
 from loramix.errors import FormatError, ModelError, ParamError
@@ -35,12 +32,6 @@ from loramix.types import Adapter, StrPath
 
 _DIALECT = "diffusers"
 _SHOWN = 3
-_NO_KEYS = "No LoRA keys associated to"
-"""What diffusers says of components that a file has nothing for: text encoders, as a rule."""
-_LEFT_OUT = "Loading adapter weights from state_dict led to"
-"""What it says of targets that it has no layer for."""
-_LOGS = ("loaders.peft", "loaders.lora_base", "loaders.lora_pipeline", "utils.peft_utils")
-"""Where it says so."""
 
 
 class Loader:
@@ -206,12 +197,12 @@ class Loader:
             # them, and leaves out what it does not know.
             refusal = error
         try:
-            _load_file(self._pipe, readable, name, told=refusal is None)
+            hand_over(self._pipe, readable, name, told=refusal is None)
             self._refuse_nothing(name)
             _refuse_values(self._pipe, name, shown)
         except FormatError as error:
             self.drop(name)
-            if isinstance(error, _Misfit):
+            if isinstance(error, Misfit):
                 raise FormatError(self._misfit(path, meant, refusal, error)) from error
             raise
         if refusal is not None:
@@ -238,11 +229,11 @@ class Loader:
 
         Raises
         ------
-        _Misfit : it is not.
+        Misfit : it is not.
         """
         if name not in _loaded(self._pipe):
             message = f"diffusers found no layer of {type(self._pipe).__name__} in it"
-            raise _Misfit(message)
+            raise Misfit(message)
 
     def _misfit(
         self, path: Path, meant: Adapter | None, refusal: FormatError | None, error: FormatError
@@ -333,88 +324,3 @@ def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - 
                         f"training diverged: get another copy{more}"
                     )
                     raise FormatError(message)
-
-
-class _Misfit(FormatError):
-    """A file that diffusers does not understand, or not for this pipeline."""
-
-
-def _load_file(
-    pipe: Any,  # noqa: ANN401 - diffusers'
-    readable: Path,
-    name: str,
-    *,
-    told: bool,
-) -> None:
-    """Have diffusers load a file.
-
-    Parameters
-    ----------
-    readable : the file itself, or its conversion.
-    told : whether the user is told what of it is not in the pipeline.
-
-    Raises
-    ------
-    _Misfit : it does not understand it.
-    """
-    from safetensors import SafetensorError
-
-    silent = [_NO_KEYS, f"Loading {name} was unsuccessful", *[_LEFT_OUT] * told]
-    try:
-        with warnings.catch_warnings(), _unsaid(tuple(silent)):
-            # PEFT warns of a second adapter in a model: that is what is wanted here.
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            for tensors, how in _halves(pipe, readable):
-                pipe.load_lora_weights(tensors, adapter_name=name, **how)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        said = " ".join(map(str.strip, str(error).strip().splitlines()[:2])) or type(error).__name__
-        message = f"diffusers cannot load it into {type(pipe).__name__}: {said}"
-        raise _Misfit(message) from error
-
-
-@contextmanager
-def _unsaid(beginnings: tuple[str, ...]) -> Iterator[None]:
-    """Keep messages of diffusers that begin so out of its log: what is said here replaces them."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(beginnings)
-
-    logs = [logging.getLogger(f"diffusers.{name}") for name in _LOGS]
-    for one in logs:
-        one.addFilter(wanted)
-    try:
-        yield
-    finally:
-        for one in logs:
-            one.removeFilter(wanted)
-
-
-def _halves(pipe: Any, file: Path) -> Iterator[tuple[Any, Mapping[str, bool]]]:  # noqa: ANN401
-    """What diffusers is given of a file, and told of it: two parts of one that is for two models.
-
-    diffusers does not look for the second model's tensors by itself.
-    """
-    from safetensors.torch import load_file
-
-    second = f"{SECOND}."
-    if getattr(pipe, SECOND, None) is None or not file.is_file() or not _has(file, second):
-        yield str(file), {}
-        return
-    tensors = load_file(file)
-    first = {key: value for key, value in tensors.items() if not key.startswith(second)}
-    if first:
-        yield first, {}
-    rest = {
-        f"transformer.{key.removeprefix(second)}": value
-        for key, value in tensors.items()
-        if key.startswith(second)
-    }
-    yield rest, {"load_into_transformer_2": True}
-
-
-def _has(file: Path, prefix: str) -> bool:
-    """Whether a file has a tensor whose name begins so."""
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        return any(key.startswith(prefix) for key in opened.keys())  # noqa: SIM118 - no mapping
