@@ -1,5 +1,6 @@
 """Adapters of every dialect and family, and merged ones, in a pipeline."""
 
+import errno
 import json
 import logging
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
+from loramix.compose import loading as compose_loading
 from loramix.compose.components import tuner_layers
 
 pytestmark = pytest.mark.filterwarnings(
@@ -412,3 +414,22 @@ def test_any_name_of_a_file_is_a_name_of_an_adapter(name: str, tmp_path: Path) -
     with composition:
         SD.run(pipe)
     assert composition.runs[0].adapters == (name,)
+
+
+def test_no_room_for_temporary_files_says_where_they_are(
+    pipe: Any, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.safetensors"
+    m, n = shapes(pipe)[PLACES[0]]
+    save_file(loha(flat(PLACES[0]), m, n, np.random.default_rng(0))[0], file)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "disk full; lower --rank", "x")
+
+    monkeypatch.setattr(compose_loading, "convert", full)
+    with (
+        pytest.raises(OSError, match=r"temporary files of composing.*TMPDIR") as found,
+        loramix.compose(pipe, [file], architecture=table),
+    ):
+        pytest.fail("entered")
+    assert found.value.errno == errno.ENOSPC

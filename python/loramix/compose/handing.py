@@ -51,7 +51,7 @@ def hand_over(
                 pipe.load_lora_weights(tensors, adapter_name=name, **how)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         said = " ".join(map(str.strip, str(error).strip().splitlines()[:2])) or type(error).__name__
-        message = f"diffusers cannot load it into {type(pipe).__name__}: {said}"
+        message = f"diffusers cannot load it into {type(pipe).__name__}: {said.rstrip('.')}"
         raise Misfit(message) from error
 
 

@@ -16,11 +16,12 @@ from loramix.compose.components import (
     key_of,
     pair_of,
     tuner_layers,
-    weights_of,
 )
 from loramix.compose.fitting import fit_of, shapes_of
 from loramix.compose.handing import Misfit, hand_over
 from loramix.compose.labels import labels_of
+from loramix.compose.sound import refuse_empty, refuse_values
+from loramix.compose.wording import for_composing
 from loramix.converting import convert
 from loramix.errors import FormatError, ModelError, ParamError
 from loramix.finding import cached, find
@@ -88,14 +89,14 @@ class Loader:
         """
         if isinstance(one, str) and one in self._known:
             if one in self.names:
-                message = f"adapter {one} is given twice: give it once, with a prior"
+                message = f"adapter {one} is given twice: give it once"
                 raise ParamError(message)
             self.names[one] = label
-            _refuse_values(self._pipe, one, label)
+            refuse_values(self._pipe, one, label)
             return one
         path = self._there(one)
         if (real := path.resolve()) in self._files:
-            message = f"{one} is given twice: give it once, with a prior"
+            message = f"{one} is given twice: give it once"
             raise ParamError(message)
         self._files.add(real)
         return self._file(path, label)
@@ -129,11 +130,11 @@ class Loader:
         ]
         path = self._folder / "merged.safetensors"
         output = Output(dialect=_DIALECT, dtype=self._dtype)
-        merge(
-            files, method, weights=[1.0 if one is None else one for one in weights],
-            output=output, path=path,
-            architecture=self._architecture,
-        )  # fmt: skip
+        with for_composing(self._folder):
+            merge(
+                files, method, weights=[1.0 if one is None else one for one in weights],
+                output=output, path=path, architecture=self._architecture,
+            )  # fmt: skip
         return self._file(path, f"{method}({', '.join(several)})")
 
     def _there(self, one: StrPath) -> Path:
@@ -188,8 +189,9 @@ class Loader:
         refusal: FormatError | None = None
         readable = path
         try:
-            meant = loading.load(path, architecture=self._architecture)
-            readable = self._readable(meant, name)
+            with for_composing(self._folder):
+                meant = loading.load(path, architecture=self._architecture)
+                readable = self._readable(meant, name)
         except ModelError:
             raise
         except FormatError as error:
@@ -199,7 +201,8 @@ class Loader:
         try:
             hand_over(self._pipe, readable, name, told=refusal is None)
             self._refuse_nothing(name)
-            _refuse_values(self._pipe, name, shown)
+            refuse_empty(self._pipe, name, shown)
+            refuse_values(self._pipe, name, shown)
         except FormatError as error:
             self.drop(name)
             if isinstance(error, Misfit):
@@ -298,29 +301,3 @@ def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
         for layer in tuner_layers(part).values()
         for name in held(layer)
     }
-
-
-def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - diffusers'
-    """Refuse an adapter whose weights, in the type of the pipeline, are not all numbers.
-
-    Weights that sequential offloading holds elsewhere are not looked at: what they do to
-    predictions is noted in the run.
-
-    Raises
-    ------
-    FormatError : NaN or infinity.
-    """
-    import torch
-
-    for component, part in components_of(pipe).items():
-        for where, layer in tuner_layers(part).items():
-            for weight in weights_of(layer, name):
-                if not weight.is_meta and not bool(torch.isfinite(weight).all()):
-                    small = weight.dtype == torch.float16
-                    more = ", or too large for it: torch.bfloat16 has room" if small else ""
-                    message = (
-                        f"{shown}: {component}.{where} holds NaN or infinity as "
-                        f"{str(weight.dtype).removeprefix('torch.')}; the file is damaged or its "
-                        f"training diverged: get another copy{more}"
-                    )
-                    raise FormatError(message)

@@ -18,6 +18,7 @@ from loramix.backends import backend_of
 from loramix.compose.fitting import Shapes, fit_of
 from loramix.compose.functional.checks import check_count, check_number, number_of
 from loramix.compose.labels import labels_of
+from loramix.compose.wording import fitted
 from loramix.compose.words import relevances, words_of
 from loramix.errors import LoramixError, ParamError
 from loramix.finding import find, plain_name
@@ -191,7 +192,7 @@ def _opened(candidate: Candidate, shapes: Shapes, architecture: str | None) -> _
         file = find(path).file if path.is_file() else path
         adapter = loading.load(file, architecture=architecture)
     except (LoramixError, OSError) as error:
-        entry.leave(f"it cannot be read: {error}", fits=False)
+        entry.leave(f"it cannot be read: {fitted(str(error))}", fits=False)
         return entry
     fit = fit_of(adapter, shapes)
     if misfit := fit.misfit("this pipeline's denoiser"):
