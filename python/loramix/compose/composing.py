@@ -16,12 +16,7 @@ from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
 from loramix.compose.functional.checks import check_count, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
-from loramix.compose.intercepting import (
-    argument_names,
-    intercepted,
-    is_intercepted,
-    progressing,
-)
+from loramix.compose.intercepting import denoisers_of, intercepted, progressing
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.pool import Candidate, Pool
@@ -124,7 +119,7 @@ class Composition:
             raise ParamError(message)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="loramix-")))
-            denoisers = self._denoisers()
+            denoisers = denoisers_of(self._pipe, self._family)
             stack.enter_context(put_back(self._pipe))
             loader = Loader(self._pipe, folder, self._architecture)
             attached, priors = self._attach(loader, denoisers, folder)
@@ -207,33 +202,6 @@ class Composition:
         """The adapters with a prior, where there are two or more."""
         taking = tuple(i for i, prior in enumerate(self._priors) if prior > 0)
         return taking if len(taking) > 1 else ()
-
-    def _denoisers(self) -> list[Any]:
-        found = [
-            module
-            for name in self._family.denoisers
-            if (module := getattr(self._pipe, name, None)) is not None
-        ]
-        for module in found:
-            if is_intercepted(module):
-                message = (
-                    f"{type(module).__name__} is composing already: leave that composition first, "
-                    "or give one composition all adapters in its list"
-                )
-                raise ParamError(message)
-            if self._family.latents not in argument_names(module):
-                message = (
-                    f"{type(module).__name__} hides the arguments of the model, as compiled ones "
-                    "do: compose with the model itself"
-                )
-                raise ParamError(message)
-            if getattr(module, "is_cache_enabled", False):
-                message = (
-                    f"{type(module).__name__} has a cache between steps, which would mix adapters: "
-                    "call disable_cache() on it first"
-                )
-                raise ParamError(message)
-        return found
 
 
 def compose(
