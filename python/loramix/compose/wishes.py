@@ -1,6 +1,6 @@
 """What a user asks of a composition, checked before anything is loaded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
 from typing import TypeAlias, TypeVar, cast
 
@@ -13,6 +13,7 @@ from loramix.errors import ParamError
 from loramix.spelling import named
 from loramix.types import StrPath
 
+_SHOWN = 60
 _T = TypeVar("_T")
 Each: TypeAlias = Sequence[_T] | Mapping[str, _T]
 """One for every adapter, in their order or by the names that the user gave them."""
@@ -35,12 +36,16 @@ def adapters_of(
             "own to them, or a Pool"
         )
         raise ParamError(message)
+    if isinstance(adapters, Set):
+        message = "adapters: a set has no order, which weights and modes need; give a list"
+        raise ParamError(message)
     given = adapters.values() if isinstance(adapters, Mapping) else adapters
     names = tuple(adapters) if isinstance(adapters, Mapping) else None
     found = tuple(given)
     for one in found:
         if not isinstance(one, str | PathLike) or not str(one).strip():
-            message = f"adapters: {one!r} is neither a file nor the name of a loaded adapter"
+            what = f"{one!r}"[:_SHOWN]
+            message = f"adapters: {what} is neither a file nor the name of a loaded adapter"
             raise ParamError(message)
     for name, one in zip(names or (), found, strict=False):
         if not isinstance(name, str) or not name.strip():
@@ -139,6 +144,9 @@ def masks_for(
     if masks is None:
         return None
     masks = _in_order("masks", masks, names)
+    if not hasattr(masks, "__len__"):
+        message = f"masks = {masks}: give a list with a mask or None for each adapter"
+        raise ParamError(message)
     if all(one is None for one in masks):
         return None
     if len(masks) != count:

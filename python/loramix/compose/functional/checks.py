@@ -42,7 +42,7 @@ def check_number(
         inside = (number > low if above else number >= low) and number <= high
         if inside and (infinite or math.isfinite(number)):
             return number
-    left = f"({low:g}" if above else f"[{low:g}"
+    left = f"({low:g}" if above or low == -math.inf else f"[{low:g}"
     right = "inf]" if infinite else "inf)" if high == math.inf else f"{high:g}]"
     message = f"{owner}: {name} = {value}: allowed is a number in {left}, {right}"
     raise ParamError(message)
