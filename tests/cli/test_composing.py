@@ -37,7 +37,12 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(tensors, folder / "nan.safetensors")
     (folder / "empty").mkdir()
     index = json.loads((folder / "model" / "model_index.json").read_text())
-    for name, kind in (("video", "WanPipeline"), ("image", "StableDiffusionImg2ImgPipeline")):
+    for name, kind in (
+        ("video", "WanPipeline"),
+        ("image", "StableDiffusionImg2ImgPipeline"),
+        ("inpaint", "StableDiffusionInpaintPipeline"),
+        ("unheard", "BananaPipeline"),
+    ):
         (folder / name).mkdir()
         text = json.dumps({**index, "_class_name": kind})
         (folder / name / "model_index.json").write_text(text)
@@ -184,7 +189,8 @@ def test_usage_errors(run: Run, args: Sequence[str]) -> None:
         ((*DRAW, "missing.safetensors", "-o", "o.png"), "missing.safetensors: No such file"),
         ((*DRAW, "broken.safetensors", "-o", "o.png"), "a truncated download"),
         ((*DRAW, "style.safetensors", "nan.safetensors", "-o", "o.png"), "nan: unet."),
-        ((*DRAW, "flux.safetensors", "-o", "o.png"), "flux: diffusers found no layer"),
+        ((*DRAW, "flux.safetensors", "-o", "o.png"),
+         "flux.safetensors: it has no layer of StableDiffusionPipeline; it is for"),
         ((*DRAW, "style.safetensors", "-o", "empty"), "empty is a folder"),
         ((*DRAW, "style.safetensors", "-o", "no/o.png"), "the folder no does not exist"),
         (("compose", "--model", "nowhere", "--prompt", "x", "style.safetensors", "-o", "o.png"),
@@ -202,6 +208,66 @@ def test_failures(run: Run, args: Sequence[str], named: str) -> None:
     assert named in done.err
     assert done.err.count("\n") == 1
     assert written() == set()
+
+
+@pytest.mark.parametrize("where", ["folder", "cache"])
+def test_a_model_of_another_kind_is_refused_before_its_weights_are_read(
+    where: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("opened")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", opened)
+    for name, code, said in (
+        ("inpaint", 2, "pipeline StableDiffusionInpaintPipeline (did you mean Stable"),
+        ("inpaint", 2, "not known; known are StableDiffusionPipeline, "),
+        ("video", 2, "WanPipeline makes videos: use loramix.compose from Python"),
+        ("unheard", 1, "its _class_name is 'BananaPipeline', and diffusers "),
+    ):
+        model = name
+        if where == "cache":
+            monkeypatch.setenv("HF_HUB_CACHE", str(folder))
+            model = f"org/{name}"
+            snapshot = folder / f"models--org--{name}" / "snapshots" / "1a2b"
+            if not snapshot.exists():
+                snapshot.parent.mkdir(parents=True)
+                snapshot.symlink_to(folder / name)
+        done = run("compose", "--model", model, "--prompt", "x", "style.safetensors", "-o", "o.png")
+        assert done.code == code
+        assert said in done.err
+        assert "model_index.json: " in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_messages_say_what_compose_can_do(run: Run) -> None:
+    """Options of other commands are named as theirs."""
+    tensors = load_file("style.safetensors")
+    stem = sorted(tensors)[0].partition(".lora_")[0]
+    rows = len(tensors[f"{stem}.lora_B.weight"])
+    tensors[f"{stem}.lora_magnitude_vector"] = np.ones(rows, np.float32)
+    save_file(tensors, "some.safetensors")
+    whole = {key: value for key, value in tensors.items() if key.startswith(f"{stem}.")}
+    save_file(whole, "dora.safetensors")
+    save_file({"emb_params": np.ones((2, 8), np.float32)}, "words.safetensors")
+    mended = "of 'loramix convert' and 'loramix merge', not of compose"
+    done = run(*DRAW, "dora.safetensors", *SMALL, "-o", "d.png")
+    assert done.code == 0
+    (note,) = json.loads(Path("d.json").read_text())["notes"]
+    assert f"(--base and --skip: {mended}" in note
+    done = run(*DRAW, "some.safetensors", *SMALL, "-o", "o.png")
+    assert done.code == 1
+    assert "lacks weights that diffusers expects there: the file has DoRA" in done.err
+    done = run(*DRAW, "words.safetensors", *SMALL, "-o", "o.png")
+    assert (done.code, f"(--skip: {mended}" in done.err) == (1, True)
+    done = run(*DRAW, "words.safetensors", "style.safetensors", "--mode", "merge", "-o", "o.png")
+    assert (done.code, f"(--skip: {mended}" in done.err) == (1, True)
+    done = run(*DRAW, "style.safetensors:x", "-o", "o.png")
+    assert done.err.endswith("'x' is not a number; write FILE or FILE:WEIGHT, such as "
+                             "style.safetensors:0.8\n")  # fmt: skip
+    done = run(*DRAW, "style.safetensors", "style.safetensors", *SMALL, "-o", "o.png")
+    assert done.err.endswith("is given twice: give it once\n")
 
 
 def test_a_model_without_its_weights(run: Run) -> None:

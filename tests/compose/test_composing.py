@@ -23,7 +23,8 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, LoramixError, ParamError
-from loramix.compose import Composite, Loratorio
+from loramix.compose import Composite, Loratorio, Pool
+from loramix.compose.components import tuner_layers
 from loramix.compose.families import FAMILIES
 from loramix.compose.picturing import picture_of
 
@@ -135,6 +136,36 @@ def test_names_of_loaded_adapters_are_adapters_too(pipe: Any, files: list[Path])
     assert torch.equal(SD.run(pipe), base)
 
 
+def test_what_is_loaded_keeps_its_strength_unless_weights_are_given(
+    pipe: Any, files: list[Path]
+) -> None:
+    for name, file in zip("ab", files, strict=True):
+        pipe.load_lora_weights(str(file), adapter_name=name)
+    blocks = {"unet": {"down": 0.3, "up": {"block_0": 0.7}}}
+    pipe.set_adapters(["a", "b"], [0.5, blocks])
+    layers = tuner_layers(pipe.unet).values()
+    before = [dict(layer.scaling) for layer in layers]
+    assert len({tuple(one.items()) for one in before}) > 1
+    meant = SD.run(pipe)
+    with loramix.compose(pipe, ["a", "b"], mode="merge:method=linear"):
+        assert torch.equal(SD.run(pipe), meant)
+    with loramix.compose(pipe, ["a", "b"], mode="merge:method=average") as inside:
+        halved = SD.run(inside)
+    assert [dict(layer.scaling) for layer in layers] == before
+    with loramix.compose(pipe, [files[0], "b"], mode=FULL, weights=[0.5, 1.0]):
+        loud = SD.run(pipe)
+    with loramix.compose(pipe, ["a", "b"], mode=FULL, weights=[0.5, 1.0]):
+        assert torch.equal(SD.run(pipe), loud)
+    with loramix.compose(pipe, ["a", files[1]], mode=FULL):
+        assert torch.equal(SD.run(pipe), loud)
+    assert [dict(layer.scaling) for layer in layers] == before
+    assert torch.equal(SD.run(pipe), meant)
+    for layer, scaling in zip(layers, before, strict=True):
+        layer.scaling = {name: scale / 2 for name, scale in scaling.items()}
+    again = SD.run(pipe)
+    assert float((again - halved).abs().max()) < 1e-3 * float(halved.abs().max())
+
+
 def test_a_name_goes_before_a_file_and_is_shown_whole(
     pipe: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +175,7 @@ def test_a_name_goes_before_a_file_and_is_shown_whole(
     composition = loramix.compose(pipe, ["style", files[0], "face.v2.safetensors"])
     with composition:
         SD.run(pipe)
-    assert composition.runs[0].adapters == ("style", "style", "face.v2")
+    assert composition.runs[0].adapters == ("style", "style.safetensors", "face.v2")
     with loramix.compose(pipe, ["style"], mode="composite"):
         got = SD.run(pipe)
     with loramix.compose(pipe, [files[1]], mode="composite"):
@@ -325,6 +356,12 @@ def test_adapters_of_another_kind_rest_in_a_batch(pipe: Any, files: list[Path]) 
     [
         ({"weights": [1.0]}, "1 weights for 2 adapters: give one each"),
         ({"weights": [1.0, math.nan]}, "weights = nan"),
+        ({"weights": [1.0, torch.tensor(math.nan)]}, "weights = nan"),
+        ({"weights": [1.0, np.bool_(1)]}, "weights = True: allowed is a number"),
+        ({"weights": [1.0, "0.8"]}, "weights = 0.8: allowed is a number"),
+        ({"weights": 0.8}, "weights = 0.8: give a list with a number for each adapter"),
+        ({"weights": np.ones((1, 2))}, "give a list with a number for each"),
+        ({"weights": np.float32(0.75)}, "weights = 0.75: give a list"),
         ({"priors": [1.0, -1.0]}, r"priors = -1.0: allowed is a number in \[0, inf\)"),
         ({"priors": [0, 0]}, "at least one must be above 0"),
         ({"masks": [np.ones((2, 2))]}, "1 masks for 2 adapters"),
@@ -343,6 +380,121 @@ def test_arguments_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ParamError, match=message):
         loramix.compose(pipe, files, **how)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda values: [np.float32(value) for value in values],
+        lambda values: [np.array(value) for value in values],
+        lambda values: [torch.tensor(value) for value in values],
+        lambda values: [torch.tensor(value, requires_grad=True) for value in values],
+        np.array,
+        torch.tensor,
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_numbers(kind: Any, pipe: Any, files: list[Path]) -> None:
+    values = [0.75, -0.5]  # exact in every type
+    with loramix.compose(pipe, files, mode="loratorio:patch=2", weights=values, priors=[0.5, 2.0]):
+        meant = SD.run(pipe)
+    how: dict[str, Any] = {"mode": "loratorio:patch=2", "max_batch": np.int64(1)}
+    composition = loramix.compose(pipe, files, weights=kind(values), priors=kind([0.5, 2.0]), **how)
+    with composition:
+        assert torch.equal(SD.run(pipe), meant)
+    assert json.dumps(composition.runs[0].as_dict(), allow_nan=False)
+    assert Loratorio(tau=np.float32(0.5), k=np.int64(2)) == Loratorio(tau=0.5, k=2)  # type: ignore[arg-type]
+    assert Pool("x", weight=torch.tensor(0.75)).weight == 0.75  # type: ignore[arg-type]
+
+
+def test_a_mapping_gives_adapters_names(pipe: Any, files: list[Path]) -> None:
+    mask = np.eye(4)
+    how: dict[str, Any] = {"mode": "loratorio:patch=2"}
+    numbers: dict[str, Any] = {"weights": [0.8, 0.4], "priors": [1, 2], "masks": [mask, None]}
+    with loramix.compose(pipe, files, **numbers, **how):
+        meant = SD.run(pipe)
+    named = {"paint": files[0], "a/b.c: d": files[1]}
+    composition = loramix.compose(pipe, named, **numbers, **how)
+    with composition:
+        assert torch.equal(SD.run(pipe), meant)
+    assert composition.runs[0].adapters == ("paint", "a/b.c: d")
+    turned = {
+        what: dict(reversed(list(zip(named, each, strict=True)))) for what, each in numbers.items()
+    }
+    with loramix.compose(pipe, named, **turned, **how):
+        assert torch.equal(SD.run(pipe), meant)
+    merged = loramix.compose(pipe, named, mode="merge")
+    with merged:
+        SD.run(pipe)
+    assert merged.runs[0].adapters == ("auto(paint, a/b.c: d)",)
+    pipe.load_lora_weights(str(files[0]), adapter_name="loaded")
+    composition = loramix.compose(pipe, {**named, "paint": "loaded"}, **numbers, **how)
+    with composition:
+        assert torch.equal(SD.run(pipe), meant)
+    assert composition.runs[0].adapters == ("paint", "a/b.c: d")
+
+
+def test_files_of_one_name_are_told_apart(
+    pipe: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = []
+    for number, folder in enumerate(("x/ann", "y/ann", "y/bob")):
+        Path(folder).mkdir(parents=True)
+        many.append(Path(folder) / "style.safetensors")
+        adapter(pipe.unet, "unet", many[-1], seed=number, scale=0.4)
+    composition = loramix.compose(pipe, [*many, "style.safetensors", files[1]], mode="composite")
+    with composition:
+        SD.run(pipe)
+    (run,) = composition.runs
+    said = ("x/ann/style", "y/ann/style", "bob/style", "style.safetensors", "face.v2")
+    assert run.adapters == said
+    assert [one["name"] for one in run.as_dict()["adapters"]] == list(said)  # type: ignore[attr-defined]
+    merged = loramix.compose(pipe, many[1:], mode="merge")
+    with merged:
+        SD.run(pipe)
+    assert merged.runs[0].adapters == ("auto(ann/style, bob/style)",)
+    pool = loramix.compose(pipe, Pool("y"), mode="composite")
+    with pool:
+        SD.run(pipe)
+    assert sorted(pool.runs[0].adapters) == ["ann/style", "bob/style"]
+    assert [one.name for one in pool.candidates] == list(pool.runs[0].adapters)
+
+
+def test_a_class_is_its_rule(pipe: Any, files: list[Path]) -> None:
+    for kind, text in ((Loratorio, "loratorio"), (loramix.compose.Switch, "switch")):
+        one = loramix.compose(pipe, files, mode=kind, guidance=loramix.compose.AutoLora)
+        assert one.mode == kind() == loramix.compose(pipe, files, mode=text).mode
+        assert one.guidance == loramix.compose.AutoLora()
+
+
+@pytest.mark.parametrize(
+    ("adapters", "how", "message"),
+    [
+        ({"a": "x"}, {"weights": {"b": 1.0}}, "weights by names: none for a; no adapter b"),
+        (["x"], {"priors": {"x": 1.0}}, "priors by names: the adapters have none; give a list"),
+        ({1: "x"}, {}, "adapters: 1 is no name for x"),
+        ({" ": "x"}, {}, "is no name for x: give a text"),
+        ([" "], {}, "adapters: ' ' is neither a file"),
+        (["x"], {"masks": ["soft"]}, r"masks\[0\]: str is no mask"),
+        ({"x", "y"}, {}, "adapters: a set has no order"),
+        ([b"x" * 999], {}, r"adapters: b'x{57,58} is neither a file"),
+        (["x"], {"masks": 5}, "masks = 5: give a list with a mask or None"),
+        (["x"], {"weights": [math.nan]}, r"weights = nan: allowed is a number in \(-inf, inf\)"),
+        ([1.5], {}, "adapters: 1.5 is neither a file nor the name"),
+        ([("x", 0.8)], {}, r"adapters: \('x', 0.8\) is neither"),
+        (5, {}, "adapters = 5: give a list of files or names, a mapping"),
+        (None, {}, "adapters = None: give a list"),
+        (["x"], {"mode": 3}, "mode = 3: give an object, its class, or a text; known are loratorio"),
+        (["x"], {"mode": str}, "mode = <class 'str'>: give an object"),
+        (["x"], {"mode": None}, "mode = None: give"),
+        (["x"], {"guidance": 7.5}, "guidance = 7.5: give an object, .*; known are cfg"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    adapters: Any, how: dict[str, Any], message: str, pipe: Any
+) -> None:
+    with pytest.raises(ParamError, match=message):
+        loramix.compose(pipe, adapters, **how)
 
 
 def test_importances_must_fit_the_adapters(pipe: Any, files: list[Path]) -> None:

@@ -1,6 +1,8 @@
 """Adapters of every dialect and family, and merged ones, in a pipeline."""
 
+import errno
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
-from loramix.compose.watching import tuner_layers
+from loramix.compose import loading as compose_loading
+from loramix.compose.components import tuner_layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -358,3 +361,75 @@ def test_weights_that_offloading_holds_elsewhere_are_not_looked_at(tmp_path: Pat
         layer.lora_A.to("meta")
     with loramix.compose(pipe, ["away"]):
         pass
+
+
+def test_a_file_of_another_model_says_what_it_is_and_diffusers_is_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One sentence, in place of a line of every component and of every layer."""
+    pipe = sd(encoder=True)
+    own = adapter(pipe.unet, "unet", tmp_path / "own.safetensors", seed=1)
+    wide = {
+        key: value.repeat(2, 0) if "lora_B" in key else value
+        for key, value in load_file(own).items()
+    }
+    save_file(wide, tmp_path / "wide.safetensors")
+    flux = CLIENTS["flux1"].make()
+    adapter(flux, "transformer", tmp_path / "flux.safetensors", seed=1)
+    (tmp_path / "two").mkdir()
+    for name in "ab":
+        save_file(wide, tmp_path / "two" / f"{name}.safetensors")
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        for name, said in (
+            ("flux.safetensors", "it has no layer of StableDiffusionPipeline; it is for "),
+            ("wide.safetensors", r"unet\..* is 32 x 16 in it, and 16 x 16 in StableDiffusionP"),
+            ("two", "a folder with 2 .safetensors files .* name the file: a.safetensors, b.s"),
+        ):
+            with (
+                pytest.raises(FormatError, match=said) as found,
+                loramix.compose(pipe, [tmp_path / name]),
+            ):
+                pytest.fail("entered")
+            assert "\n" not in str(found.value)
+            assert len(str(found.value)) < 400 + len(str(tmp_path))
+        part = {**load_file(own), "unet.elsewhere.lora_A.weight": np.ones((2, 8), np.float32)}
+        part["unet.elsewhere.lora_B.weight"] = np.ones((8, 2), np.float32)
+        save_file(part, tmp_path / "part.safetensors")
+        with loramix.compose(pipe, [own, tmp_path / "part.safetensors"]):
+            pass
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("name", ["double", "items", "train", "training", "type"])
+def test_any_name_of_a_file_is_a_name_of_an_adapter(name: str, tmp_path: Path) -> None:
+    """Though PEFT puts adapters into containers that have such attributes."""
+    pipe = sd()
+    file = adapter(pipe.unet, "unet", tmp_path / f"{name}.safetensors", seed=1)
+    composition = loramix.compose(pipe, [file], mode="composite")
+    with composition:
+        SD.run(pipe)
+    assert composition.runs[0].adapters == (name,)
+
+
+def test_no_room_for_temporary_files_says_where_they_are(
+    pipe: Any, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.safetensors"
+    m, n = shapes(pipe)[PLACES[0]]
+    save_file(loha(flat(PLACES[0]), m, n, np.random.default_rng(0))[0], file)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "disk full; lower --rank", "x")
+
+    monkeypatch.setattr(compose_loading, "convert", full)
+    with (
+        pytest.raises(OSError, match=r"temporary files of composing.*TMPDIR") as found,
+        loramix.compose(pipe, [file], architecture=table),
+    ):
+        pytest.fail("entered")
+    assert found.value.errno == errno.ENOSPC

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from loramix import ParamError
 from loramix.compose import Run, Step
-from loramix.compose.picturing import picture_of
+from loramix.compose.picturing import _short, picture_of
 
 
 def run_of(weights: np.ndarray, names: tuple[str, ...]) -> Run:
@@ -124,3 +124,10 @@ def test_the_share_of_the_base_has_a_row_where_it_has_any() -> None:
     assert light[2] > light[0] == light[1]
     found = pixels(picture_of(run_of(2 * weights, ("a", "b"))))
     assert found.shape[0] == 44 + 2 * (104 + 8) + 58
+
+
+def test_long_names_that_look_alike_have_the_numbers_of_their_rows() -> None:
+    names = [f"a-very-long-beginning-{i}-and-a-very-long-end" for i in (1, 2)]
+    short = _short([*names, "style", "style"])
+    assert short == ["1. a-very-...-long-end", "2. a-very-...-long-end", "3. style", "4. style"]
+    assert _short(["style", "face"]) == ["style", "face"]

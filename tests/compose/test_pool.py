@@ -1,5 +1,6 @@
 """A pool of adapters: who is on the short list, who is in memory, who was active."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -9,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compose.pipelines import KINDS, STEPS, adapter, sd
+from compose.pipelines import KINDS, STEPS, adapter, flux, sd
 from compose.test_laws import picture, same
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import ParamError
+from loramix.adapters import loading
 from loramix.compose import Composite, Loratorio, Pool, Switch
-from loramix.compose.pool import relevances, words_of
 from loramix.compose.residing import Residents
+from loramix.compose.words import relevances, words_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -245,7 +247,7 @@ def test_copies_and_what_does_nothing_have_no_place(pipe: Any, tmp_path: Path) -
     assert why["dan"] == "all its deltas are zero"
     assert why["broken"].startswith("it cannot be read: ")
     for name in ("stranger", "words"):
-        assert why[name] == "it has no layer of this pipeline's denoiser"
+        assert why[name].startswith("it has no layer of this pipeline's denoiser; it is for ")
     assert len(why) == 7
     norms = {one.name: one.norm for one in composition.candidates}
     tensors = load_file(bob)
@@ -255,6 +257,101 @@ def test_copies_and_what_does_nothing_have_no_place(pipe: Any, tmp_path: Path) -
         if "lora_B" in key
     )
     assert norms["bob"] == pytest.approx(math.sqrt(square), rel=1e-5)
+
+
+def test_bad_files_leave_their_place_to_others(pipe: Any, tmp_path: Path) -> None:
+    """Of every kind of damage one, all with the best words; who is left composes as if alone."""
+    folder = tmp_path / "pool"
+    ann, bob, *_ = fill(pipe, folder, NAMES[:2])
+    good = load_file(ann)
+    first, *_, last = sorted(key for key in good if "lora_B" in key)
+    (folder / "river-page.safetensors").write_bytes(b"<html>not found</html>")
+    (folder / "river-cut.safetensors").write_bytes(ann.read_bytes()[:-100])
+    save_file({"encoder.weight": np.ones((2, 2), np.float32)}, folder / "river-vae.safetensors")
+    save_file({**good, first: good[first] * np.nan}, folder / "river-nan.safetensors")
+    adapter(flux().transformer, "transformer", folder / "river-flux.safetensors", seed=1)
+    other = {key: value.repeat(2, 0) if key == last else value for key, value in good.items()}
+    save_file(other, folder / "river-size.safetensors")
+    (folder / "river-peft").mkdir()
+    (folder / "river-peft" / "adapter_config.json").write_text("{no json")
+    save_file(good, folder / "river-peft" / "adapter_model.safetensors")
+    (folder / "river-dir").mkdir()
+    (folder / "river-dir" / "river-link.safetensors").symlink_to(folder / "river-nan.safetensors")
+
+    with loramix.compose(pipe, [ann, bob], mode="loratorio:patch=2") as inside:
+        meant = SD.run(inside)
+    before = picture(pipe)
+    for short in (2, 5):
+        pool = Pool(folder, prompt="a river", short=short)
+        composition = loramix.compose(pipe, pool, mode="loratorio:patch=2")
+        with composition as inside:
+            assert torch.equal(SD.run(inside), meant)
+        assert same(picture(pipe), before)
+        (run,) = composition.runs
+        assert run.adapters == ("ann", "bob")
+        why = {one.name: one.left_out for one in composition.candidates if not one.fits}
+        assert why["river-page"].startswith("it cannot be read: ")
+        assert why["river-cut"].startswith("it cannot be read: ")
+        assert why["river-vae"].startswith("it cannot be read: ")
+        assert why["river-peft"].startswith("it cannot be read: ")
+        assert f"{first} holds NaN or infinity" in why["river-nan"]
+        assert f"{first} holds NaN or infinity" in why["river-link"]
+        assert why["river-flux"].startswith("it has no layer of this pipeline's denoiser")
+        where = last.removesuffix(".lora_B.weight")
+        assert why["river-size"].startswith(f"{where} is 32 x 12 in it, and 16 x 12 in this")
+        assert len(why) == 8
+        (note,) = run.notes
+        assert note.startswith("8 of 10 files of the pool cannot take part: river-")
+        assert note.endswith("; and 5 more")
+        assert json.loads(json.dumps([one.as_dict() for one in composition.candidates]))
+
+
+def test_a_file_that_only_diffusers_refuses_leaves_nothing_behind(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of loading: some of its layers are there already."""
+    ann, bob = fill(pipe, tmp_path / "pool", NAMES[:2])
+    load = type(pipe).load_lora_weights
+
+    def breaks(self: Any, file: Any, **how: Any) -> None:
+        load(self, file, **how)
+        if str(file) == str(ann):
+            message = "in the middle"
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(type(pipe), "load_lora_weights", breaks)
+    composition = loramix.compose(pipe, Pool(tmp_path / "pool", hold=1), mode="composite")
+    with composition as inside:
+        got = SD.run(inside)
+        assert resident(pipe, {"ann", "bob"})[0] == {"bob"}
+        assert set(pipe.unet.peft_config) == {"bob"}
+    with loramix.compose(pipe, [bob], mode="composite") as inside:
+        assert torch.equal(SD.run(inside), got)
+    assert composition.runs[0].adapters == ("bob",)
+    (left,) = [one.left_out for one in composition.candidates if not one.fits]
+    assert left.startswith("it cannot be loaded: ")
+    assert left.endswith("in the middle")
+
+
+def test_a_part_of_another_model_that_fits_this_one_takes_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits several tables may be taken for different models, file by file."""
+    pipe = sd()
+    files = fill(pipe, tmp_path / "pool", NAMES[:2])
+    load = loading.load
+
+    def taken(path: Path, **how: Any) -> Any:
+        one = load(path, **how)
+        return dataclasses.replace(one, architecture="sdxl" if one.name == "bob" else "sd15")
+
+    monkeypatch.setattr(loading, "load", taken)
+    composition = loramix.compose(pipe, Pool(tmp_path / "pool"), mode="composite")
+    with composition as inside:
+        got = SD.run(inside)
+    assert composition.runs[0].adapters == ("ann", "bob")
+    with loramix.compose(pipe, files, mode="composite") as inside:
+        assert torch.equal(SD.run(inside), got)
 
 
 def test_of_many_only_some_have_their_weights_looked_at(pipe: Any, tmp_path: Path) -> None:

@@ -67,7 +67,12 @@ class Spec:
         return combined(self.weight, self.text_encoder, blocks)
 
 
-def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> Spec:
+def parse(
+    text: str,
+    exists: Callable[[str], bool] = lambda path: Path(path).exists(),
+    *,
+    allowed: str = _ALLOWED,
+) -> Spec:
     """Split blocks, and then up to two numbers, off the end of an argument.
 
     The longest reading that exists wins, so a file whose own name ends in ``:0.5`` can be given.
@@ -75,6 +80,7 @@ def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exi
     Parameters
     ----------
     exists : whether there is a file or folder of that name.
+    allowed : what to write, for messages.
 
     Raises
     ------
@@ -82,13 +88,13 @@ def parse(text: str, exists: Callable[[str], bool] = lambda path: Path(path).exi
     """
     text, mark, blocks = text.partition(_BLOCKS)
     if mark:
-        return replace(parse(text, exists), blocks=blocks)
+        return replace(parse(text, exists, allowed=allowed), blocks=blocks)
     readings = [_cut(text, count) for count in range(len(_numbers(text)) + 1)]
     for spec in readings:
         if exists(spec.path):
             return spec
     spec = readings[-1]
-    _refuse(text, spec.path)
+    _refuse(text, spec.path, allowed)
     return spec
 
 
@@ -124,7 +130,7 @@ def _cut(text: str, count: int) -> Spec:
     return Spec(path, 1.0 if weight is None else weight, encoder)
 
 
-def _refuse(text: str, path: str) -> None:
+def _refuse(text: str, path: str, allowed: str) -> None:
     """Whatever is still behind a colon must be the rest of a path, such as that of ``C:/x``."""
     _, colon, tail = path.rpartition(":")
     if not path:
@@ -135,5 +141,5 @@ def _refuse(text: str, path: str) -> None:
         problem = f"{tail!r} is not a number" if tail else "there is no number after the colon"
     else:
         return
-    message = f"{text}: {problem}; {_ALLOWED}"
+    message = f"{text}: {problem}; {allowed}"
     raise ParamError(message)

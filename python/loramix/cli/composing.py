@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loramix.compose import Composition, Guidance, Mode, Pool, Run
 
 _SEEDS = 2**64
+_ALLOWED = "write FILE or FILE:WEIGHT, such as style.safetensors:0.8"
 
 Adapters = Annotated[
     list[str] | None,
@@ -175,9 +176,7 @@ def compose(  # noqa: PLR0913 - one parameter per option
     with drawing.quiet():
         from loramix.compose import compose as composed
 
-        kind = drawing.kind_of(model)
-        if kind is not None:
-            drawing.refuse_call(kind, call)
+        drawing.refuse_model(model, call)
         pipe = drawing.open_pipeline(model, dtype, device, fetch=fetch)
         drawing.refuse_call(type(pipe), call)
         composition = composed(
@@ -291,7 +290,7 @@ def _sources(
     if not adapters:
         message = "no adapters: name files, or a folder with --pool"
         raise ParamError(message)
-    specs = [arguments.parse(text) for text in adapters]
+    specs = [arguments.parse(text, allowed=_ALLOWED) for text in adapters]
     for spec in specs:
         if spec.text_encoder is not None or spec.blocks is not None:
             message = (

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loramix.errors import ModelError, OutputError, ParamError
+from loramix.compose.families import FAMILIES, family_of_class
+from loramix.errors import FormatError, ModelError, OutputError, ParamError
+from loramix.finding import PIPELINE, cached
 
 if TYPE_CHECKING:
     from loramix.compose import Composition, Run
@@ -50,22 +52,52 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def kind_of(model: str) -> type | None:
-    """The class of a model in a folder, before it is opened; None where that is not known.
+def refuse_model(model: str, call: Mapping[str, Any]) -> None:
+    """Refuse a model that cannot be drawn with, by its index: before any weights are read.
+
+    Parameters
+    ----------
+    model : a folder, or a name in a local cache; what is in neither is not looked at.
+    call : arguments of the pipeline.
 
     Raises
     ------
-    ModelError : a path that is no folder of a pipeline.
+    ModelError : no folder of a pipeline.
+    ParamError : of a kind that is not known, or that does not make a picture of a prompt.
+    """
+    folder = _folder_of(model)
+    if folder is None:
+        return
+    index = folder / PIPELINE
+    kind = _kind_in(model, index)
+    try:
+        refuse_call(kind, call)
+    except ParamError as error:
+        message = f"{index}: {error}"
+        raise ParamError(message) from None
+
+
+def _folder_of(model: str) -> Path | None:
+    if Path(model).exists():
+        return Path(model)
+    try:
+        return cached(model)
+    except (FormatError, FileNotFoundError):
+        return None  # diffusers may fetch it, or says what is wrong
+
+
+def _kind_in(model: str, index: Path) -> type:
+    """The class of the pipeline that an index is of.
+
+    Raises
+    ------
+    ModelError : no index, or of no class that the installed diffusers has.
     """
     import diffusers
 
-    path = Path(model)
-    if not path.exists():
-        return None
-    index = path / "model_index.json"
     if not index.is_file():
         message = (
-            f"{model}: no model_index.json there: name the folder of a diffusers pipeline, as "
+            f"{model}: no {PIPELINE} there: name the folder of a diffusers pipeline, as "
             "save_pretrained writes it"
         )
         raise ModelError(message)
@@ -76,7 +108,13 @@ def kind_of(model: str) -> type | None:
         raise ModelError(message) from error
     name = found.get("_class_name") if isinstance(found, dict) else None
     kind = getattr(diffusers, str(name), None)
-    return kind if isinstance(kind, type) else None
+    if not isinstance(kind, type):
+        message = (
+            f"{index}: its _class_name is {name!r}, and diffusers {diffusers.__version__} has no "
+            f"such pipeline; composing knows {', '.join(FAMILIES)}"
+        )
+        raise ModelError(message)
+    return kind
 
 
 def open_pipeline(model: str, dtype: str | None, device: str | None, *, fetch: bool) -> Any:  # noqa: ANN401
@@ -138,13 +176,14 @@ def _device(name: str | None) -> Any:  # noqa: ANN401 - torch's
 
 
 def refuse_call(kind: type, call: Mapping[str, Any]) -> None:
-    """Refuse pipelines that do not make a picture of a prompt, and options that they do not have.
+    """Refuse pipelines that do not make a picture of a prompt, and options that they lack.
 
     Raises
     ------
     ParamError : what it is, and what to do.
     """
     name = kind.__name__
+    family_of_class(kind)
     known = inspect.signature(kind.__call__).parameters
     for argument, what in (("num_frames", "makes videos"), ("image", "begins with a picture")):
         if argument in known:

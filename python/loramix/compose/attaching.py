@@ -1,117 +1,19 @@
-"""Adapters in the components of a pipeline: loaded, switched, and all put back.
+"""Adapters in the components of a pipeline: weighed, switched, watched.
 
 Adapters are switched by what PEFT keeps in its layers, not through its calls: these go over all
 parameters to change what needs a gradient, which in a large model takes as long as a small step.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from loramix.compose.components import held, tuner_layers
 from loramix.compose.functional.arrays import Array
 from loramix.compose.modes.base import Pass
 from loramix.compose.residing import Residents
-from loramix.compose.watching import tuner_layers as tuner_layers
 from loramix.compose.watching import watch
-from loramix.errors import FormatError, ParamError
-
-ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-SECOND = "transformer_2"
-"""The denoiser of low noise, in pipelines that have two."""
-COMPONENTS = ("unet", "transformer", SECOND, *ENCODERS)
-"""The parts of pipelines that can hold adapters."""
-
-
-def held(layer: Any) -> set[str]:  # noqa: ANN401 - PEFT's
-    """Names of the adapters of a layer, those whose weights wait in a file among them."""
-    inside = {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
-    return inside | set(layer.scaling)
-
-
-def weights_of(layer: Any, name: str) -> Iterator[Any]:  # noqa: ANN401 - PEFT's
-    """The parameters of an adapter in a layer."""
-    import torch
-
-    for kind in layer.adapter_layer_names:
-        container = getattr(layer, kind)
-        if name in container:
-            one = container[name]
-            yield from [one] if isinstance(one, torch.nn.Parameter) else one.parameters()
-
-
-def pair_of(layer: Any, name: str, where: str) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's
-    """Up, times the scale of weight 1 in float32, and down of an adapter in a layer.
-
-    Raises
-    ------
-    ParamError : another kind of adapter than LoRA, or DoRA and its like.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    variants = getattr(layer, "lora_variant", {})
-    if not isinstance(layer, LoraLayer) or name in variants or name not in layer.lora_A:
-        message = (
-            f"{where}: {name} is no plain LoRA there ({type(layer).__name__}): give its file, or "
-            "merge:method=linear, which adds what is loaded"
-        )
-        raise ParamError(message)
-    before = layer.scaling[name]
-    layer.set_scale(name, 1.0)
-    scale = layer.scaling[name]
-    layer.scaling[name] = before
-    up = layer.lora_B[name].weight.detach().float().cpu() * scale
-    return up.contiguous(), layer.lora_A[name].weight.detach().float().cpu().contiguous()
-
-
-@dataclass(frozen=True, slots=True)
-class _Component:
-    """What a component was before."""
-
-    module: Any
-    children: tuple[tuple[Any, str, Any], ...]
-    layers: tuple[tuple[Any, Any, bool, dict[str, float], set[str]], ...]
-    gradients: tuple[tuple[Any, bool], ...]
-    attributes: Mapping[str, Any]
-
-    def restore(self) -> None:
-        """Put every module, adapter, scale and flag back where it was."""
-        for parent, name, child in self.children:
-            if parent._modules.get(name) is not child:
-                parent._modules[name] = child
-        for layer, active, disabled, scaling, names in self.layers:
-            # Deleting an adapter that is active makes PEFT choose another one, aloud.
-            layer._active_adapter = active
-            for name in held(layer) - names:
-                layer.delete_adapter(name)
-            layer._active_adapter = active
-            layer._disable_adapters = disabled
-            layer.scaling.clear()
-            layer.scaling.update(scaling)
-        for parameter, wanted in self.gradients:
-            parameter.requires_grad_(wanted)
-        for name in ("peft_config", "_hf_peft_config_loaded"):
-            if name in self.attributes:
-                setattr(self.module, name, self.attributes[name])
-            elif name in self.module.__dict__:
-                delattr(self.module, name)
-
-
-def _snapshot(module: Any) -> _Component:  # noqa: ANN401 - torch's
-    layers = tuner_layers(module).values()
-    kept = {n: module.__dict__[n] for n in ("_hf_peft_config_loaded",) if n in module.__dict__}
-    if "peft_config" in module.__dict__:
-        kept["peft_config"] = dict(module.__dict__["peft_config"])
-    return _Component(
-        module,
-        tuple((m, name, child) for m in module.modules() for name, child in m._modules.items()),
-        tuple(
-            (one, one._active_adapter, one._disable_adapters, dict(one.scaling), held(one))
-            for one in layers
-        ),
-        tuple((p, p.requires_grad) for p in module.parameters()),
-        kept,
-    )
+from loramix.errors import ParamError
 
 
 class Attached:
@@ -176,15 +78,17 @@ class Attached:
             prior if name in names else 0.0 for name, prior in zip(self.names, priors, strict=True)
         )
 
-    def set_weights(self, weights: Sequence[float]) -> None:
-        """Scale every adapter, everywhere; refuse those that are nowhere or part of the base.
+    def set_weights(self, weights: Sequence[float | None]) -> None:
+        """Scale every adapter, everywhere; refuse those that are part of the base.
+
+        Parameters
+        ----------
+        weights : None: the strength that an adapter has in every layer.
 
         Raises
         ------
-        FormatError : an adapter without a layer in any component.
         ParamError : adapters that are fused into the weights.
         """
-        found = set()
         for layer in self._all():
             if layer.merged_adapters:
                 message = (
@@ -194,14 +98,9 @@ class Attached:
                 raise ParamError(message)
             layer._disable_adapters = False
             for name, weight in zip(self.names, weights, strict=True):
-                if name in held(layer):
+                if weight is not None and name in held(layer):
                     layer.set_scale(name, weight)
-                    found.add(name)
             self._scaling[layer] = {n: layer.scaling[n] for n in self.names if n in layer.scaling}
-        for name in self.names:
-            if name not in found:
-                message = f"adapter {name}: diffusers found no layer of this pipeline in it"
-                raise FormatError(message)
 
     def check(self) -> None:
         """Refuse to go on where somebody else has changed the adapters since the last forward.
@@ -367,17 +266,3 @@ class Attached:
     def _all(self) -> Iterator[Any]:
         for layers in (*self._denoisers, *self._encoders):
             yield from layers.values()
-
-
-@contextmanager
-def put_back(pipe: Any) -> Iterator[None]:  # noqa: ANN401 - diffusers'
-    """Whatever happens inside, the components of a pipeline are afterwards what they were."""
-    import torch
-
-    parts = [getattr(pipe, name, None) for name in COMPONENTS]
-    before = [_snapshot(part) for part in parts if isinstance(part, torch.nn.Module)]
-    try:
-        yield
-    finally:
-        for one in before:
-            one.restore()

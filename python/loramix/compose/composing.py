@@ -3,34 +3,36 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from loramix.compose.accounts import Run
-from loramix.compose.attaching import ENCODERS, SECOND, Attached, put_back
+from loramix.compose.attaching import Attached
+from loramix.compose.components import ENCODERS, SECOND
 from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
-from loramix.compose.functional.checks import check_count, check_number, check_word
-from loramix.compose.functional.masking import check_mask
+from loramix.compose.functional.checks import check_count, check_word
 from loramix.compose.guidance import GUIDANCE, Guidance
-from loramix.compose.intercepting import (
-    argument_names,
-    intercepted,
-    is_intercepted,
-    progressing,
-)
+from loramix.compose.intercepting import denoisers_of, intercepted, progressing
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
+from loramix.compose.restoring import put_back
 from loramix.compose.session import Session, Settings
+from loramix.compose.wishes import (
+    Each,
+    adapters_of,
+    masks_for,
+    numbers,
+    refuse_with_pool,
+    rule_of,
+)
 from loramix.deciding import policy_for
 from loramix.errors import ParamError
-from loramix.spelling import named
 from loramix.types import StrPath
 
 Text: TypeAlias = Literal["all", "none"]
@@ -55,40 +57,36 @@ class Composition:
     def __init__(
         self,
         pipe: Any,  # noqa: ANN401 - diffusers'
-        adapters: Sequence[StrPath] | Pool,
+        adapters: Each[StrPath] | Pool,
         *,
-        mode: str | Mode,
-        weights: Sequence[float] | None,
-        priors: Sequence[float] | None,
-        masks: Sequence[Array | None] | None,
-        guidance: str | Guidance | None,
+        mode: str | Mode | type[Mode],
+        weights: Each[float] | None,
+        priors: Each[float] | None,
+        masks: Each[Array | None] | None,
+        guidance: str | Guidance | type[Guidance] | None,
         max_batch: int,
         text: Text | None,
         architecture: str | None,
     ) -> None:
         self._pipe = pipe
         self._family = family_of(pipe)
-        if isinstance(adapters, str | PathLike):
-            message = f"adapters = {adapters}: give a list of files or names, or a Pool"
-            raise ParamError(message)
         self._pool = adapters if isinstance(adapters, Pool) else None
-        self._adapters: tuple[StrPath, ...] = () if isinstance(adapters, Pool) else tuple(adapters)
-        self._mode: Mode = named("mode", mode, MODES) if isinstance(mode, str) else mode
+        self._adapters, self._names = adapters_of(adapters)
+        self._mode: Mode = rule_of("mode", mode, MODES)
         if isinstance(self._mode, Merge):
             policy_for(self._mode.method)  # says what is known
         chosen = self._mode.guidance if guidance is None else guidance
-        if isinstance(chosen, str):
-            chosen = named("guidance", chosen, GUIDANCE)
-        self._guidance: Guidance = chosen
+        self._guidance: Guidance = rule_of("guidance", chosen, GUIDANCE)
         if self._pool is not None:
-            _refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
+            refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
-        self._weights = _numbers("weights", weights, count, low=-math.inf)
-        self._priors = _numbers("priors", priors, count)
+        given = numbers("weights", weights, count, self._names, low=-math.inf)
+        self._weights: tuple[float | None, ...] = given or (None,) * count
+        self._priors = numbers("priors", priors, count, self._names) or (1.0,) * count
         if count and not any(self._priors):
             message = f"priors = {self._priors}: at least one must be above 0"
             raise ParamError(message)
-        self._masks = self._checked_masks(masks)
+        self._masks = masks_for(self._mode, masks, count, self._names)
         check_count("compose", "max_batch", max_batch)
         self._max_batch = max_batch
         self._text: Text = text or ("all" if self._pool is None else "none")
@@ -98,25 +96,6 @@ class Composition:
         self._runs: tuple[Run, ...] = ()
         self._open: ExitStack | None = None
         self.candidates: tuple[Candidate, ...] = ()
-
-    def _checked_masks(
-        self, masks: Sequence[Array | None] | None
-    ) -> tuple[Array | None, ...] | None:
-        if masks is None or all(one is None for one in masks):
-            return None
-        if len(masks) != len(self._adapters):
-            message = (
-                f"{len(masks)} masks for {len(self._adapters)} adapters: give one each, or None"
-            )
-            raise ParamError(message)
-        if not self._mode.per_pixel:
-            able = ", ".join(name for name, kind in MODES.items() if kind.per_pixel)
-            message = f"mode {self._mode.name} has no weights for pixels; masks go with {able}"
-            raise ParamError(message)
-        for number, one in enumerate(masks):
-            if one is not None:
-                check_mask(one, f"masks[{number}]")
-        return tuple(masks)
 
     @property
     def mode(self) -> Mode:
@@ -140,7 +119,7 @@ class Composition:
             raise ParamError(message)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="loramix-")))
-            denoisers = self._denoisers()
+            denoisers = denoisers_of(self._pipe, self._family)
             stack.enter_context(put_back(self._pipe))
             loader = Loader(self._pipe, folder, self._architecture)
             attached, priors = self._attach(loader, denoisers, folder)
@@ -175,6 +154,8 @@ class Composition:
     ) -> tuple[Attached, tuple[float, ...]]:
         """Load the adapters: at their weights, with their priors."""
         residents: Residents | None = None
+        weights: Sequence[float | None]
+        labels = self._names or loader.labels(self._adapters)
         if self._pool is not None:
             self.candidates, residents = fill(
                 self._pool, self._pipe, loader, denoisers, folder, self._architecture
@@ -183,13 +164,13 @@ class Composition:
             weights = (self._pool.weight,) * len(loader.names)
             priors = (1.0,) * len(weights)
         elif isinstance(self._mode, Merge) and self._mode.method != "linear" and self._several:
-            files = [self._adapters[i] for i in self._several]
+            files = {labels[i]: self._adapters[i] for i in self._several}
             merged = [self._weights[i] for i in self._several]
             loader.add_merged(files, merged, self._mode.method)
             weights = priors = (1.0,)
         else:
-            for one in self._adapters:
-                loader.add(one)
+            for one, label in zip(self._adapters, labels, strict=True):
+                loader.add(one, label)
             weights, priors = self._weights, self._priors
         encoders = [m for n in ENCODERS if (m := getattr(self._pipe, n, None)) is not None]
         attached = Attached(denoisers, encoders, tuple(loader.names), residents)
@@ -222,43 +203,16 @@ class Composition:
         taking = tuple(i for i, prior in enumerate(self._priors) if prior > 0)
         return taking if len(taking) > 1 else ()
 
-    def _denoisers(self) -> list[Any]:
-        found = [
-            module
-            for name in self._family.denoisers
-            if (module := getattr(self._pipe, name, None)) is not None
-        ]
-        for module in found:
-            if is_intercepted(module):
-                message = (
-                    f"{type(module).__name__} is composing already: leave that composition first, "
-                    "or give one composition all adapters in its list"
-                )
-                raise ParamError(message)
-            if self._family.latents not in argument_names(module):
-                message = (
-                    f"{type(module).__name__} hides the arguments of the model, as compiled ones "
-                    "do: compose with the model itself"
-                )
-                raise ParamError(message)
-            if getattr(module, "is_cache_enabled", False):
-                message = (
-                    f"{type(module).__name__} has a cache between steps, which would mix adapters: "
-                    "call disable_cache() on it first"
-                )
-                raise ParamError(message)
-        return found
-
 
 def compose(
     pipe: Any,  # noqa: ANN401 - diffusers'
-    adapters: Sequence[StrPath] | Pool,
+    adapters: Each[StrPath] | Pool,
     *,
-    mode: str | Mode = "loratorio",
-    weights: Sequence[float] | None = None,
-    priors: Sequence[float] | None = None,
-    masks: Sequence[Array | None] | None = None,
-    guidance: str | Guidance | None = None,
+    mode: str | Mode | type[Mode] = "loratorio",
+    weights: Each[float] | None = None,
+    priors: Each[float] | None = None,
+    masks: Each[Array | None] | None = None,
+    guidance: str | Guidance | type[Guidance] | None = None,
     max_batch: int = 1,
     text: Text | None = None,
     architecture: str | None = None,
@@ -273,15 +227,18 @@ def compose(
     pipe : a pipeline of `families.FAMILIES`.
     adapters : files or folders of any dialect and family that loramix reads, or names of adapters
         that the pipeline has loaded; or a `Pool`.  Others that it has loaded rest.  An empty list:
-        the base as it is.
-    mode : an object of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
-    weights : of the deltas, one per adapter, any finite number; 1 each unless given.
+        the base as it is.  A mapping gives each a name of the user's, by which it is accounted for,
+        and by which weights, priors and masks may be given.
+    mode : an object or a class of `modes`, or a text such as ``loratorio:tau=0.1,patch=8``.
+    weights : of the deltas, one per adapter, any finite number (of Python, NumPy or torch).  Unless
+        given, 1 for files, and for what is loaded the strength that it has there
+        (``set_adapters``), in every layer.
     priors : weights of the predictions, one per adapter, at least 0, for modes that look at them;
         0 leaves an adapter out, of text encoders too.  1 each unless given.
     masks : for each adapter where it acts, (rows, columns) in [0, 1] in any size, or None for
         everywhere.  Where no adapter acts, the base does.  For modes with weights per pixel.
-    guidance : an object of `guidance`, or a text such as ``recentred:lambda=0.3``; None: what goes
-        with the mode.
+    guidance : an object or a class of `guidance`, or a text such as ``recentred:lambda=0.3``;
+        None: what goes with the mode.
     max_batch : how many adapters (the base counts as one) are run in one forward, each with all
         rows of the pipeline; 1: in turn, which gives the same bits as the pipeline with that
         adapter.  Where the memory of a GPU is not enough, fewer.
@@ -318,19 +275,6 @@ def compose(
     )  # fmt: skip
 
 
-def _numbers(
-    name: str, values: Sequence[float] | None, count: int, *, low: float = 0.0
-) -> tuple[float, ...]:
-    if values is None:
-        return (1.0,) * count
-    if len(values) != count:
-        message = f"{len(values)} {name} for {count} adapters: give one each"
-        raise ParamError(message)
-    for value in values:
-        check_number("compose", name, value, low=low)
-    return tuple(values)
-
-
 def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]:
     """What an adapter does not do, as notes.
 
@@ -348,25 +292,3 @@ def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]
             f"{shown}: for {here} only: where {other} runs, it takes part in no forward (see "
             "'Two models' in docs/COMPOSE.md)"
         )
-
-
-def _refuse_with_pool(mode: Mode, **given: object) -> None:
-    """What is said for each adapter of a list is not known of a pool.
-
-    Raises
-    ------
-    ParamError : such an argument, or a mode that makes one adapter of a list.
-    """
-    if isinstance(mode, Merge) and mode.method != "linear":
-        message = (
-            f"mode merge with method {mode.method} takes a list of adapters; of a pool, choose one "
-            "that runs them one at a time, such as loratorio:k=2"
-        )
-        raise ParamError(message)
-    for name, value in given.items():
-        if value is not None and value != "none":
-            message = (
-                f"{name} goes with a list of adapters; of a pool, whose members are not known "
-                "before, give Pool(weight=...) for all, and text encoders have none of them"
-            )
-            raise ParamError(message)

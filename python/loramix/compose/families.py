@@ -110,10 +110,15 @@ def family_of(pipe: object) -> Family:
     ------
     ParamError : none of them is known; the message names those that are.
     """
-    for kind in type(pipe).__mro__:
-        if kind.__name__ in FAMILIES:
-            return FAMILIES[kind.__name__]
-    name = type(pipe).__name__
+    return family_of_class(type(pipe))
+
+
+def family_of_class(kind: type) -> Family:
+    """`family_of` its objects."""
+    for one in kind.__mro__:
+        if one.__name__ in FAMILIES:
+            return FAMILIES[one.__name__]
+    name = kind.__name__
     message = (
         f"pipeline {name}{hint(name, FAMILIES)}: how it calls its denoiser is not known; known "
         f"are {', '.join(FAMILIES)}"

@@ -1,15 +1,18 @@
 """The short list of a pool, loaded into a pipeline of which it fills no more than its place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramix.compose.attaching import ENCODERS, held, tuner_layers
-from loramix.compose.loading import Loader, components_of
+from loramix.compose.components import ENCODERS, components_of, forget, held, tuner_layers
+from loramix.compose.fitting import shapes_of
+from loramix.compose.loading import Loader
 from loramix.compose.modes import Mode, Moment
 from loramix.compose.pool import Candidate, Pool, short_list
 from loramix.compose.residing import Residents
-from loramix.errors import ParamError
+from loramix.errors import LoramixError, ParamError
+
+_SHOWN = 3
 
 
 def fill(
@@ -22,23 +25,44 @@ def fill(
 ) -> tuple[tuple[Candidate, ...], Residents]:
     """Load the short list, never more of it at a time than may be held; text encoders get none.
 
+    Files that cannot take part leave their place to others, and a note.
+
     Raises
     ------
-    ParamError, FormatError : see `short_list` and `Loader`.
+    ParamError : see `short_list`.
     """
     parts = components_of(pipe)
-    found = short_list(pool, _shapes(parts), architecture)
     residents = Residents(pool.hold, folder)
-    for one in found:
-        if one.left_out:
-            continue
+
+    def enter(one: Candidate) -> str:
         residents.room()
-        name = loader.add(one.path)
+        try:
+            name = loader.add(one.path, one.name)
+        except LoramixError as error:
+            return f"it cannot be loaded: {error}"
         for component in ENCODERS:
             if component in parts:
-                _delete(parts[component], name)
-        residents.store(name, [tuner_layers(part) for part in denoisers])
+                forget(parts[component], name)
+        layers = [tuner_layers(part) for part in denoisers]
+        if not any(name in held(layer) for one in layers for layer in one.values()):
+            loader.drop(name)
+            return "diffusers found no layer of this pipeline's denoiser in it"
+        residents.store(name, layers)
+        return ""
+
+    shapes = shapes_of({name: part for name, part in parts.items() if name not in ENCODERS})
+    found = short_list(pool, shapes, enter, architecture)
+    loader.notes.extend(_unfit(found))
     return found, residents
+
+
+def _unfit(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """A note about the files that cannot take part, whatever the prompt is."""
+    bad = [one for one in candidates if not one.fits]
+    if bad:
+        why = "; ".join(f"{one.name}: {one.left_out}" for one in bad[:_SHOWN])
+        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        yield f"{len(bad)} of {len(candidates)} files of the pool cannot take part: {why}{more}"
 
 
 def refuse_crowds(mode: Mode, count: int, hold: int) -> None:
@@ -56,22 +80,3 @@ def refuse_crowds(mode: Mode, count: int, hold: int) -> None:
             "or choose a mode (and a window) that runs one at a time"
         )
         raise ParamError(message)
-
-
-def _shapes(parts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights of the denoisers by canonical key."""
-    return {
-        f"{component}.{name.removesuffix('.base_layer')}": tuple(layer.weight.shape)
-        for component, part in parts.items()
-        if component not in ENCODERS
-        for name, layer in part.named_modules()
-        if getattr(layer, "weight", None) is not None
-    }
-
-
-def _delete(part: Any, name: str) -> None:  # noqa: ANN401 - torch's
-    """Take an adapter out of the layers of a component."""
-    for layer in tuner_layers(part).values():
-        if name in held(layer):
-            layer._active_adapter = []  # PEFT would choose another one, aloud
-            layer.delete_adapter(name)

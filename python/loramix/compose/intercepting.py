@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Self
 
+from loramix.compose.families import Family
 from loramix.compose.session import Session
 from loramix.errors import ParamError
 
@@ -37,6 +38,37 @@ def argument_names(denoiser: Any) -> tuple[str, ...]:  # noqa: ANN401 - torch's
 def is_intercepted(denoiser: Any) -> bool:  # noqa: ANN401 - torch's
     """Whether a session answers the calls of a denoiser, of this pipeline or of another one."""
     return hasattr(denoiser.forward, _MARK)
+
+
+def denoisers_of(pipe: Any, family: Family) -> list[Any]:  # noqa: ANN401 - diffusers'
+    """The components of a pipeline that predict.
+
+    Raises
+    ------
+    ParamError : one that a session cannot stand before.
+    """
+    found = [m for name in family.denoisers if (m := getattr(pipe, name, None)) is not None]
+    for module in found:
+        kind, why = type(module).__name__, None
+        if is_intercepted(module):
+            why = (
+                "is composing already: leave that composition first, or give one composition all "
+                "adapters in its list"
+            )
+        elif family.latents not in argument_names(module):
+            why = (
+                "hides the arguments of the model, as compiled ones do: compose with the model "
+                "itself"
+            )
+        elif getattr(module, "is_cache_enabled", False):
+            why = (
+                "has a cache between steps, which would mix adapters: call disable_cache() on it "
+                "first"
+            )
+        if why is not None:
+            message = f"{kind} {why}"
+            raise ParamError(message)
+    return found
 
 
 def _caller() -> object:

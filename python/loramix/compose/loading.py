@@ -4,23 +4,27 @@ diffusers loads files of its own dialect with plain factors, as anybody's pipeli
 bits are theirs.  Whatever else loramix reads is written as such a file first.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loramix.adapters import loading
-from loramix.compose.attaching import (
-    COMPONENTS,
-    SECOND,
+from loramix.compose.components import (
+    components_of,
+    forget,
     held,
+    key_of,
     pair_of,
     tuner_layers,
-    weights_of,
 )
+from loramix.compose.fitting import fit_of, shapes_of
+from loramix.compose.handing import Misfit, hand_over
+from loramix.compose.labels import labels_of
+from loramix.compose.sound import refuse_empty, refuse_values
+from loramix.compose.wording import for_composing
 from loramix.converting import convert
-from loramix.errors import FormatError, ParamError
-from loramix.finding import cached
+from loramix.errors import FormatError, ModelError, ParamError
+from loramix.finding import cached, find
 from loramix.formats.scales import CONFIG
 from loramix.merging import merge
 from loramix.planning.output import Output
@@ -55,8 +59,22 @@ class Loader:
         self._known = _loaded(pipe)
         self._files: set[Path] = set()
 
-    def add(self, one: StrPath) -> str:
+    def labels(self, adapters: Sequence[StrPath]) -> tuple[str, ...]:
+        """A name for each, no two alike: of those that are loaded their own."""
+        known = [isinstance(one, str) and one in self._known for one in adapters]
+        mine = [str(one) for one, loaded in zip(adapters, known, strict=True) if loaded]
+        paths = [Path(one) for one, loaded in zip(adapters, known, strict=True) if not loaded]
+        files = iter(labels_of(paths, mine))
+        return tuple(
+            str(one) if loaded else next(files) for one, loaded in zip(adapters, known, strict=True)
+        )
+
+    def add(self, one: StrPath, label: str) -> str:
         """A file, or the name of an adapter that the pipeline has loaded.
+
+        Parameters
+        ----------
+        label : how it is shown.
 
         Returns
         -------
@@ -71,20 +89,33 @@ class Loader:
         """
         if isinstance(one, str) and one in self._known:
             if one in self.names:
-                message = f"adapter {one} is given twice: give it once, with a prior"
+                message = f"adapter {one} is given twice: give it once"
                 raise ParamError(message)
-            self.names[one] = one
-            _refuse_values(self._pipe, one, one)
+            self.names[one] = label
+            refuse_values(self._pipe, one, label)
             return one
         path = self._there(one)
         if (real := path.resolve()) in self._files:
-            message = f"{one} is given twice: give it once, with a prior"
+            message = f"{one} is given twice: give it once"
             raise ParamError(message)
         self._files.add(real)
-        return self._file(path, _shown(Path(one)))
+        return self._file(path, label)
 
-    def add_merged(self, several: Sequence[StrPath], weights: Sequence[float], method: str) -> str:
+    def drop(self, name: str) -> None:
+        """Undo `add`."""
+        for part in components_of(self._pipe).values():
+            forget(part, name)
+        self.names.pop(name, None)
+
+    def add_merged(
+        self, several: Mapping[str, StrPath], weights: Sequence[float | None], method: str
+    ) -> str:
         """What loramix makes of several adapters, as one; those that are loaded, too.
+
+        Parameters
+        ----------
+        several : by how they are shown.
+        weights : None: 1, or the strength of what is loaded.
 
         Raises
         ------
@@ -92,16 +123,19 @@ class Loader:
         FormatError, ShapeError, OutputError : see `loramix.merge`.
         """
         files = [
-            self._written(one) if isinstance(one, str) and one in self._known else self._there(one)
-            for one in several
+            self._written(one, weight)
+            if isinstance(one, str) and one in self._known
+            else self._there(one)
+            for one, weight in zip(several.values(), weights, strict=True)
         ]
         path = self._folder / "merged.safetensors"
         output = Output(dialect=_DIALECT, dtype=self._dtype)
-        merge(
-            files, method, weights=weights, output=output, path=path,
-            architecture=self._architecture,
-        )  # fmt: skip
-        return self._file(path, f"{method}({', '.join(_shown(Path(one)) for one in several)})")
+        with for_composing(self._folder):
+            merge(
+                files, method, weights=[1.0 if one is None else one for one in weights],
+                output=output, path=path, architecture=self._architecture,
+            )  # fmt: skip
+        return self._file(path, f"{method}({', '.join(several)})")
 
     def _there(self, one: StrPath) -> Path:
         """A path that is there.
@@ -122,8 +156,8 @@ class Loader:
         message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
         raise ParamError(message)
 
-    def _written(self, name: str) -> Path:
-        """A loaded adapter as a file, at weight 1.
+    def _written(self, name: str, weight: float | None) -> Path:
+        """A loaded adapter as a file: at weight 1, or at its strength where no weight is given.
 
         Raises
         ------
@@ -135,8 +169,8 @@ class Loader:
         for component, part in components_of(self._pipe).items():
             for where, layer in tuner_layers(part).items():
                 if name in held(layer):
-                    up, down = pair_of(layer, name, where)
-                    key = _key(component, part, where)
+                    up, down = pair_of(layer, name, where, None if weight is None else 1.0)
+                    key = key_of(component, part, where)
                     tensors[f"{key}.lora_B.weight"] = up
                     tensors[f"{key}.lora_A.weight"] = down
         path = self._folder / f"{len(list(self._folder.iterdir()))}-loaded.safetensors"
@@ -149,21 +183,31 @@ class Loader:
         return "f32" if str(self._pipe.dtype) == "torch.float32" else None
 
     def _file(self, path: Path, shown: str) -> str:
-        name = "".join(c if c.isalnum() else "_" for c in shown)
-        while name in self._known or name in self.names:
-            name += "_"
+        find(path)  # what is no file of tensors, or one of several, is nothing for diffusers either
+        name = self._free("".join(c if c.isalnum() else "_" for c in shown))
         meant: Adapter | None = None
         refusal: FormatError | None = None
         readable = path
         try:
-            meant = loading.load(path, architecture=self._architecture)
-            readable = self._readable(meant, name)
+            with for_composing(self._folder):
+                meant = loading.load(path, architecture=self._architecture)
+                readable = self._readable(meant, name)
+        except ModelError:
+            raise
         except FormatError as error:
             # DoRA without its base model, names of a model that no table knows: diffusers may know
             # them, and leaves out what it does not know.
             refusal = error
-        _load_file(self._pipe, path, readable, name, refusal)
-        _refuse_values(self._pipe, name, shown)
+        try:
+            hand_over(self._pipe, readable, name, told=refusal is None)
+            self._refuse_nothing(name)
+            refuse_empty(self._pipe, name, shown)
+            refuse_values(self._pipe, name, shown)
+        except FormatError as error:
+            self.drop(name)
+            if isinstance(error, Misfit):
+                raise FormatError(self._misfit(path, meant, refusal, error)) from error
+            raise
         if refusal is not None:
             self.notes.append(
                 f"{shown}: loaded by diffusers alone, which leaves out what it does not know; "
@@ -173,6 +217,38 @@ class Loader:
             self._compare(meant, name, shown)
         self.names[name] = shown
         return name
+
+    def _free(self, name: str) -> str:
+        """A name that no adapter has, nor anything of the containers that PEFT puts it in."""
+        import torch
+
+        taken = {*self._known, *self.names, *dir(torch.nn.ModuleDict()), *dir(torch.nn.Module())}
+        while name in taken:
+            name += "_"
+        return name
+
+    def _refuse_nothing(self, name: str) -> None:
+        """Refuse an adapter that is nowhere in the pipeline.
+
+        Raises
+        ------
+        Misfit : it is not.
+        """
+        if name not in _loaded(self._pipe):
+            message = f"diffusers found no layer of {type(self._pipe).__name__} in it"
+            raise Misfit(message)
+
+    def _misfit(
+        self, path: Path, meant: Adapter | None, refusal: FormatError | None, error: FormatError
+    ) -> str:
+        """What a file is, what the model is, and what to try."""
+        if refusal is not None:
+            return f"{path}: {error}; and loramix: {str(refusal).removeprefix(f'{path}: ')}"
+        fit = fit_of(meant, shapes_of(components_of(self._pipe))) if meant is not None else None
+        why = fit.misfit(type(self._pipe).__name__) if fit is not None else ""
+        if not why:
+            return f"{path}: {error}"
+        return f"{path}: {why}; compose it with a pipeline of its model, or name another adapter"
 
     def _readable(self, adapter: Adapter, name: str) -> Path:
         """A file of the adapter that diffusers reads: its own, or one in the folder."""
@@ -196,12 +272,6 @@ class Loader:
             )
 
 
-def components_of(pipe: Any) -> Mapping[str, Any]:  # noqa: ANN401 - diffusers'
-    """The parts of a pipeline that can hold adapters, by name."""
-    parts = {name: getattr(pipe, name, None) for name in COMPONENTS}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
 def _is_plain(adapter: Adapter) -> bool:
     """Whether diffusers reads the file as it is: its dialect, nothing but pairs of factors."""
     weights = adapter.targets.items()
@@ -212,16 +282,6 @@ def _is_plain(adapter: Adapter) -> bool:
     )
 
 
-def _shown(path: Path) -> str:
-    return path.name if path.is_dir() else path.stem
-
-
-def _key(component: str, part: Any, where: str) -> str:  # noqa: ANN401 - torch's
-    """The canonical key of a layer: newer versions of transformers leave ``text_model`` out."""
-    short = type(part).__name__.startswith("CLIPText") and not hasattr(part, "text_model")
-    return f"{component}.text_model.{where}" if short else f"{component}.{where}"
-
-
 def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'
     """Keys of the layers that have an adapter, canonical ones and the model's own."""
     return {
@@ -229,7 +289,7 @@ def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'
         for component, part in components_of(pipe).items()
         for where, layer in tuner_layers(part).items()
         if name in held(layer)
-        for key in (f"{component}.{where}", _key(component, part, where))
+        for key in (f"{component}.{where}", key_of(component, part, where))
     }
 
 
@@ -241,96 +301,3 @@ def _loaded(pipe: Any) -> set[str]:  # noqa: ANN401 - diffusers'
         for layer in tuner_layers(part).values()
         for name in held(layer)
     }
-
-
-def _refuse_values(pipe: Any, name: str, shown: str) -> None:  # noqa: ANN401 - diffusers'
-    """Refuse an adapter whose weights, in the type of the pipeline, are not all numbers.
-
-    Weights that sequential offloading holds elsewhere are not looked at: what they do to
-    predictions is noted in the run.
-
-    Raises
-    ------
-    FormatError : NaN or infinity.
-    """
-    import torch
-
-    for component, part in components_of(pipe).items():
-        for where, layer in tuner_layers(part).items():
-            for weight in weights_of(layer, name):
-                if not weight.is_meta and not bool(torch.isfinite(weight).all()):
-                    small = weight.dtype == torch.float16
-                    more = ", or too large for it: torch.bfloat16 has room" if small else ""
-                    message = (
-                        f"{shown}: {component}.{where} holds NaN or infinity as "
-                        f"{str(weight.dtype).removeprefix('torch.')}; the file is damaged or its "
-                        f"training diverged: get another copy{more}"
-                    )
-                    raise FormatError(message)
-
-
-def _load_file(
-    pipe: Any,  # noqa: ANN401 - diffusers'
-    path: Path,
-    readable: Path,
-    name: str,
-    refusal: FormatError | None,
-) -> None:
-    """Have diffusers load a file.
-
-    Parameters
-    ----------
-    path : for messages.
-    readable : the file itself, or its conversion.
-    refusal : why loramix could not read it.
-
-    Raises
-    ------
-    FormatError : it does not understand it.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        with warnings.catch_warnings():
-            # PEFT warns of a second adapter in a model: that is what is wanted here.
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            for tensors, how in _halves(pipe, readable):
-                pipe.load_lora_weights(tensors, adapter_name=name, **how)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        message = (
-            f"{path}: diffusers cannot load it into {type(pipe).__name__}: {str(error).strip()}"
-        )
-        if refusal is not None:
-            message = f"{message}; and loramix: {refusal}"
-        raise FormatError(message) from error
-
-
-def _halves(pipe: Any, file: Path) -> Iterator[tuple[Any, Mapping[str, bool]]]:  # noqa: ANN401
-    """What diffusers is given of a file, and told of it: two parts of one that is for two models.
-
-    diffusers does not look for the second model's tensors by itself.
-    """
-    from safetensors.torch import load_file
-
-    second = f"{SECOND}."
-    if getattr(pipe, SECOND, None) is None or not file.is_file() or not _has(file, second):
-        yield str(file), {}
-        return
-    tensors = load_file(file)
-    first = {key: value for key, value in tensors.items() if not key.startswith(second)}
-    if first:
-        yield first, {}
-    rest = {
-        f"transformer.{key.removeprefix(second)}": value
-        for key, value in tensors.items()
-        if key.startswith(second)
-    }
-    yield rest, {"load_into_transformer_2": True}
-
-
-def _has(file: Path, prefix: str) -> bool:
-    """Whether a file has a tensor whose name begins so."""
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        return any(key.startswith(prefix) for key in opened.keys())  # noqa: SIM118 - no mapping

@@ -1,5 +1,6 @@
 """The weights of a run as a picture: a row for each adapter, a column for each step."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,10 +85,10 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         x = _LEFT + column * (wide + _GAP)
         draw.text((x, 6), top, _INK, font)
         draw.text((x, 24), under, _FAINT, small)
-    for row, name in enumerate(names):
+    for row, name in enumerate(_short(names)):
         y = _TOP + row * (tall + _GAP)
         share = float(maps[-1][row].mean())
-        draw.text((_GAP, y + tall // 2 - 18), shorten(printable(name), _LETTERS), _INK, font)
+        draw.text((_GAP, y + tall // 2 - 18), name, _INK, font)
         draw.text((_GAP, y + tall // 2 + 2), f"mean weight {share:.3f}", _FAINT, small)
         for column, one in enumerate(maps):
             cell = Image.fromarray(_painted(one[row], low, high))
@@ -108,6 +109,15 @@ def picture_of(run: Run, *, image: int = 0, columns: int = 8) -> "Image":
         draw.rectangle((x, down, x + 13, down + 13), colour)
         draw.text((x + 20, down - 1), word, _FAINT, small)
     return page
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Names that have room; where two would be alike, with the number of their row."""
+    found = [shorten(printable(name), _LETTERS) for name in names]
+    return [
+        shorten(f"{row}. {printable(name)}", _LETTERS) if found.count(short) > 1 else short
+        for row, (name, short) in enumerate(zip(names, found, strict=True), 1)
+    ]
 
 
 def _shares(step: Step, image: int) -> F32:

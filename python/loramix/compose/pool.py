@@ -4,26 +4,32 @@ Names, words that trainers wrote and what the prompt says decide first; then, fr
 adapters that do nothing and near-copies of better ones leave.
 """
 
-import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 from loramix import groups
 from loramix.adapters import loading
 from loramix.analysis import passing, pooling
 from loramix.backends import backend_of
-from loramix.compose.functional.checks import check_count, check_number
-from loramix.errors import FormatError, LoramixError, ParamError
-from loramix.finding import find
-from loramix.formats import trained
+from loramix.compose.fitting import Shapes, fit_of
+from loramix.compose.functional.checks import check_count, check_number, number_of
+from loramix.compose.labels import labels_of
+from loramix.compose.wording import fitted
+from loramix.compose.words import relevances, words_of
+from loramix.errors import LoramixError, ParamError
+from loramix.finding import find, plain_name
 from loramix.types import Adapter, StrPath
 
-_WORD = re.compile(r"[^\W_]+")
 _LOOKED = 3
 """So many times the short list have their weights looked at, those of the best words first."""
+
+
+_Cosines: TypeAlias = Mapping[tuple[int, int], float]
+"""By the numbers of both, the lower one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Pool:
     def __post_init__(self) -> None:
         check_count("pool", "short", self.short)
         check_count("pool", "hold", self.hold)
+        object.__setattr__(self, "weight", number_of(self.weight))
         check_number("pool", "weight", self.weight, low=-math.inf)
         check_number("pool", "alike", self.alike, above=True, high=1)
 
@@ -66,6 +73,7 @@ class Candidate:
     relevance : of its words for the prompt, at least 0; see `relevances`.
     norm : Frobenius norm of all its deltas; None: not looked at.
     left_out : why it is not on the short list; empty: it is.
+    fits : whether it could be: False for what is broken, no adapter, or for another model.
     """
 
     path: Path
@@ -73,12 +81,14 @@ class Candidate:
     relevance: float = 0.0
     norm: float | None = None
     left_out: str = ""
+    fits: bool = True
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "path": str(self.path), "name": self.name, "relevance": self.relevance,
             "norm": self.norm, "left_out": self.left_out or None,
+            "fits": self.fits,
         }  # fmt: skip
 
 
@@ -90,8 +100,8 @@ class _Entry:
     adapter: Adapter | None = None
     words: Mapping[str, float] = field(default_factory=dict)
 
-    def leave(self, why: str) -> None:
-        self.candidate = replace(self.candidate, left_out=why)
+    def leave(self, why: str, *, fits: bool = True) -> None:
+        self.candidate = replace(self.candidate, left_out=why, fits=fits)
 
     @property
     def stays(self) -> bool:
@@ -99,13 +109,18 @@ class _Entry:
 
 
 def short_list(
-    pool: Pool, keys: Mapping[str, tuple[int, ...]], architecture: str | None = None
+    pool: Pool,
+    shapes: Shapes,
+    enter: Callable[[Candidate], str],
+    architecture: str | None = None,
 ) -> tuple[Candidate, ...]:
     """Who of a pool takes part.
 
     Parameters
     ----------
-    keys : shapes of the weights of the pipeline's denoisers by canonical key.
+    shapes : of the weights of the pipeline's denoisers.
+    enter : loads an adapter that has a place, best first; says why that is not possible, so that
+        another one has the place, or nothing.
     architecture : see `loramix.load`.
 
     Returns
@@ -114,25 +129,34 @@ def short_list(
 
     Raises
     ------
-    ParamError : no folder, or nothing in it that the pipeline has layers for.
+    ParamError : no folder, or nothing in it that can take part.
 
     Notes
     -----
     Cost: the headers of all files; inner products (see `loramix.analysis.passing.products`) of
-    three times as many adapters as the short list has places.
+    three times as many adapters as the short list has places, and of as many again while places
+    are empty.
     """
-    entries = [_opened(path, keys, architecture) for path in files_of(pool.folder)]
+    paths = files_of(pool.folder)
+    labels = labels_of([path.relative_to(pool.folder) for path in paths])
+    entries = [
+        _opened(Candidate(path, label), shapes, architecture)
+        for path, label in zip(paths, labels, strict=True)
+    ]
     fitting = [one for one in entries if one.stays]
-    if not fitting:
-        why = "; ".join(f"{one.candidate.name}: {one.candidate.left_out}" for one in entries[:3])
-        message = f"{pool.folder}: no adapter for this pipeline among {len(entries)}: {why}"
-        raise ParamError(message)
     scores = relevances(pool.prompt, [one.words for one in fitting])
     for one, score in zip(fitting, scores, strict=True):
         one.candidate = replace(one.candidate, relevance=score)
     fitting.sort(key=lambda one: -one.candidate.relevance)
-    _by_weights(fitting[: _LOOKED * pool.short], pool)
-    for one in fitting[_LOOKED * pool.short :]:
+    taken: list[_Entry] = []
+    while fitting and len(taken) < pool.short:
+        looked, fitting = fitting[: _LOOKED * pool.short], fitting[_LOOKED * pool.short :]
+        _by_weights(looked, taken, pool, enter)
+    if not taken:
+        why = "; ".join(f"{one.candidate.name}: {one.candidate.left_out}" for one in entries[:3])
+        message = f"{pool.folder}: no adapter for this pipeline among {len(entries)}: {why}"
+        raise ParamError(message)
+    for one in fitting:
         one.leave("its words say less of the prompt than those of others")
     order = sorted(entries, key=_place)
     return tuple(one.candidate for one in order)
@@ -161,119 +185,94 @@ def files_of(folder: StrPath) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def relevances(prompt: str, words: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
-    """How much adapters have to say about a prompt.
-
-    ``sum over the words v of the prompt: own[i, v] ln(1 + n / n_v)`` with n_v the adapters that
-    have the word: what all have tells nothing apart.
-
-    Parameters
-    ----------
-    words : for every adapter its words, in lower case, with a number in (0, 1] each; see
-        `words_of`.
-    """
-    asked = set(_split(prompt))
-    common = {word: sum(word in own for own in words) for word in asked}
-    return tuple(
-        math.fsum(
-            own[word] * math.log1p(len(words) / common[word]) for word in sorted(asked & own.keys())
-        )
-        for own in words
-    )
-
-
-def words_of(name: str, strings: Mapping[str, str]) -> dict[str, float]:
-    """Words of an adapter: 1 for those of its name, title and triggers; tags by their share.
-
-    Parameters
-    ----------
-    strings : of its header.
-    """
-    said = trained.own(strings)
-    found = _tags(strings.get(trained.TAGS, ""))
-    for text in (name, said.get("title", ""), said.get("trigger", "")):
-        found |= dict.fromkeys(_split(text), 1.0)
-    return found
-
-
-def _split(text: str) -> list[str]:
-    return [word.casefold() for word in _WORD.findall(text)]
-
-
-def _tags(text: str) -> dict[str, float]:
-    """Words of a table of tags by dataset, as shares of the most frequent one."""
-    try:
-        table = json.loads(text) if text else {}
-    except ValueError:
-        return {}  # a stranger's string
-    counts: dict[str, float] = {}
-    for tags in table.values() if isinstance(table, dict) else ():
-        for tag, count in tags.items() if isinstance(tags, dict) else ():
-            for word in _split(str(tag)):
-                if isinstance(count, int | float) and count > 0:
-                    counts[word] = counts.get(word, 0.0) + count
-    top = max(counts.values(), default=1.0)
-    return {word: count / top for word, count in counts.items()}
-
-
-def _opened(path: Path, keys: Mapping[str, tuple[int, ...]], architecture: str | None) -> _Entry:
+def _opened(candidate: Candidate, shapes: Shapes, architecture: str | None) -> _Entry:
     """One of the pool; what cannot be read, or is for another model, says so."""
-    name = path.stem if path.is_file() else path.name
-    entry = _Entry(Candidate(path, name))
+    entry, path = _Entry(candidate), candidate.path
     try:
         file = find(path).file if path.is_file() else path
         adapter = loading.load(file, architecture=architecture)
     except (LoramixError, OSError) as error:
-        entry.leave(f"it cannot be read: {error}")
+        entry.leave(f"it cannot be read: {fitted(str(error))}", fits=False)
         return entry
-    if not any(keys.get(target.key) == target.shape for target in adapter.targets):
-        entry.leave("it has no layer of this pipeline's denoiser")
+    fit = fit_of(adapter, shapes)
+    if misfit := fit.misfit("this pipeline's denoiser"):
+        entry.leave(misfit, fits=False)
         return entry
-    entry.adapter, entry.words = adapter, words_of(name, adapter.metadata)
+    entry.words = words_of(plain_name(path), adapter.metadata)
+    inside = {new: adapter.targets[old] for old, new in fit.there.items()}
+    entry.adapter = replace(adapter, targets=MappingProxyType(inside))
     return entry
 
 
-def _by_weights(entries: list[_Entry], pool: Pool) -> None:
-    """Fill the short list: words first, then strength; what does nothing or is a copy leaves."""
-    norms, cosines = _measured([one.adapter for one in entries if one.adapter is not None])
-    for one, norm in zip(entries, norms, strict=True):
-        one.candidate = replace(one.candidate, norm=norm)
-    order = sorted(range(len(entries)), key=lambda i: (-entries[i].candidate.relevance, -norms[i]))
-    taken: list[int] = []
-    for i in order:
-        copies = [(j, c) for j in taken if abs(c := cosines[min(i, j), max(i, j)]) >= pool.alike]
+def _by_weights(
+    looked: list[_Entry], taken: list[_Entry], pool: Pool, enter: Callable[[Candidate], str]
+) -> None:
+    """Take some more: words first, then strength; what is bad, does nothing or is a copy leaves.
+
+    Parameters
+    ----------
+    looked : of the same words or fewer than those that are taken.
+    """
+    sound, norms, cosines = _sound(taken, looked)
+    numbers = {id(one): i for i, one in enumerate([*taken, *sound])}
+    for one in sound:
+        one.candidate = replace(one.candidate, norm=norms[numbers[id(one)]])
+    for one in sorted(sound, key=_place):
+        i = numbers[id(one)]
+        places = ((other, sorted((i, numbers[id(other)]))) for other in taken)
+        near = [(other, cosines[first, second]) for other, (first, second) in places]
+        copies = [(other, cosine) for other, cosine in near if abs(cosine) >= pool.alike]
         if norms[i] == 0:
-            entries[i].leave("all its deltas are zero")
+            one.leave("all its deltas are zero")
         elif copies:
             other, cosine = copies[0]
-            entries[i].leave(f"cosine {cosine:.3f} with {entries[other].candidate.name}")
+            one.leave(f"cosine {cosine:.3f} with {other.candidate.name}")
         elif len(taken) == pool.short:
-            entries[i].leave(f"the short list has {pool.short} places")
+            one.leave(f"the short list has {pool.short} places")
+        elif why := enter(one.candidate):
+            one.leave(why, fits=False)
         else:
-            taken.append(i)
-    if not taken:
-        message = f"{pool.folder}: all deltas of its adapters are zero"
-        raise ParamError(message)
+            taken.append(one)
 
 
-def _measured(stack: Sequence[Adapter]) -> tuple[list[float], dict[tuple[int, int], float]]:
+def _sound(
+    taken: Sequence[_Entry], looked: Sequence[_Entry]
+) -> tuple[Sequence[_Entry], list[float], _Cosines]:
+    """Those whose weights are numbers, measured with those that are taken; the others say so."""
+    try:
+        return looked, *_measured([*taken, *looked])
+    except LoramixError:
+        sound = [one for one in looked if _is_sound(one)]
+        return sound, *_measured([*taken, *sound])
+
+
+def _is_sound(entry: _Entry) -> bool:
+    try:
+        _measured([entry])
+    except LoramixError as error:
+        entry.leave(f"it cannot be used: {error}", fits=False)
+    return entry.stays
+
+
+def _measured(entries: Sequence[_Entry]) -> tuple[list[float], _Cosines]:
     """Norms of adapters, and cosines of pairs, exactly.
 
     Raises
     ------
-    ParamError : adapters of several models.
+    FormatError : NaN or infinity in one of them.
     """
-    try:
-        aligned = groups.align(stack, split=True)
-    except FormatError as error:
-        message = f"adapters of the pool do not go together: {error}"
-        raise ParamError(message) from error
+    stack = [one.adapter for one in entries if one.adapter is not None]
+    if groups.agreed(stack) is None:
+        # Part of a model can look like that of another one; here names and sizes fit.
+        stack = [replace(one, architecture=None, candidates=()) for one in stack]
+    aligned = groups.align(stack, split=True)
     analysis = passing.products(aligned, stack, backend_of("rust"))
     meetings = pooling.Meetings.of(analysis.groups, pooling.weights_of(analysis), len(stack))
     cosines = {(p.first, p.second): p.cosine or 0.0 for p in meetings.pool()}
     return [math.sqrt(energy) for energy in meetings.energy()], cosines
 
 
-def _place(entry: _Entry) -> tuple[bool, float, float, str]:
+def _place(entry: _Entry) -> tuple[bool, float, float, Path]:
+    """Order of the list: words, strength; then by name."""
     one = entry.candidate
-    return (not entry.stays, -one.relevance, -(one.norm or 0.0), str(one.path))
+    return (not entry.stays, -one.relevance, -(one.norm or 0.0), one.path)

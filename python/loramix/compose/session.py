@@ -1,8 +1,7 @@
 """The denoiser's calls of a pipeline, each made of several forwards."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,13 +16,12 @@ from loramix.compose.functional.masking import fit
 from loramix.compose.functional.parts import parts_of, whole
 from loramix.compose.guidance import Cfg, Guidance, Recentred, Side
 from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
+from loramix.compose.recording import Record
 from loramix.errors import ParamError
 
 Role: TypeAlias = Literal["batch", "conditional", "unconditional", "again"]
 """Which rows a call has: unconditional, then conditional ones; one kind; conditional ones again."""
 _SIDES: tuple[Side, Side] = ("unconditional", "conditional")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -31,18 +29,13 @@ class _State:
     """What is known in the middle of a run."""
 
     memory: object
+    record: Record
     prior: tuple[float, ...] = ()
-    swaps: int = 0
     step: int = -1
     steps: int | None = None
     blend: Blend | None = None
     role: Role | None = None
     timestep: float = float("nan")
-    found: list[Step] = field(default_factory=list)
-    guided: set[int] = field(default_factory=set)
-    plain: set[int] = field(default_factory=set)
-    broken: bool = False
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +91,17 @@ class Session:
     def runs(self) -> tuple[Run, ...]:
         """Those that are over, and the one that is not."""
         state = self._state
-        now = [self._account(state)] if state is not None and state.found else []
+        now = [self._account(state.record)] if state is not None and state.record.steps else []
         return (*self._runs, *now)
 
     def begin(self) -> None:
         """Note that the pipeline starts to denoise."""
         self._runs = list(self.runs)
-        self._state = _State(
-            self._prepared, swaps=self._attached.swaps,
-            steps=getattr(self._pipe, "_num_timesteps", None),
-        )  # fmt: skip
+        self._state = self._fresh(getattr(self._pipe, "_num_timesteps", None))
+
+    def _fresh(self, steps: int | None = None) -> _State:
+        record = Record(self._settings.shown, self._attached.swaps)
+        return _State(self._prepared, record, steps=steps)
 
     def enter(self, context: str | None) -> None:
         """Note what the pipeline says about its next call."""
@@ -141,13 +135,13 @@ class Session:
 
     def _answer(self, denoiser: Any, forward: Forward, arguments: Arguments) -> Any:  # noqa: ANN401
         """`call`, with all arguments by name."""
-        state = self._state = self._state or _State(self._prepared, swaps=self._attached.swaps)
+        state = self._state = self._state or self._fresh()
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
             state.timestep = _number(arguments["timestep"])
         if role in ("batch", "unconditional"):
-            state.guided.add(state.step)
+            state.record.guided.add(state.step)
         state.role = role
         sides, rows = (2 if role == "batch" else 1), len(arguments[self._family.latents])
         if rows % sides:
@@ -165,7 +159,7 @@ class Session:
             return forward(**arguments)
         passes = self._wanted(state, role, self._family.space(arguments))
         latents, wrap = self._forwards.run(forward, arguments, passes)
-        self._note_broken(state, latents)
+        state.record.look(state.step, latents)
         composed = self._composed(state, role, latents)
         self._count(state, role, len(latents) * sides, _known(state.blend).table)
         return wrap(self._family.packed(composed, arguments))
@@ -196,7 +190,7 @@ class Session:
             passes = settings.mode.passes(self._moment(state, space), state.memory)
             sides = _SIDES if role == "batch" else _SIDES[1:]
             if all(one.plain for one in passes):
-                state.plain.add(state.step)
+                state.record.plain.add(state.step)
             reads = any(self._guidance(passes).reads(side) for side in sides)
         return (BASE, *passes) if reads and BASE not in passes else passes
 
@@ -269,55 +263,29 @@ class Session:
         """Add to the account of the step."""
         if role in ("batch", "conditional"):
             table = np.ascontiguousarray(to_numpy(weights), dtype=np.float32)
-            state.found.append(Step(state.step, state.timestep, forwards, table))
+            state.record.add(Step(state.step, state.timestep, forwards, table))
         else:
-            last = state.found[-1]
-            state.found[-1] = replace(last, forwards=last.forwards + forwards)
+            state.record.add_forwards(forwards)
 
     @property
     def forwards(self) -> int:
         """Of the run that is not over."""
-        return sum(step.forwards for step in self._state.found) if self._state else 0
+        return sum(step.forwards for step in self._state.record.steps) if self._state else 0
 
     def note(self, text: str) -> None:
         """Tell the user something, once per run."""
-        if self._state is not None and text not in self._state.notes:
-            self._state.notes.append(text)
-            _log.info("%s", text)
+        if self._state is not None:
+            self._state.record.note(text)
 
-    def _note_broken(self, state: _State, latents: Mapping[Pass, Array]) -> None:
-        """Say where the first prediction is that is not all numbers; the rest follows from it."""
-        if state.broken:
-            return
-        xp = library_of(next(iter(latents.values())))
-        # Both are NaN where anything is; nothing as large as a prediction is made.
-        ends = xp.stack([end(one) for one in latents.values() for end in (xp.amax, xp.amin)])
-        whole = np.isfinite(to_numpy(ends)).reshape(-1, 2).all(axis=1)
-        for one, fine in zip(latents, whole, strict=True):
-            if not fine:
-                state.broken = True
-                who = " + ".join(self._settings.shown[i] for i in one.active) or "the base"
-                kind = str(ends.dtype).removeprefix("torch.")
-                wider = "torch.bfloat16 or torch.float32, or " if kind == "float16" else ""
-                self.note(
-                    f"step {state.step}: the prediction of {who} has NaN or infinity in {kind}, "
-                    f"and so has what follows: try {wider}smaller weights"
-                )
-                return
-
-    def _account(self, state: _State) -> Run:
+    def _account(self, record: Record) -> Run:
         """What is known of a run."""
-        guidance, notes = self._settings.guidance, [*self._settings.notes, *state.notes]
+        guidance = self._settings.guidance
         recentres = isinstance(guidance, Recentred) and guidance.lambda_ > 0
-        composed = {step.number for step in state.found} - state.plain
-        if any(self._settings.prior) and recentres and (missed := sorted(composed - state.guided)):
-            where = "" if len(missed) == len(state.found) else f" in {_spans(missed)}"
-            notes.append(
-                f"no unconditional prediction was asked for{where} (a guidance-distilled model, or "
-                f"guidance is off): {'they were not' if where else 'nothing was'} re-centred"
-            )
-        swaps = self._attached.swaps - state.swaps
-        return Run(self._settings.shown, tuple(state.found), tuple(notes), swaps)
+        return record.account(
+            self._settings.notes,
+            self._attached.swaps,
+            recentres=recentres and any(self._settings.prior),
+        )
 
 
 def _known(blend: Blend | None) -> Blend:
@@ -336,15 +304,3 @@ def _known(blend: Blend | None) -> Blend:
 def _number(timestep: Any) -> float:  # noqa: ANN401 - a number or a tensor
     """The timestep of the first row."""
     return float(timestep.reshape(-1)[0]) if hasattr(timestep, "reshape") else float(timestep)
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Rising numbers of steps in words: ``step 3``, ``steps 1-3, 7``."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1][1:] = [number]
-        else:
-            spans.append([number])
-    words = ", ".join("-".join(map(str, span)) for span in spans)
-    return f"{'step' if len(numbers) == 1 else 'steps'} {words}"

@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-
-def tuner_layers(module: Any) -> dict[str, Any]:  # noqa: ANN401 - torch's
-    """The layers of a module that hold adapters, by name."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return {name: one for name, one in module.named_modules() if isinstance(one, BaseTunerLayer)}
+from loramix.compose.components import tuner_layers
 
 
 @dataclass(frozen=True, slots=True)

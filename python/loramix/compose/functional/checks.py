@@ -1,8 +1,19 @@
 """Ranges of numbers, refused in the words of the house."""
 
 import math
+from numbers import Integral, Real
+
+import numpy as np
 
 from loramix.errors import ParamError
+
+
+def number_of(value: object) -> object:
+    """What an array without axes holds (NumPy's or torch's), as Python has it; others as they are.
+
+    A number in bfloat16 or float32 is the one that it is rounded to.
+    """
+    return value.item() if getattr(value, "shape", None) == () else value  # type: ignore[attr-defined]
 
 
 def check_number(
@@ -14,8 +25,8 @@ def check_number(
     high: float = math.inf,
     above: bool = False,
     infinite: bool = False,
-) -> None:
-    """Refuse what is no number in [low, high].
+) -> float:
+    """Refuse what is no number in [low, high]; the others as Python has them.
 
     Parameters
     ----------
@@ -26,11 +37,12 @@ def check_number(
     ------
     ParamError : it is not; the message names the range.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = (value > low if above else value >= low) and value <= high
-        if inside and (infinite or math.isfinite(value)):
-            return
-    left = f"({low:g}" if above else f"[{low:g}"
+    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+        number = float(value)
+        inside = (number > low if above else number >= low) and number <= high
+        if inside and (infinite or math.isfinite(number)):
+            return number
+    left = f"({low:g}" if above or low == -math.inf else f"[{low:g}"
     right = "inf]" if infinite else "inf)" if high == math.inf else f"{high:g}]"
     message = f"{owner}: {name} = {value}: allowed is a number in {left}, {right}"
     raise ParamError(message)
@@ -43,7 +55,7 @@ def check_count(owner: str, name: str, value: object, *, low: int = 1) -> None:
     ------
     ParamError : it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         message = f"{owner}: {name} = {value}: allowed is a whole number of at least {low}"
         raise ParamError(message)
 

@@ -29,7 +29,7 @@ def fit(mask: Array, height: int, width: int) -> F64:
     Raises
     ------
     ShapeError : not two axes, or one without a pixel.
-    ParamError : values outside [0, 1], or NaN.
+    ParamError : no array of numbers, values outside [0, 1], or NaN.
     """
     values = check_mask(mask)
     rows, columns = (_cover(*pair) for pair in zip(values.shape, (height, width), strict=True))
@@ -44,7 +44,11 @@ def check_mask(mask: Array, name: str = "fit") -> F64:
     ShapeError : not two axes, or one without a pixel.
     ParamError : values outside [0, 1], or NaN.
     """
-    values: F64 = to_numpy(mask).astype(np.float64)
+    try:
+        values: F64 = to_numpy(mask).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"{name}: {type(mask).__name__} is no mask: give an array of (rows, columns)"
+        raise ParamError(message) from error
     if values.ndim != 2 or 0 in values.shape:
         message = f"{name}: a mask of shape {values.shape}: (rows, columns) is needed"
         raise ShapeError(message)
