@@ -6,6 +6,7 @@ from pathlib import Path
 
 from loramix.analysis import passing, storing
 from loramix.analysis.statistics import Analysis
+from loramix.arguments import check_threads
 from loramix.errors import OutputError, ParamError
 from loramix.groups import align
 from loramix.io.text import refuse_place, write_text
@@ -76,10 +77,10 @@ def analyze(
     if not sources:
         message = "no adapters: analyze needs at least one file, folder or loaded adapter"
         raise ParamError(message)
-    for name, value in (("samples", samples), ("threads", threads)):
-        if value is not None and value < 1:
-            message = f"{name} = {value}: at least 1"
-            raise ParamError(message)
+    check_threads(threads)
+    if samples is not None and samples < 1:
+        message = f"samples = {samples}: at least 1"
+        raise ParamError(message)
     refuse_twice(sources)
     stack = open_all(sources, architecture=architecture, skip=skip, base=base, rslora=rslora)
     target = None if path is None else Path(path)

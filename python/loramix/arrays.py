@@ -40,7 +40,7 @@ def bytes_of(array: Any) -> Bytes:  # noqa: ANN401 - numpy or torch
     if is_torch(array):
         import torch
 
-        flat = array.detach().cpu().contiguous().reshape(-1)
+        flat = array.detach().cpu().resolve_neg().contiguous().reshape(-1)
         if flat.numel() == 0:  # a view of nothing may have strides that forbid another type
             return code, np.empty(0, dtype=np.uint8)
         return code, flat.view(torch.uint8).numpy()
@@ -81,7 +81,7 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - likewise
         return np.asarray(array)
     import torch
 
-    tensor = array.detach().cpu()
+    tensor = array.detach().cpu().resolve_neg()
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from loramix.arguments import check_threads
 from loramix.backends import backend_of
 from loramix.deciding import Opened, Ticker, Wish, policy_for
 from loramix.digests import Hashing
-from loramix.errors import ParamError
 from loramix.executing import placing, running
 from loramix.executing.running import Merged
 from loramix.finding import find
@@ -71,9 +71,7 @@ def convert(  # noqa: PLR0913 - one keyword for each thing that may be said
         rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect,
         client=client, verbatim=True,
     )  # fmt: skip
-    if threads is not None and threads < 1:
-        message = f"threads = {threads}: at least 1, or None for all cores"
-        raise ParamError(message)
+    check_threads(threads)
     wish = Wish(policy_for("linear"), output=output)
     device = backend_of("rust")
     with Hashing() as hashing:

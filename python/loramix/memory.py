@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loramix import _core, arrays
+from loramix.arguments import check_threads, deltas_of, weights_of, word
 from loramix.backends import backend_of
 from loramix.backends.base import Backend, Job
 from loramix.errors import OutputError, ParamError
@@ -85,20 +86,9 @@ def combine(
     array([[2., 0.],
            [0., 2.]])
     """
-    if not deltas:
-        message = "no deltas: combine needs at least one"
-        raise ParamError(message)
-    arrays.check_alike(deltas)
-    each = np.ones(len(deltas)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if each.shape != (len(deltas),) or not np.isfinite(each).all():
-        message = f"weights {weights}: one finite number for each of {len(deltas)} deltas"
-        raise ParamError(message)
-    if not 0 <= seed < 2**64:
-        message = f"seed = {seed}: allowed is 0 to 2^64 - 1"
-        raise ParamError(message)
-    if threads is not None and threads < 1:
-        message = f"threads = {threads}: at least 1, or None for all cores"
-        raise ParamError(message)
+    check_threads(threads)
+    deltas, seed = deltas_of(deltas), word("seed", seed)
+    each = weights_of(weights, len(deltas))
     chosen = method_of(method, sparsify=sparsify, refine=refine, space=space)
     if isinstance(chosen, Coefficients):
         return cast("Array", _linear(deltas, chosen, each, threads))

@@ -6,11 +6,11 @@ from pathlib import Path
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
+from loramix.arguments import check_threads
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.converting import convert
 from loramix.deciding import Opened, Ticker, Wish, policy_for
-from loramix.errors import ParamError
 from loramix.executing import placing, running
 from loramix.executing.running import Merged
 from loramix.methods import Level, Method, Space
@@ -103,7 +103,7 @@ def merge(  # noqa: PLR0913 - the one call with every option
     there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
     wish = Wish(policy, tuple(rules), output or Output(), seed, samples, there)
     device = backend_of(backend)
-    _check_threads(threads)
+    check_threads(threads)
     stack = Opened.of(
         sources, weights, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
     )
@@ -161,7 +161,7 @@ def plan(  # noqa: PLR0913 - what merge takes, but for the path
     there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
     wish = Wish(policy, tuple(rules), output or Output(), seed, samples, there)
     device = backend_of(backend)
-    _check_threads(threads)
+    check_threads(threads)
     stack = Opened.of(
         sources, weights, wish, architecture=architecture, skip=skip, base=base, rslora=rslora
     )
@@ -196,7 +196,7 @@ def follow(
     """
     found = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     device = backend_of(found.backend if backend is None else backend)
-    _check_threads(threads)
+    check_threads(threads)
     wish = Wish.of(found)
     adapters, weights = open_recipe(found, base)
     stack = Opened.of(adapters, weights, wish)
@@ -220,7 +220,7 @@ def execute(
     backend : default: that of the plan.
     threads, progress : see `merge`.
     """
-    _check_threads(threads)
+    check_threads(threads)
     device = backend_of(backend or plan.backend)
     target = None if path is None else Path(path)
     if target is not None:
@@ -273,6 +273,7 @@ def resize(  # noqa: PLR0913 - one keyword for each thing that may be said
     >>> small = loramix.resize("style.safetensors", total_error=0.05,
     ...                        path="small.safetensors")  # doctest: +SKIP
     """
+    check_threads(threads)
     output = Output(
         rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect, client=client
     )
@@ -310,9 +311,3 @@ def _execute(
 ) -> Merged:
     ticker.total = ticker.done + 2 * len(plan.steps)
     return running.execute(plan, target, backend=device, threads=threads, step=ticker.add)
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and threads < 1:
-        message = f"threads = {threads}: at least 1, or None for all cores"
-        raise ParamError(message)

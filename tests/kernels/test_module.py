@@ -88,7 +88,7 @@ PAIR = [ARRAY, -ARRAY]
         (lambda: kernels.sign_conflict(PAIR, threads=0), ParamError, "threads = 0"),
         (lambda: kernels.elect_sign(PAIR, weights=[1]), ParamError, "each of 2 deltas"),
         (lambda: kernels.elect_sign(PAIR, weights=[1, math.nan]), ParamError, "finite"),
-        (lambda: kernels.elect_sign(PAIR, weights="no"), ParamError, "weights no"),
+        (lambda: kernels.elect_sign(PAIR, weights="no"), ParamError, "weights = no"),
         (lambda: kernels.elect_sign(PAIR, weights=[1, 1e39]), ParamError, "3.4e38"),
         (lambda: kernels.elect_sign(PAIR, weights=[1, 3e38]), OutputError, "too large"),
         (lambda: kernels.elect_sign(PAIR, vote="loud"), ParamError, "vote = 'loud'"),

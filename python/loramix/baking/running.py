@@ -10,6 +10,7 @@ from pathlib import Path
 from loramix.analysis.passing import SAMPLES
 from loramix.analysis.statistics import Analysis
 from loramix.analyzing import Analyzed
+from loramix.arguments import check_threads
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.baking.adding import Added, Adder, Strip, Survival, strips_of
@@ -177,9 +178,7 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     >>> baked = loramix.bake("model.safetensors", ["style.safetensors"], weights=[0.8],
     ...                      path="styled.safetensors")  # doctest: +SKIP
     """
-    if threads is not None and threads < 1:
-        message = f"threads = {threads}: at least 1, or None for all cores"
-        raise ParamError(message)
+    check_threads(threads)
     model = base if isinstance(base, Checkpoint) else open_checkpoint(base)
     model = model.read_as(architecture)
     if recipe is not None:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from loramix.arguments import check_threads
 from loramix.diffing.judging import Verdict, judge, tolerance_of, types_of
 from loramix.diffing.measuring import Pair, TargetPair, compare, pair_of
 from loramix.errors import ParamError
@@ -94,6 +95,7 @@ def diff(
     >>> loramix.diff("mine.safetensors", "converted.safetensors").sentence  # doctest: +SKIP
     'the same deltas'
     """
+    check_threads(threads)
     if tolerance is not None and not 0 <= tolerance <= 2:
         message = f"tolerance = {tolerance}: allowed is [0, 2]"
         raise ParamError(message)

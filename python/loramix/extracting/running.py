@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from loramix.arguments import check_threads
 from loramix.backends import backend_of
 from loramix.deciding import Ticker
-from loramix.errors import OutputError, ParamError
+from loramix.errors import OutputError
 from loramix.executing import placing, running
 from loramix.executing.running import Merged
 from loramix.extracting.pairs import Pair
@@ -66,9 +67,7 @@ def extract(
     Cost: one read of both models to compare them, one of what changed, and what the range finder
     takes: about 300 flops per entry and 16 ranks.  Resident: a few differences at a time.
     """
-    if threads is not None and threads < 1:
-        message = f"threads = {threads}: at least 1, or None for all cores"
-        raise ParamError(message)
+    check_threads(threads)
     if (rank, energy, max_error) == (None, None, None):
         rank = _RANK
     output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)

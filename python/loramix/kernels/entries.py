@@ -1,15 +1,15 @@
 """What the verbs share: checks of arguments, shapes for the kernels, the way back."""
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from loramix import _core, arrays
-from loramix.errors import FormatError, OutputError, ParamError
+from loramix.arguments import check_threads, deltas_of
+from loramix.errors import OutputError
 from loramix.methods.base import Program
 from loramix.raw import Site
 from loramix.refusals import with_names
@@ -19,63 +19,15 @@ _WIDTHS = range(1 << 8, (1 << 16) + 1)
 """Columns with which the kernels cut a matrix into tiles of the size that they like."""
 
 
-def check(deltas: Sequence[Any], threads: int | None) -> None:
-    """Refuse what is no stack of arrays of one shape and type.
+def checked(deltas: Iterable[Any], threads: int | None) -> list[Any]:
+    """Arrays of one shape and type, see `deltas_of`.
 
     Raises
     ------
-    FormatError : something else than an array.  ShapeError : they differ.  ParamError : there are
-    none; bad ``threads``.
+    ParamError : bad ``threads``; those of `deltas_of`.
     """
-    if len(deltas) == 0:
-        message = "no deltas: at least one is needed"
-        raise ParamError(message)
-    for index, delta in enumerate(deltas):
-        if not (isinstance(delta, np.ndarray) or arrays.is_torch(delta)):
-            message = f"delta {index} is a {type(delta).__name__}: give NumPy arrays or tensors"
-            raise FormatError(message)
-    arrays.check_alike(deltas)
-    if threads is not None and threads < 1:
-        message = f"threads = {threads}: at least 1, or None for all cores"
-        raise ParamError(message)
-
-
-def sizes_of(weights: Sequence[float] | None, count: int) -> F64:
-    """Weights of deltas, 1 by default.
-
-    Raises
-    ------
-    ParamError : not one number for each that f32 holds.
-    """
-    if weights is None:
-        return np.ones(count)
-    try:
-        sizes = np.asarray(weights, dtype=np.float64)
-    except (TypeError, ValueError):
-        sizes = np.empty(0)
-    if sizes.shape != (count,) or not (np.abs(sizes) <= np.finfo(np.float32).max).all():
-        message = (
-            f"weights {weights}: one finite number, at most 3.4e38, for each of {count} deltas"
-        )
-        raise ParamError(message)
-    return sizes
-
-
-def word(name: str, value: int) -> int:
-    """A number of 64 bits.
-
-    Raises
-    ------
-    ParamError : it is none.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**64:
-        message = f"{name} = {value}: allowed is an integer from 0 to 2^64 - 1"
-        raise ParamError(message)
-    return number
+    check_threads(threads)
+    return deltas_of(deltas)
 
 
 def flat_shape(size: int) -> tuple[int, int]:

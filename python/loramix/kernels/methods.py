@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from loramix.kernels.entries import check, flat_shape, sizes_of, word
+from loramix.arguments import weights_of, word
+from loramix.kernels.entries import checked, flat_shape
 from loramix.memory import Array, combine
 from loramix.methods.base import Elementwise
 from loramix.methods.consensus import Consensus
@@ -211,8 +212,8 @@ def _combine(
     flat: bool = False,
 ) -> Any:  # noqa: ANN401 - numpy or torch
     """`combine`, of deltas in a shape with small tiles where the method looks at entries only."""
-    check(deltas, threads)
-    sizes, seed = sizes_of(weights, len(deltas)).tolist(), word("seed", seed)
+    deltas = checked(deltas, threads)
+    sizes, seed = weights_of(weights, len(deltas)).tolist(), word("seed", seed)
     shape = tuple(deltas[0].shape)
     inner = flat_shape(math.prod(shape)) if flat else shape
     same = [delta.reshape(inner) for delta in deltas]

@@ -6,8 +6,9 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from loramix import _core, arrays
+from loramix.arguments import weights_of
 from loramix.errors import ParamError
-from loramix.kernels.entries import back, check, run, sizes_of
+from loramix.kernels.entries import back, checked, run
 from loramix.memory import Array
 from loramix.methods.base import Program
 from loramix.methods.tall import Tall
@@ -46,7 +47,7 @@ def gram(deltas: Sequence[Array], *, threads: int | None = None) -> F64:
     array([[25.,  3.],
            [ 3.,  1.]])
     """
-    check(deltas, threads)
+    deltas = checked(deltas, threads)
     views = [arrays.bytes_of(delta) for delta in deltas]
     flat = with_names([], lambda: _core.dense_gram(views, threads=threads))
     found = np.array(flat).reshape(len(deltas), -1)
@@ -89,7 +90,7 @@ def sign_conflict(deltas: Sequence[Array], *, threads: int | None = None) -> F64
     array([[0. , 0.5],
            [0.5, 0. ]])
     """
-    check(deltas, threads)
+    deltas = checked(deltas, threads)
     views = [arrays.bytes_of(delta) for delta in deltas]
     counts = with_names([], lambda: _core.disagreement(views, threads=threads))
     conflicts, overlaps = (np.array(c, dtype=np.float64).reshape(len(deltas), -1) for c in counts)
@@ -143,8 +144,8 @@ def elect_sign(
     >>> kernels.elect_sign(deltas, vote="count")
     array([1., 1., 0.])
     """
-    check(deltas, threads)
-    sizes = sizes_of(weights, len(deltas))
+    deltas = checked(deltas, threads)
+    sizes = weights_of(weights, len(deltas))
     if vote not in ("mass", "count"):
         message = f"elect_sign: vote = {vote!r}: mass or count"
         raise ParamError(message)
@@ -200,8 +201,8 @@ def tall_masks(
     array([[ True, False, False],
            [False, False,  True]])
     """
-    check(deltas, threads)
-    sizes = sizes_of(weights, len(deltas))
+    deltas = checked(deltas, threads)
+    sizes = weights_of(weights, len(deltas))
     rule = Tall(lambda_)
     views = [arrays.bytes_of(delta) for delta in deltas]
     masks = np.empty((len(deltas), *deltas[0].shape), dtype=np.bool_)

@@ -5,7 +5,8 @@ from typing import Any, cast
 import numpy as np
 
 from loramix import arrays
-from loramix.kernels.entries import back, check, run, word
+from loramix.arguments import word
+from loramix.kernels.entries import back, checked, run
 from loramix.memory import Array
 from loramix.methods.base import Keep, Program, check_shares
 from loramix.methods.dare import Dare
@@ -181,6 +182,6 @@ def _kept(
     site: Site,
     threads: int | None,
 ) -> Any:  # noqa: ANN401 - likewise
-    check([delta], threads)
+    checked([delta], threads)
     by_rows = program.keep.rule == "ranked"
     return back(run([delta], np.ones(1), program, site, threads, by_rows=by_rows), delta)

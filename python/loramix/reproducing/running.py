@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loramix._core import VERSION
 from loramix.adapters import loading
+from loramix.arguments import check_threads
 from loramix.backends import backend_of
 from loramix.backends.base import Backend
 from loramix.deciding import Opened, Ticker, Wish
@@ -103,6 +104,7 @@ def reproduce(
     >>> loramix.reproduce("ab.safetensors", ["downloads"]).identical  # doctest: +SKIP
     True
     """
+    check_threads(threads)
     there = _found(path)
     file, config = there.file, there.config
     old = SafetensorsFile(file)
