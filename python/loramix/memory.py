@@ -230,6 +230,9 @@ def _checked(values: Any, delta: Any) -> object:  # noqa: ANN401 - likewise
     with np.errstate(over="ignore", invalid="ignore"):
         result = arrays.cast_like(values, delta)
     if not (arrays.is_finite(values) and arrays.is_finite(result)):
-        message = f"a result too large for {delta.dtype} (this method works in f32)"
+        message = (
+            f"a result too large for {delta.dtype}: this method works in float32, and its result "
+            "must fit into both; give smaller weights, or deltas of a wider type"
+        )
         raise OutputError(message)
     return result

@@ -42,10 +42,14 @@ def _of_file(kind: str, text: str, group: Group, member: int | None, side: str |
         factors = group.members[member]
         key = factors.keys[0 if side == "up" else 1]
         where, text = f"{factors.file}: ", f"{key} holds NaN or infinity"
-    return f"{where}{text}{_ADVICE.get(kind, '')}"
+    return f"{where}{text}{_advice(kind, text)}"
 
 
-_ADVICE = {
-    "non_finite": "; the file is damaged or its training diverged: get another copy",
-    "overflow": "; write a wider type with --dtype bf16 or f32",
-}
+def _advice(kind: str, text: str) -> str:
+    """What to try."""
+    if kind == "non_finite":
+        return "; the file is damaged or its training diverged: get another copy"
+    if kind != "overflow":
+        return ""
+    wide = text.endswith(("F32", "BF16", "F64"))  # types with the largest exponents there are
+    return "; give smaller weights" if wide else "; write a wider type with --dtype bf16 or f32"

@@ -15,7 +15,8 @@ class Elect:
     this is `Linear`.  `Ties` takes a mean instead, at the strength of the heaviest: a light
     adapter then comes out at full strength wherever it is alone; here it never does.
 
-    Breaks continuity: the sign of an entry is won or lost.
+    Breaks continuity: the sign of an entry is won or lost.  Where a vote cancels but for rounding,
+    rounding elects, as in `Ties`.
 
     References
     ----------

@@ -74,8 +74,9 @@ def check_part(owner: str, name: str, value: float) -> None:
 
     Raises
     ------
-    ParamError : it is.
+    ParamError : it is, or is no number.
     """
-    if not 0 <= value <= 1:
-        message = f"{owner}: {name} = {value}: allowed is [0, 1]"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value <= 1):
+        message = f"{owner}: {name} = {value}: allowed is a number in [0, 1]"
         raise ParamError(message)

@@ -18,7 +18,8 @@ class Ties:
     ``M = max|w| * sum w_i d_i / sum |w_i|`` over the winners.
 
     Breaks two laws: equal adapters come back trimmed, and an entry is in or out, so the result
-    jumps where magnitudes or signs change places.
+    jumps where magnitudes or signs change places.  Where a vote cancels but for rounding, rounding
+    elects: of entries made in f32 from factors, and of a sum in stack order.
 
     Parameters
     ----------
