@@ -20,8 +20,10 @@ GROUP = Group(Target("unet.x", (8, 8)), (), ())
     ],
 )
 def test_a_type_that_is_wide_already_wants_smaller_weights(dtype: str, advice: str) -> None:
+    error = _core.CoreError("overflow", f"a result too large for {dtype}", 0, None, None)
+
     def refuse() -> None:
-        raise _core.CoreError("overflow", f"a result too large for {dtype}", 0, None, None)
+        raise error
 
     with pytest.raises(OutputError) as caught:
         with_names([GROUP], refuse)
