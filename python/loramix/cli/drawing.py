@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loramix.compose.families import FAMILIES, family_of_class
 from loramix.errors import FormatError, ModelError, OutputError, ParamError
-from loramix.finding import PIPELINE, cached
 
 if TYPE_CHECKING:
     from loramix.compose import Composition, Run
@@ -65,6 +63,8 @@ def refuse_model(model: str, call: Mapping[str, Any]) -> None:
     ModelError : no folder of a pipeline.
     ParamError : of a kind that is not known, or that does not make a picture of a prompt.
     """
+    from loramix.finding import PIPELINE
+
     folder = _folder_of(model)
     if folder is None:
         return
@@ -78,6 +78,8 @@ def refuse_model(model: str, call: Mapping[str, Any]) -> None:
 
 
 def _folder_of(model: str) -> Path | None:
+    from loramix.finding import cached
+
     if Path(model).exists():
         return Path(model)
     try:
@@ -95,9 +97,11 @@ def _kind_in(model: str, index: Path) -> type:
     """
     import diffusers
 
+    from loramix.compose.families import FAMILIES
+
     if not index.is_file():
         message = (
-            f"{model}: no {PIPELINE} there: name the folder of a diffusers pipeline, as "
+            f"{model}: no {index.name} there: name the folder of a diffusers pipeline, as "
             "save_pretrained writes it"
         )
         raise ModelError(message)
@@ -182,6 +186,8 @@ def refuse_call(kind: type, call: Mapping[str, Any]) -> None:
     ------
     ParamError : what it is, and what to do.
     """
+    from loramix.compose.families import family_of_class
+
     name = kind.__name__
     family_of_class(kind)
     known = inspect.signature(kind.__call__).parameters

@@ -1,7 +1,7 @@
 """Which cells a run measures."""
 
 from loramix_testbed.matrix.ablations import ablations
-from loramix_testbed.matrix.methods import METHODS, PAIRED
+from loramix_testbed.matrix.methods import FURTHER, METHODS, PAIRED
 from loramix_testbed.matrix.running import Cell
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
 
@@ -25,6 +25,7 @@ def full() -> list[Cell]:
     cells = quick() + [_alone(stack) for stack in alone("calibration")]
     stacks = [*mixed("calibration"), *others("held-out"), *others("calibration")]
     cells += [Cell(s, name, way) for s in stacks for name, way in METHODS.items()]
+    cells += [Cell(s, name, way) for s in mixed("held-out") for name, way in FURTHER.items()]
     return cells + ablations()
 
 

@@ -146,6 +146,11 @@ METHODS: Mapping[str, Way] = {
 }
 """What the quick matrix compares."""
 
+FURTHER: Mapping[str, Way] = {
+    name: Merged(name) for name in ("retain", "ortho", "elect", "tsv", "iso-cts")
+}
+"""Fixed merges that the full matrix compares besides, on the held-out mixed stacks."""
+
 PAIRED: Mapping[str, Way] = {
     "merge as a mode": Composed("merge"),
     "w-switch": Composed("w-switch"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from loramix_testbed.matrix.ablations import ABLATIONS, base_of
 from loramix_testbed.matrix.calibrating import objective
-from loramix_testbed.matrix.methods import METHODS, PAIRED
+from loramix_testbed.matrix.methods import FURTHER, METHODS, PAIRED
 from loramix_testbed.matrix.stacks import mixed as mixed_stacks
 from loramix_testbed.matrix.stacks import others
 from loramix_testbed.places import CALIBRATION
@@ -71,7 +71,7 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
     folder : where the files of `calibrate` are, if there are any.
     """
     measured = rows(cells, "held-out")
-    held = [row for row in measured if row.method in {**METHODS, **PAIRED}]
+    held = [row for row in measured if row.method in {**METHODS, **FURTHER, **PAIRED}]
     changed = rows(_compared(cells), "held-out")
     mixed = [row for row in held if row.kind == "mixed"]
     parts = [_HEAD, _alone(held)]

@@ -7,12 +7,14 @@ import numpy as np
 
 from loramix_testbed.judging.intervals import Interval
 from loramix_testbed.matrix.ablations import WEIGHTED
+from loramix_testbed.matrix.methods import FURTHER
 from loramix_testbed.report.markdown import spelled
 from loramix_testbed.report.summary import Row, ahead, both_of
 
 _RIVALS = (
     *("sum", "1/N", "average", "slerp", "karcher", "ties", "dare"),
     *("knots(ties)", "core(ties)", "iso-c"),
+    *FURTHER,
 )
 
 
