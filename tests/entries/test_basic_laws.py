@@ -139,3 +139,13 @@ def test_results_are_finite_or_refused(name: str, dtype: str, value: float, weig
     except LoramixError:
         return
     assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("method", ["dare", "dare-ties", "della", "della-ties"])
+def test_one_more_at_the_end_changes_no_draw_of_the_others(method: str) -> None:
+    deltas = list(np.random.default_rng(5).standard_normal((2, 40, 33)).astype(np.float32))
+    two = combine(deltas, method, seed=9)
+    more = combine([*deltas, np.zeros_like(deltas[0])], method, seed=9)
+    front = combine([np.zeros_like(deltas[0]), *deltas], method, seed=9)
+    assert np.array_equal(two, more)
+    assert not np.array_equal(two, front)
