@@ -116,7 +116,8 @@ def _listed(deltas: Iterable[Any]) -> list[Any]:
     if not isinstance(deltas, Iterable) or isinstance(deltas, str | bytes):
         message = f"deltas are a {type(deltas).__name__}: give a list of arrays"
         raise ParamError(message)
-    return deltas if isinstance(deltas, list) else list(deltas)
+    # A sum or mean of arrays without axes is a NumPy number: that is an array of shape () again.
+    return [np.asarray(each) if isinstance(each, np.generic) else each for each in deltas]
 
 
 def _unfit(delta: object) -> str:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from analysis.cases import check, check_pairs, dense, draw, factors, group_of, statistics
-from hypothesis import given, settings
+from helpers import F64
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from loramix import FormatError, ParamError
@@ -47,7 +48,15 @@ def test_cells_of_about_a_tile(cols: int) -> None:
 )
 def test_any_shape(rows: int, cols: int, ranks: list[int], samples: int | None, seed: int) -> None:
     ranks = [min(rank, rows, cols) for rank in ranks]
-    check(draw((rows, cols), ranks, seed=seed, slope=0.9), samples)
+    members = draw((rows, cols), ranks, seed=seed, slope=0.9)
+    assume(all(is_clear(matrix) for m in members for matrix in (m.up, m.down)))
+    check(members, samples)
+
+
+def is_clear(factor: F64) -> bool:
+    """No direction is about as small as those that the overlap does not count."""
+    shares = np.linalg.svd(factor / np.linalg.norm(factor, 2), compute_uv=False)
+    return not ((shares > 1e-6) & (shares < 1e-4)).any()
 
 
 @pytest.mark.parametrize("samples", [None, 24], ids=str)

@@ -188,9 +188,10 @@ def test_bits_of_projected_deltas_do_not_depend_on_threads(case: Case) -> None:
 def test_weights_beyond_float32_are_refused_or_nothing() -> None:
     deltas = as_type(draw(12, 3))
     huge = [d / np.abs(d).max() * np.float32(1e38) for d in deltas]
-    for few, weights in ((deltas, [1e39, 1.0, 1.0]), (huge, [4.0, 3.0, 3.0])):
-        with pytest.raises(OutputError, match="too large"):
-            combine(few, "ties-published", weights=weights, refine="full-published")
+    with pytest.raises(ParamError, match=r"1e\+39.*at most 3.4e38"):
+        combine(deltas, "ties-published", weights=[1e39, 1.0, 1.0], refine="full-published")
+    with pytest.raises(OutputError, match="too large"):
+        combine(huge, "ties-published", weights=[4.0, 3.0, 3.0], refine="full-published")
     got = combine(deltas, "ties-published", weights=[1e-60, 1.0, 0.5], refine="refine-published")
     assert np.isfinite(got).all()
 

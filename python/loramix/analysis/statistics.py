@@ -66,7 +66,8 @@ class PairStatistics:
         larger root mean square, as published; over all positions if that leaves none.
     excess_error, loss_error : standard errors of `excess` and `lost_excess`.
     overlap : published subspace overlap: mean of left and right of
-        ``|Q_a^T Q_b|^2 / min(r_a, r_b)``, Q orthonormal bases of the factors.
+        ``|Q_a^T Q_b|^2 / min(r_a, r_b)``, Q orthonormal bases of the factors, without directions
+        below about 1e-5 of the largest.
     left, right : overlap weighted by energy: ``<G_a, G_b> / (|G_a| |G_b|)``, ``G = delta delta^T``
         for left and ``delta^T delta`` for right.
     left_chance, right_chance : what independent deltas with these spectra show on average.
