@@ -31,7 +31,8 @@ from loramix.methods.composite import mixer_of, space_of
 from loramix.planning.steps import Part, Step
 from loramix.raw import Site
 from loramix.refusals import with_names
-from loramix.tensors import F64, Tensor
+from loramix.rounding import significant
+from loramix.tensors import F32, F64, Tensor
 from loramix.types import Factors, Group, Target
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def combine(
     -----
     Cost: two reads of the deltas, one write, for methods that are linear combinations (summed in
     f64) or decide entry by entry (in f32).  Methods in joint bases (``space``, ``iso-c``, ...)
-    need those of dense matrices: O((n s)^3) for n deltas of smaller side s.
+    need those of dense matrices: O((n s)^3) for n deltas of smaller side s.  Of f16 and bf16
+    deltas they see the directions that are above the rounding of the entries (`loramix.rounding`),
+    so a rounded product of factors counts by its own rank; O(s^3) more for each.
 
     Examples
     --------
@@ -181,18 +184,20 @@ def _whole(
 
 
 def _step(method: Method, deltas: Sequence[Any], sizes: F64, site: Site) -> Step:
-    """Dense deltas as factors: one side is the matrix, the other the identity."""
+    """Dense deltas as factors: what rounding left of them, or the matrix beside an identity."""
     rows, cols = arrays.matrix_shape(deltas[0])
     side = min(rows, cols)
-    eye = Tensor(
-        "F32", (side, side), _view(np.eye(side, dtype=np.float32).reshape(-1).view(np.uint8))
-    )
+    eye = _tensor(np.eye(side, dtype=np.float32))
     target = Target("", (rows, cols))
 
     def factors(delta: Any) -> Factors:  # noqa: ANN401 - numpy or torch
         code, data = arrays.bytes_of(delta)
-        own = Tensor(code, (rows, cols), _view(data))
-        up, down = (eye, own) if rows <= cols else (own, eye)
+        values = arrays.to_numpy(delta).reshape(rows, cols).astype(np.float64)
+        if (clear := significant(values, code)) is not None:
+            up, down = map(_tensor, clear)
+        else:
+            own = Tensor(code, (rows, cols), _view(data))
+            up, down = (eye, own) if rows <= cols else (own, eye)
         return Factors(up, down, 1.0, ("", ""), "")
 
     owners = tuple(range(len(deltas)))
@@ -200,6 +205,12 @@ def _step(method: Method, deltas: Sequence[Any], sizes: F64, site: Site) -> Step
     weights = tuple(sizes.tolist())
     part = Part(group, method, weights, weights, 0, site)
     return Step(target, "", (), swap=False, parts=(part,), kind="joint")
+
+
+def _tensor(matrix: F32) -> Tensor:
+    return Tensor(
+        "F32", matrix.shape, _view(np.ascontiguousarray(matrix).reshape(-1).view(np.uint8))
+    )
 
 
 def _view(data: "npt.NDArray[np.uint8]") -> memoryview:
