@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import pairs, write_adapter
 
 import loramix
 from loramix import combine, kernels
 from loramix.errors import FormatError, LoramixError, ParamError
+from loramix.policies import Auto
 
 RNG = np.random.default_rng(3)
 STACK = RNG.standard_normal((3, 4, 5)).astype(np.float32)
@@ -82,6 +84,20 @@ def test_other_weights_are_refused(weights: Any) -> None:
         ParamError, match=r"one finite number, at most 3.4e38, for each of 3 deltas"
     ):
         combine(LIST, "linear", weights=weights)
+
+
+@pytest.mark.parametrize("policy", ["auto", "published:method=ties", Auto()])
+def test_a_policy_is_sent_to_merge(policy: Any) -> None:
+    with pytest.raises(ParamError, match=r"is a policy.* see loramix.merge; .* ties, "):
+        combine(LIST, policy)
+
+
+@pytest.mark.parametrize(("name", "near"), [("autoo", "auto"), ("tise", "ties")])
+def test_an_unknown_name_lists_methods_and_policies(name: str, near: str, tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a.safetensors", pairs(1))
+    words = rf"method '{name}' \(did you mean {near}\?\); known are the methods .*the policies auto"
+    with pytest.raises(ParamError, match=words):
+        loramix.merge([path, path], method=name)
 
 
 @pytest.mark.parametrize("seed", [1.5, "x", None, -1, 2**64])

@@ -98,7 +98,7 @@ def policy_for(
         message = f"floor = {floor}: allowed is (0, 1]"
         raise ParamError(message)
     if isinstance(method, str):
-        _refuse_nearly_a_policy(method)
+        _refuse_unknown(method)
     if not _is_policy(method):
         plain = cast("str | Method", method)
         chosen = method_of(plain, sparsify=sparsify, refine=refine, space=space)
@@ -122,12 +122,14 @@ def _is_policy(method: str | Method | Policy) -> bool:
     return isinstance(method, Policy)
 
 
-def _refuse_nearly_a_policy(text: str) -> None:
-    """Refuse a name that is closer to a policy than to a method; methods know only themselves."""
-    name = text.partition(":")[0]
-    near = hint(name, POLICIES)
-    if near and name not in POLICIES and not hint(name, METHODS):
-        message = f"method {name!r}{near}; see 'loramix methods'"
+def _refuse_unknown(text: str) -> None:
+    """Refuse a name that neither is; methods, which are looked up next, know only themselves."""
+    name, known = text.partition(":")[0], [*METHODS, *POLICIES]
+    if name not in known and "(" not in name:
+        message = (
+            f"method {name!r}{hint(name, known)}; known are the methods {', '.join(METHODS)}, and "
+            f"the policies {', '.join(POLICIES)}"
+        )
         raise ParamError(message)
 
 

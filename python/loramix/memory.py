@@ -14,6 +14,7 @@ from loramix.backends.base import Backend, Job
 from loramix.errors import OutputError, ParamError
 from loramix.executing.making import make
 from loramix.methods import (
+    METHODS,
     Coefficients,
     Composite,
     Elementwise,
@@ -29,6 +30,7 @@ from loramix.methods import (
 )
 from loramix.methods.composite import mixer_of, space_of
 from loramix.planning.steps import Part, Step
+from loramix.policies import POLICIES
 from loramix.raw import Site
 from loramix.refusals import with_names
 from loramix.rounding import significant
@@ -92,6 +94,7 @@ def combine(
     check_threads(threads)
     deltas, seed = deltas_of(deltas), word("seed", seed)
     each = weights_of(weights, len(deltas))
+    _refuse_policies(method)
     chosen = method_of(method, sparsify=sparsify, refine=refine, space=space)
     if isinstance(chosen, Coefficients):
         return cast("Array", _linear(deltas, chosen, each, threads))
@@ -103,6 +106,16 @@ def combine(
     device = backend_of(backend)
     values = _not_linear(used, chosen, seed, device, threads)
     return cast("Array", _checked(values, deltas[0]))
+
+
+def _refuse_policies(method: str | Method) -> None:
+    name = method.partition(":")[0] if isinstance(method, str) else getattr(method, "name", "")
+    if name in POLICIES:
+        message = (
+            f"method {name!r} is a policy: it chooses a method for every group of weights of "
+            f"adapters, see loramix.merge; of deltas, say which of {', '.join(METHODS)}"
+        )
+        raise ParamError(message)
 
 
 def _linear(
