@@ -33,8 +33,7 @@ from loramix.planning.steps import Part, Step
 from loramix.policies import POLICIES
 from loramix.raw import Site
 from loramix.refusals import with_names
-from loramix.rounding import significant
-from loramix.tensors import F32, F64, Tensor
+from loramix.tensors import F64, Tensor
 from loramix.types import Factors, Group, Target
 
 if TYPE_CHECKING:
@@ -197,33 +196,17 @@ def _whole(
 
 
 def _step(method: Method, deltas: Sequence[Any], sizes: F64, site: Site) -> Step:
-    """Dense deltas as factors: what rounding left of them, or the matrix beside an identity."""
-    rows, cols = arrays.matrix_shape(deltas[0])
-    side = min(rows, cols)
-    eye = _tensor(np.eye(side, dtype=np.float32))
-    target = Target("", (rows, cols))
+    shape = arrays.matrix_shape(deltas[0])
 
     def factors(delta: Any) -> Factors:  # noqa: ANN401 - numpy or torch
         code, data = arrays.bytes_of(delta)
-        values = arrays.to_numpy(delta).reshape(rows, cols).astype(np.float64)
-        if (clear := significant(values, code)) is not None:
-            up, down = map(_tensor, clear)
-        else:
-            own = Tensor(code, (rows, cols), _view(data))
-            up, down = (eye, own) if rows <= cols else (own, eye)
-        return Factors(up, down, 1.0, ("", ""), "")
+        return Factors.of_dense(Tensor(code, shape, _view(data)), "", "")
 
-    owners = tuple(range(len(deltas)))
+    target, owners = Target("", shape), tuple(range(len(deltas)))
     group = Group(target, tuple(factors(delta) for delta in deltas), owners)
     weights = tuple(sizes.tolist())
     part = Part(group, method, weights, weights, 0, site)
     return Step(target, "", (), swap=False, parts=(part,), kind="joint")
-
-
-def _tensor(matrix: F32) -> Tensor:
-    return Tensor(
-        "F32", matrix.shape, _view(np.ascontiguousarray(matrix).reshape(-1).view(np.uint8))
-    )
 
 
 def _view(data: "npt.NDArray[np.uint8]") -> memoryview:

@@ -9,7 +9,7 @@ import numpy as np
 
 from loramix.tensors import F32, F64
 
-BITS = {"BF16": (8, -133), "F16": (11, -24)}
+BITS = {"BF16": (8, -133), "F16": (11, -24), "F8_E4M3": (4, -9), "F8_E5M2": (3, -16)}
 """By type: significant bits, and the exponent of the smallest step between two numbers."""
 
 _SLACK = 1.5

@@ -1,12 +1,16 @@
 """Rounded products of factors count by the rank of the product, not by that of their noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from helpers import F64
+from helpers import F64, delta_of, encode, relative, write_safetensors
 
-from loramix import FormatError, combine
+import loramix
+from loramix import FormatError, Output, combine
 from loramix.methods import Space
+from loramix.planning.steps import FULL
 from loramix.rounding import significant
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -95,3 +99,42 @@ def test_numbers_that_are_none_are_still_refused_by_name() -> None:
     deltas[1][2, 1] = torch.nan
     with pytest.raises(FormatError, match="1"):
         combine(deltas, "iso-c")
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("method", ["iso-c", "iso-cts", "tsv"])
+def test_joint_methods_see_what_was_rounded_in_files(
+    method: str, dtype: str, tmp_path: Path
+) -> None:
+    exact = [20 * product((96, 64), 4, seed=seed) for seed in (7, 8, 9)]
+    expected, got = (merged(exact, method, code, tmp_path) for code in ("F32", dtype))
+    room = {"BF16": 2e-3, "F16": 3e-4, "F8_E4M3": 0.03, "F8_E5M2": 0.06}[dtype]
+    assert relative(got, expected) < room
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("space", ["knots", "core"])
+def test_large_differences_are_merged_in_the_space_that_was_asked_for(
+    space: str, dtype: str, tmp_path: Path
+) -> None:
+    """From `FULL` on, entries are less work than factors; only in the space of weights."""
+    exact = [product((FULL + 8, FULL), 6, seed=seed) for seed in (1, 2)]
+    got = merged(exact, f"ties:density=0.5, space={space}", dtype, tmp_path)
+    expected = combine([d.astype(np.float32) for d in exact], "ties:density=0.5", space=space)
+    assert relative(got, expected) < {"F32": 1e-5, "BF16": 0.05}[dtype]
+
+
+def merged(deltas: list[F64], method: str, dtype: str, folder: Path) -> F64:
+    """By way of files of dense differences."""
+    paths = [
+        write_safetensors(
+            folder / f"{dtype}-{index}.safetensors",
+            {"lora_unet_to_q.diff": (dtype, delta.shape, encode(dtype, delta))},
+        )
+        for index, delta in enumerate(deltas)
+    ]
+    plain, _, space = method.partition(", space=")
+    path, output = folder / f"{dtype}.safetensors", Output(rank=32, dtype="f32")
+    loramix.merge(paths, plain, space=space or "weight", output=output, path=path)
+    (found,) = delta_of(path).values()
+    return found

@@ -12,6 +12,7 @@ from loramix.arrays import block_diagonal
 from loramix.backends.base import Backend, Cores, Factored, Job, Mixed
 from loramix.batching import DENSE_BYTES, batches
 from loramix.executing import multiplying
+from loramix.executing.clearing import cleared
 from loramix.methods import Coefficients, Composite, Elementwise, Subspace, published
 from loramix.methods.composite import mixer_of, space_of
 from loramix.planning.steps import Part, Step
@@ -33,6 +34,8 @@ def make(batch: Sequence[Step], backend: Backend, job: Job) -> list[Factored]:
     CoreError : what the kernels refuse; see `loramix.refusals.with_names`.
     """
     kind, method = batch[0].kind, batch[0].method
+    if kind == "joint":
+        batch = [cleared(step) for step in batch]
     if kind == "sum":
         return backend.recompress([one.raw() for one in batch], job)
     if kind == "difference":

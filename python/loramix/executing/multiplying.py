@@ -30,8 +30,9 @@ _TURNS = 3
 
 
 def is_whole(step: Step) -> bool:
-    """Whether a step must be multiplied out, or is faster so."""
-    return step.is_full or any(_looks_at_all(part) for part in step.parts)
+    """Whether a step must be multiplied out, or is faster so; joint bases are of factors."""
+    whole = step.is_full or any(_looks_at_all(part) for part in step.parts)
+    return whole and step.kind != "joint"
 
 
 def _looks_at_all(part: Part) -> bool:
