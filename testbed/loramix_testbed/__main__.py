@@ -18,10 +18,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="measure (and report), report only, train the world, list or render fonts, "
         "calibrate auto",
     )
-    parser.add_argument("--quick", action="store_true", help="held-out mixed stacks only (default)")
+    parser.add_argument(
+        "--quick", action="store_true", help="held-out mixed stacks of many pictures (default)"
+    )
     parser.add_argument("--full", action="store_true", help="both halves, all stacks, ablations")
     parser.add_argument("--out", type=Path, help="folder for the record and the page")
     parser.add_argument("--workers", type=int, help="processes, each with one core")
+    parser.add_argument("--device", default="cpu", help="where to draw and train, such as cuda")
     parser.add_argument("--only", help="methods, separated by commas")
     parser.add_argument("--packages", action="store_true", help="fonts: list the Debian packages")
     parser.add_argument("--what", default="all", help="train: base, judge, adapters or names")
@@ -37,7 +40,7 @@ def _measure(asked: argparse.Namespace) -> int:
     if asked.only:
         names = set(asked.only.split(","))
         cells = [cell for cell in cells if cell.method in names]
-    run(cells, Record(_record(asked)), workers=asked.workers)
+    run(cells, Record(_record(asked)), workers=asked.workers, device=asked.device)
     return _report(asked)
 
 
@@ -53,7 +56,7 @@ def _report(asked: argparse.Namespace) -> int:
 def _train(asked: argparse.Namespace) -> int:
     from loramix_testbed.training.everything import train_world
 
-    train_world(asked.what, workers=asked.workers)
+    train_world(asked.what, workers=asked.workers, device=asked.device)
     return 0
 
 
@@ -73,7 +76,7 @@ def _fonts(asked: argparse.Namespace) -> int:
 def _calibrate(asked: argparse.Namespace) -> int:
     from loramix_testbed.matrix.calibrating import calibrate
 
-    calibrate(_record(asked), workers=asked.workers)
+    calibrate(_record(asked), workers=asked.workers, device=asked.device)
     return 0
 
 

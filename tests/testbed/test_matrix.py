@@ -1,11 +1,12 @@
 """Stacks, runs and what is written of them."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from loramix_testbed.matrix.cells import quick
+from loramix_testbed.matrix.cells import full, quick
 from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
@@ -29,13 +30,25 @@ def test_stacks_stay_in_their_half_and_have_all_sizes(half: str) -> None:
     assert sizes == {2, 3, 5, 8}
 
 
-def test_the_quick_matrix_has_every_method_on_every_stack() -> None:
+def test_the_quick_matrix_has_every_method_and_size() -> None:
     cells = [cell for cell in quick() if cell.stack.kind == "mixed"]
-    pairs = [stack for stack in mixed("held-out") if len(stack.adapters) == 2]
-    wanted = len(METHODS) * len(mixed("held-out")) + len(PAIRED) * len(pairs)
-    assert len(cells) == wanted
-    assert {cell.stack.name for cell in cells if cell.method in PAIRED} == {s.name for s in pairs}
-    assert len({cell.key for cell in quick()}) == len(quick())
+    pictures: Counter[tuple[str, int]] = Counter()
+    for cell in cells:
+        size = len(cell.stack.adapters)
+        pictures[cell.method, size] += len(cell.stack.asked) * cell.stack.seeds
+    sizes = [(name, size) for name in METHODS for size in (2, 3, 5, 8)]
+    assert set(pictures) == {*sizes, *((name, 2) for name in PAIRED)}
+    assert min(pictures.values()) >= 64
+
+
+def test_the_full_matrix_holds_the_quick_one() -> None:
+    whole = {cell.key for cell in full()}
+    assert len(whole) == len(full())
+    assert {cell.key for cell in quick()} < whole
+    few = {s.name for s in mixed("held-out")} - {cell.stack.name for cell in quick()}
+    assert few
+    for name in few:
+        assert {f"held-out/mixed/{name}/{method}" for method in METHODS} < whole
 
 
 @pytest.mark.parametrize("name", ["no adapter", "sum", "auto", "loratorio"])

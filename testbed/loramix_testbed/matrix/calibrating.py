@@ -41,7 +41,7 @@ MODES: Mapping[str, Way] = {
 """Modes that are tried on the stacks of the calibration half that many pictures are asked of."""
 
 
-def calibrate(path: Path, *, workers: int | None = None) -> None:
+def calibrate(path: Path, *, workers: int | None = None, device: str = "cpu") -> None:
     """Measure the candidates on the calibration half, and write what came of it beside the record.
 
     ``calibration.json``: the objective of every way, by size, best first.  ``modes.json``: that of
@@ -57,7 +57,7 @@ def calibrate(path: Path, *, workers: int | None = None) -> None:
     ]
     many = [stack for stack in mixed("calibration") if stack.seeds > 4 and len(stack.adapters) < 4]
     cells += [Cell(stack, name, way) for stack in many for name, way in MODES.items()]
-    run(cells, record, workers=workers)
+    run(cells, record, workers=workers, device=device)
     found = rows(record.cells.values(), "calibration")
     shown = {"calibration": {**merges, **CANDIDATES}, "modes": MODES}
     for name, ways in shown.items():

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +81,27 @@ def _write(path: Path, entries: Mapping[str, Any]) -> None:
     Path(file.name).replace(path)
 
 
-def run(cells: Iterable[Cell], record: Record, *, workers: int | None = None) -> None:
+def run(
+    cells: Iterable[Cell], record: Record, *, workers: int | None = None, device: str = "cpu"
+) -> None:
     """Measure the cells that the record lacks, or their pictures, by stack, on all cores."""
     missing = [cell for cell in cells if not record.has(cell.key)]
     count = min(workers or os.cpu_count() or 1, len(missing))
+    measure_one = partial(measured, device=device)
     if count < 2:
         for cell in missing:
-            record.add(*measured(cell))
+            record.add(*measure_one(cell))
         return
     with multiprocessing.get_context("spawn").Pool(count, initializer=_single) as pool:
-        for done in pool.imap_unordered(measured, missing):
+        for done in pool.imap_unordered(measure_one, missing):
             record.add(*done)
 
 
-def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
+def measured(cell: Cell, device: str = "cpu") -> tuple[str, dict[str, Any], str]:
     """Draw and measure one cell."""
     stack, start = cell.stack, time.perf_counter()
-    with _counting(_pipe()) as rows:
-        drawn, account = drawn_by(cell.way, stack)
+    with _counting(_pipe(device)) as rows:
+        drawn, account = drawn_by(cell.way, stack, device)
     seconds = time.perf_counter() - start
     groups = drawn.split(stack.seeds)
     facts = {
@@ -109,17 +112,18 @@ def measured(cell: Cell) -> tuple[str, dict[str, Any], str]:
         "method": cell.method,
         "cost": round(sum(rows) / (len(drawn) * stack.steps), 3),
         "seconds": round(seconds, 2),
+        "device": device,
         **account,
         "prompts": [_prompt(*pair) for pair in zip(stack.asked, groups, strict=True)],
     }
     return cell.key, facts, _shown(groups)
 
 
-def drawn_by(way: Way, stack: Stack) -> tuple[Tensor, Account]:
+def drawn_by(way: Way, stack: Stack, device: str = "cpu") -> tuple[Tensor, Account]:
     """Pictures of all that is asked of a stack, a prompt's in a row, and what a merge says."""
     if isinstance(way, Truth):
         return torch.cat([true_pictures(*pair, 1)[: stack.seeds] for pair in stack.asked]), {}
-    pipe = _pipe()
+    pipe = _pipe(device)
     prompts = [prompt_of(*pair) for pair in stack.asked]
     with way.used(pipe, stack.adapters) as account:
         drawn = draw(pipe, prompts, stack.seeds, steps=stack.steps, guidance=stack.guidance)
@@ -160,8 +164,8 @@ def _shown(groups: Sequence[Tensor]) -> str:
 
 
 @cache
-def _pipe() -> GlyphPipeline:
-    return load()
+def _pipe(device: str) -> GlyphPipeline:
+    return load(device=device)
 
 
 def _single() -> None:

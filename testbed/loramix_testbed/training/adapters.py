@@ -35,9 +35,9 @@ def examples(
     return symbols, styles, [prompt_of(*pair) for pair in zip(symbols, asked, strict=True)]
 
 
-def train_adapter(spec: Spec, pipe: GlyphPipeline | None = None) -> None:
+def train_adapter(spec: Spec, pipe: GlyphPipeline | None = None, device: str = "cpu") -> None:
     """Train one, from the base, and write its file."""
-    pipe = pipe or load()
+    pipe = pipe or load(device=device)
     unet, trained = adapted(pipe, spec)
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -64,6 +64,6 @@ def adapted(pipe: GlyphPipeline, spec: Spec) -> tuple[Any, list[Tensor]]:
 def save(pipe: GlyphPipeline, spec: Spec) -> None:
     """Write the new adapter as float16, and take it off."""
     state = get_peft_model_state_dict(pipe.unet, adapter_name=_NEW)
-    layers = {name: value.half() for name, value in state.items()}
+    layers = {name: value.half().cpu() for name, value in state.items()}
     pipe.save_lora_weights(spec.path.parent, unet_lora_layers=layers, weight_name=spec.path.name)
     pipe.unet.delete_adapters(_NEW)

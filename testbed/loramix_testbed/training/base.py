@@ -42,13 +42,14 @@ def drawn(count: int, generator: torch.Generator) -> tuple[list[str], list[str]]
     )
 
 
-def train_base(folder: Path, *, steps: int = STEPS, seed: int = 1) -> None:
+def train_base(folder: Path, *, steps: int = STEPS, seed: int = 1, device: str = "cpu") -> None:
     """Train, and write the pipeline's parts to a folder, as float16, also on the way."""
     tokenizer = new_tokenizer()
     encoder = new_encoder(len(tokenizer), seed)
     unet = new_unet(seed).train()
-    mean = copy.deepcopy(unet)
     pipe = assemble(unet, tokenizer, encoder)
+    pipe.to(device)
+    mean = copy.deepcopy(unet)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         symbols, styles = drawn(_BATCH, generator)

@@ -22,12 +22,15 @@ def velocity_loss(
     told: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the predicted velocity at random times."""
+    """Mean squared error of the predicted velocity at random times.
+
+    All that is random is drawn on the CPU; the denoiser works where the prompts are.
+    """
     times = torch.randint(0, 1000, (len(latents),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
-    noisy = scheduler.add_noise(latents, noise, times)
-    wanted = scheduler.get_velocity(latents, noise, times)
-    got = unet(noisy, times, encoder_hidden_states=told).sample
+    noisy = scheduler.add_noise(latents, noise, times).to(told.device)
+    wanted = scheduler.get_velocity(latents, noise, times).to(told.device)
+    got = unet(noisy, times.to(told.device), encoder_hidden_states=told).sample
     return (got - wanted).square().mean()
 
 

@@ -19,7 +19,7 @@ _WITHIN = 3
 """Steps of the base in one of the adapter."""
 
 
-def train_few_steps(spec: Spec, pipe: GlyphPipeline | None = None) -> None:
+def train_few_steps(spec: Spec, pipe: GlyphPipeline | None = None, device: str = "cpu") -> None:
     """Train it on what the base knows, without guidance of its own, and write its file.
 
     Progressive distillation (arXiv:2202.00512) in one go, with guidance in the teacher
@@ -27,19 +27,21 @@ def train_few_steps(spec: Spec, pipe: GlyphPipeline | None = None) -> None:
     `_WITHIN` guided steps to where step k + 1 begins; the velocity that gets there at once is
     what the adapter is to predict.
     """
-    pipe = pipe or load()
+    pipe = pipe or load(device=device)
     teacher = copy.deepcopy(pipe.unet).requires_grad_(False)
     unet, trained = adapted(pipe, spec)
     kept = torch.cat([torch.ones(1), pipe.scheduler.alphas_cumprod])  # at 0 nothing is noise
+    kept = kept.to(pipe.device)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         symbols, styles = drawn(_BATCH, generator)
         told = words(pipe, [prompt_of(*pair) for pair in zip(symbols, styles, strict=True)])
         nothing = words(pipe, [""] * _BATCH)
-        true = folded(pictures(symbols, styles, generator))
+        true = folded(pictures(symbols, styles, generator)).to(told.device)
         length = 1000 // FEW_STEPS
         start = length * torch.randint(1, FEW_STEPS + 1, (_BATCH,), generator=generator)
-        noise = torch.randn(true.shape, generator=generator)
+        start = start.to(told.device)
+        noise = torch.randn(true.shape, generator=generator).to(told.device)
         a, s = _shares(kept, start)
         noisy = a * true + s * noise
         reached = noisy

@@ -33,7 +33,7 @@ def worn(true: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(blurred, soft, noisy)
 
 
-def train_judge(*, steps: int = STEPS, seed: int = 2) -> tuple[float, float]:
+def train_judge(*, steps: int = STEPS, seed: int = 2, device: str = "cpu") -> tuple[float, float]:
     """Train and save it.
 
     Returns
@@ -41,17 +41,18 @@ def train_judge(*, steps: int = STEPS, seed: int = 2) -> tuple[float, float]:
     shares of symbols and of styles that it names rightly in fresh true pictures.
     """
     torch.manual_seed(seed)
-    judge = Judge()
+    judge = Judge().to(device)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         true, symbol, style = drawn(_BATCH, generator)
-        seen = judge(worn(true, generator))
-        return cross_entropy(seen.symbol, symbol) + cross_entropy(seen.style, style)
+        seen = judge(worn(true, generator).to(device))
+        lost = cross_entropy(seen.symbol, symbol.to(device))
+        return lost + cross_entropy(seen.style, style.to(device))
 
     log = ASSETS / "judge.log"
     log.unlink(missing_ok=True)
     train(list(judge.parameters()), loss_of, steps=steps, rate=2e-3, seed=seed, log=log)
-    save(judge)
+    save(judge.cpu())
     true, symbol, style = drawn(2000, torch.Generator().manual_seed(seed + 1000))
     with torch.no_grad():
         seen = judge.eval()(true)

@@ -149,7 +149,7 @@ def assemble(unet: Any, tokenizer: Any, encoder: Any) -> GlyphPipeline:  # noqa:
     return pipe
 
 
-def load(folder: Path = ASSETS / "base") -> GlyphPipeline:
+def load(folder: Path = ASSETS / "base", device: str = "cpu") -> GlyphPipeline:
     """The committed base model, in float32."""
     parts = SimpleNamespace(
         unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
@@ -158,7 +158,9 @@ def load(folder: Path = ASSETS / "base") -> GlyphPipeline:
             folder / "text_encoder", torch_dtype=torch.float32
         ).eval(),
     )
-    return assemble(parts.unet, parts.tokenizer, parts.encoder)
+    pipe = assemble(parts.unet, parts.tokenizer, parts.encoder)
+    pipe.to(device)
+    return pipe
 
 
 def words(pipe: GlyphPipeline, prompts: list[str]) -> Tensor:
@@ -167,5 +169,5 @@ def words(pipe: GlyphPipeline, prompts: list[str]) -> Tensor:
         prompts, padding="max_length", max_length=_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
-        found: Tensor = pipe.text_encoder(ids)[0]
+        found: Tensor = pipe.text_encoder(ids.to(pipe.device))[0]
     return found
