@@ -1,10 +1,18 @@
 """The command: ``python -m loramix_testbed``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from loramix_testbed.places import QUALITY, RECORD
+
+_SILENT = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""What keeps libraries from writing a line per cell; workers inherit it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--packages", action="store_true", help="fonts: list the Debian packages")
     parser.add_argument("--what", default="all", help="train: base, judge, adapters or names")
     asked = parser.parse_args(arguments)
+    for name, value in _SILENT.items():
+        os.environ.setdefault(name, value)
     return _COMMANDS[asked.command](asked)
 
 
@@ -45,11 +55,14 @@ def _measure(asked: argparse.Namespace) -> int:
 
 
 def _report(asked: argparse.Namespace) -> int:
+    from loramix_testbed.matrix.running import Record
+    from loramix_testbed.report.overall import overall_table
     from loramix_testbed.report.writing import write
 
     path = _record(asked)
     write(path, path.parent, QUALITY if asked.out is None else None)
-    sys.stdout.write(f"{path.parent}: table.md, page.html\n")
+    sys.stdout.write(overall_table(Record(path).cells.values()))
+    sys.stdout.write(f"{path.parent}: table.md, table.json, page.html\n")
     return 0
 
 

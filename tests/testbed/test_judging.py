@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from loramix_testbed.judging.intervals import interval
+from loramix_testbed.judging.intervals import interval, interval_over
 from loramix_testbed.judging.judge import judge
 from loramix_testbed.judging.metrics import TRUE, measure, true_pictures
 from loramix_testbed.training.judge import drawn
@@ -63,3 +63,17 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
 
 def test_prompts_count_the_same_however_many_seeds_they_have() -> None:
     assert interval([np.zeros(2), np.ones(50)]).mean == 0.5
+
+
+def test_groups_count_the_same_however_many_prompts_they_have() -> None:
+    random = np.random.default_rng(5)
+    few, many = (
+        [random.normal(level, 0.3, 8) for level in random.normal(mean, 0.1, count)]
+        for mean, count in ((0.2, 4), (0.8, 60))
+    )
+    found = interval_over([few, many])
+    assert found.mean == pytest.approx((interval(few).mean + interval(many).mean) / 2)
+    assert interval_over([few]) == interval(few)
+    # Means of independent groups: variances add, a quarter of each.
+    widths = [one.high - one.low for one in (found, interval(few), interval(many))]
+    assert widths[0] == pytest.approx(np.hypot(widths[1], widths[2]) / 2, rel=0.1)

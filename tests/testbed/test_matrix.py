@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
 from loramix_testbed.places import QUALITY, RECORD
+from loramix_testbed.report.overall import overall, overall_table
 from loramix_testbed.report.quality import quality
 from loramix_testbed.report.summary import ahead, rows
 from loramix_testbed.report.writing import write
@@ -91,6 +93,18 @@ def test_a_method_is_not_ahead_of_itself() -> None:
     cells = list(Record(RECORD).cells.values())
     gap = ahead(cells, "held-out", "mixed", 2, ("auto", "auto"))
     assert (gap.mean, gap.low, gap.high) == (0, 0, 0)
+
+
+def test_one_number_for_every_method_that_has_all_sizes() -> None:
+    def cell(method: str, size: int, right: list[int]) -> dict[str, Any]:
+        prompts = [{"content": right, "style_right": [1] * len(right)}]
+        facts = {"half": "held-out", "kind": "mixed", "stack": "s", "cost": size}
+        return {**facts, "method": method, "size": size, "prompts": prompts}
+
+    cells = [cell("sum", 2, [1, 1, 1, 1]), cell("sum", 3, [0, 0]), cell("auto", 2, [1, 1])]
+    (row,) = overall(cells)
+    assert (row.method, row.both.mean, row.cost) == ("sum", 0.5, 2.5)
+    assert overall_table([]) == ""
 
 
 def test_quality_is_what_the_record_says() -> None:

@@ -3,10 +3,11 @@
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,6 +23,8 @@ from loramix_testbed.matrix.methods import Account, Truth, Way
 from loramix_testbed.matrix.stacks import Stack
 from loramix_testbed.world.pipeline import GlyphPipeline, load, prompt_of
 
+_TOLD = 25
+"""Cells from one line of progress to the next, where lines stay."""
 _SHOWN = 6
 """Pictures of a cell that are kept for the report."""
 
@@ -87,14 +90,28 @@ def run(
     """Measure the cells that the record lacks, or their pictures, by stack, on all cores."""
     missing = [cell for cell in cells if not record.has(cell.key)]
     count = min(workers or os.cpu_count() or 1, len(missing))
-    measure_one = partial(measured, device=device)
+    measure_one, start = partial(measured, device=device), time.monotonic()
+    with _mapping(count) as mapped:
+        for number, done in enumerate(mapped(measure_one, missing), 1):
+            record.add(*done)
+            _tell(number, len(missing), time.monotonic() - start)
+
+
+@contextmanager
+def _mapping(count: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A map on so many processes; on this one, if that is all."""
     if count < 2:
-        for cell in missing:
-            record.add(*measure_one(cell))
+        yield map
         return
     with multiprocessing.get_context("spawn").Pool(count, initializer=_single) as pool:
-        for done in pool.imap_unordered(measure_one, missing):
-            record.add(*done)
+        yield pool.imap_unordered
+
+
+def _tell(number: int, total: int, seconds: float) -> None:
+    """A line that stays one on a terminal; every so often a new one elsewhere."""
+    end = "\r" if sys.stderr.isatty() and number < total else "\n"
+    if end == "\r" or number % _TOLD == 0 or number == total:
+        sys.stderr.write(f"{number} of {total} cells, {seconds / 60:.1f} minutes{end}")
 
 
 def measured(cell: Cell, device: str = "cpu") -> tuple[str, dict[str, Any], str]:

@@ -14,6 +14,7 @@ from loramix_testbed.matrix.stacks import others
 from loramix_testbed.places import CALIBRATION
 from loramix_testbed.report.choosing import chosen, modes, predicting
 from loramix_testbed.report.markdown import spelled, tables
+from loramix_testbed.report.overall import overall_table
 from loramix_testbed.report.standing import concentration, differences, elsewhere, limit, standing
 from loramix_testbed.report.summary import Row, rows
 from loramix_testbed.world.adapters import HALVES, SPECS
@@ -88,6 +89,7 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
             "Two adapters, every method and mode:\n\n![two adapters](quality-pairs.svg)\n",
             "Mean over 2 to 8 adapters, of what was measured on all sizes:\n\n"
             "![quality against cost](quality.svg)\n",
+            overall_table([c for c in cells if c["method"] in {**METHODS, **FURTHER}]),
         ]
     if best := limit(cells, (2, 3)):
         parts += ["## How far weights alone could go\n", _LIMIT, best, _OPEN]

@@ -8,6 +8,7 @@ from loramix_testbed.matrix.ablations import ABLATIONS
 from loramix_testbed.matrix.running import Record
 from loramix_testbed.report.figures import quality_against_cost
 from loramix_testbed.report.markdown import tables
+from loramix_testbed.report.overall import overall_table
 from loramix_testbed.report.page import page
 from loramix_testbed.report.quality import quality
 from loramix_testbed.report.summary import rows
@@ -25,7 +26,9 @@ def write(path: Path, folder: Path, quality_file: Path | None = None) -> None:
     halves = {half: rows(cells, half) for half in ("held-out", "calibration")}
     held = halves["held-out"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(tables(held) + "\n", encoding="utf-8")
+    means = overall_table(cells)
+    first = f"### mixed, all sizes\n\n{means}\n" if means else ""
+    (folder / "table.md").write_text(first + tables(held) + "\n", encoding="utf-8")
     listed = {half: [asdict(row) for row in found] for half, found in halves.items()}
     (folder / "table.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
     (folder / "page.html").write_text(page(held, record.cells, record.pictures), encoding="utf-8")
