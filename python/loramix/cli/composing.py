@@ -172,7 +172,7 @@ def compose(  # noqa: PLR0913 - one parameter per option
     _check(call, seed)
     chosen, guided = _rules(mode, guidance)
     sources, weights = _sources(adapters, pool, short, hold, prompt)
-    drawing.need_diffusers()
+    drawing.need_diffusers("compose")
     with drawing.quiet():
         from loramix.compose import compose as composed
 

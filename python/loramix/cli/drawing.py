@@ -21,8 +21,8 @@ KINDS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Kinds of pictures by the end of their names."""
 
 
-def need_diffusers() -> None:
-    """Refuse where the packages are not installed.
+def need_diffusers(what: str) -> None:
+    """Refuse where the packages are not installed that this needs.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def need_diffusers() -> None:
 
     missing = [name for name in ("torch", "diffusers", "peft") if find_spec(name) is None]
     if missing:
-        message = f"compose needs {', '.join(missing)}: pip install 'loramix[diffusers]'"
+        message = f"{what} needs {', '.join(missing)}: pip install 'loramix[diffusers]'"
         raise ParamError(message)
 
 

@@ -307,9 +307,9 @@ RsLora = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 Images = Annotated[
-    Path | None,
+    bool,
     typer.Option(
-        "--images", metavar="FILE", help="Draw with the testbed's adapters, into this page."
+        "--images", help="Draw with the testbed's adapters instead, into images.html in the folder."
     ),
 ]
 DemoFolder = Annotated[

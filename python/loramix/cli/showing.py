@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def demo(
     *,
     output: options.DemoFolder = Path("loramix-demo"),
-    images: options.Images = None,
+    images: options.Images = False,
     as_json: options.Json = False,
 ) -> None:
     """Merge three small adapters that come with loramix, and check it.
@@ -25,16 +25,16 @@ def demo(
     The check adds the dense deltas up in float64 with NumPy alone and compares every target.
 
     With --images, the testbed's adapters are put together in several ways, and a small diffusion
-    model draws with each: a page for the browser, the pictures side by side. It needs torch,
-    diffusers and PEFT, and the repository's folder testbed on PYTHONPATH.
+    model draws with each: a page for the browser, the pictures side by side, in a minute or two.
+    It needs torch, diffusers and PEFT, and the repository's folder testbed on PYTHONPATH.
     """
-    if images is not None:
-        _draw(images)
-        return
     from loramix import demo as packaged
     from loramix.report.model import report_of
 
     packaged.refuse_foreign(output)
+    if images:
+        _draw(output)
+        return
     start = time.perf_counter()
     merged = packaged.merge(output)
     seconds = time.perf_counter() - start
@@ -49,13 +49,16 @@ def demo(
         raise typer.Exit(1)
 
 
-def _draw(path: Path) -> None:
+def _draw(folder: Path) -> None:
+    from loramix import demo as packaged
+    from loramix.cli import drawing
     from loramix.demo import images
-    from loramix.io.text import refuse_place
 
-    refuse_place(path)
-    with console.progress(quiet=False) as bar:
+    drawing.need_diffusers("demo --images")
+    path = folder / packaged.PAGE
+    with drawing.quiet(), console.progress(quiet=False) as bar:
         drawn = images.draw(bar)
+    folder.mkdir(exist_ok=True)
     shared.write_page(path, shared.overview_of(drawn.merged.plan, drawn.merged), drawn.section)
     console.show(f"{path}: {len(drawn.strips)} ways to put {drawn.names} together")
 

@@ -26,6 +26,9 @@ WEIGHTS = (1.0, 0.8, 0.6)
 TOLERANCE = 1e-6
 """Relative difference of one target; the result is stored in f32 (2**-24 per number)."""
 
+PAGE = "images.html"
+"""The page with pictures, which may be in the same folder."""
+
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -83,6 +86,7 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    names -= {PAGE}
     if not names <= {_TENSORS, _CONFIG} or (names and not _is_demo(folder)):
         message = f"{folder}: exists and is not from an earlier demo; name another folder with -o"
         raise OutputError(message)

@@ -8,8 +8,15 @@ from loramix.report.html.markup import Markup
 from loramix.report.html.pictures import Strip, pictures
 from loramix.types import Progress
 
-WAYS = ("truth", "no adapter", "sum", "1/N", "auto", "loratorio")
-"""Of the testbed's methods, those that are shown."""
+WAYS = {
+    "truth": "what was asked for: true pictures, which no model drew",
+    "no adapter": "the base model alone, which knows neither the symbol nor the styles",
+    "sum": "all deltas added up",
+    "1/N": "the mean of all deltas",
+    "auto": "one adapter, merged by loramix as it is by default",
+    "loratorio": "not merged: predictions of the adapters, weighted by patch at every step",
+}
+"""Of the testbed's methods, those that are shown, and what they are."""
 _SEEDS = 4
 
 
@@ -49,9 +56,13 @@ def draw(progress: Progress | None = None) -> Drawn:
         if progress is not None:
             progress(done, len(WAYS))
         png, right, total = strip(way, _SEEDS)
-        strips.append(Strip(way, f"the judge finds what was asked for in {right} of {total}", png))
-    asked = ", ".join(f"{symbol} in {style}" for symbol, style in STACK.asked)
-    said = f"Asked for: {asked}; the same noise in every row."
+        found = f"A classifier finds both symbol and style in {right} of {total}."
+        strips.append(Strip(way, f"{WAYS[way][0].upper()}{WAYS[way][1:]}. {found}", png))
+    asked = ", then ".join(f"{symbol} in the style {style}" for symbol, style in STACK.asked)
+    said = (
+        f"Each row was asked for {asked}, {_SEEDS} pictures each, and starts from the same noise. "
+        "Each adapter was trained by itself: no model has seen the symbol in one of the styles."
+    )
     return Drawn(
         names=" + ".join(STACK.adapters),
         merged=merged_by("auto"),
