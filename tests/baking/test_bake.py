@@ -332,6 +332,19 @@ def test_progress_reaches_its_end(stack: Stack) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_what_makes_nothing_is_told_apart_from_weights_of_nothing(stack: Stack) -> None:
+    base, out = write_base(stack.folder), stack.folder / "out.safetensors"
+    with pytest.raises(ParamError, match="all weights are 0: nothing to add"):
+        bake(base, stack.paths, "linear", weights=[0.0, 0.0], path=out)
+    first, second = (stack.folder / f"{name}.safetensors" for name in ("first", "second"))
+    members = pairs(1, 2)
+    write_adapter(first, members)
+    write_adapter(second, scaled(members, -1.0))
+    with pytest.raises(ParamError, match="model-stock makes all deltas 0: nothing to add"):
+        bake(base, [first, second], "model-stock", path=out)
+    assert not out.exists()
+
+
 def test_arguments_out_of_range(stack: Stack) -> None:
     write_base(stack.folder)
     refused(stack, "threads", ParamError, threads=0)

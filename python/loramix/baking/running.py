@@ -229,7 +229,11 @@ class _Baking:
         """Add, write, check; the result appears at the end."""
         steps = [replace(step, rank=None) for step in self._plan.steps if _changes(step)]
         if not steps:
-            message = "all weights are 0: nothing to add"
+            asked = any(any(choice.asked) for choice in self._plan.choices)
+            what = (
+                f"{self._plan.method['name']} makes all deltas 0" if asked else "all weights are 0"
+            )
+            message = f"{what}: nothing to add"
             raise ParamError(message)
         found, missing = touches(self._model, steps)
         if missing:
