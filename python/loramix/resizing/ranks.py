@@ -3,9 +3,9 @@
 Every target has singular values s_1 >= s_2 >= ..., and each rank of it takes ``rows + cols``
 numbers.  Left out, a value adds s^2 to the squared error of the whole.  Values are kept in order of
 ``s^2 / (rows + cols)``, so no other choice of at most as many numbers has a smaller error (the
-continuous knapsack; an error between two steps of that order is met by the larger one, and what a
-size leaves between them goes to the next values that fit).  The order does not depend on the budget:
-ranks for a larger error are nowhere larger.
+continuous knapsack; an error between two steps of that order is met by the larger one, and what
+a size leaves between them goes to the next values that fit).  The order does not depend on the
+budget: ranks for a larger error are nowhere larger.
 
 The first value of every target is kept whatever it is: nobody reads factors of rank 0.
 """
