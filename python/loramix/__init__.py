@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from loramix import compose, kernels
     from loramix.adapters.loading import load
     from loramix.analyzing import Analyzed, analyze
-    from loramix.baking.running import Baked, bake
+    from loramix.baking.running import bake
+    from loramix.baking.writing import Baked
     from loramix.checkpoints import Checkpoint, open_checkpoint
     from loramix.converting import convert
     from loramix.diagnosing.examining import doctor
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "types",
     "Analyzed": "analyzing",
-    "Baked": "baking.running",
+    "Baked": "baking.writing",
     "Checkpoint": "checkpoints",
     "Diagnosis": "diagnosing.findings",
     "Difference": "diffing.comparing",

@@ -11,7 +11,7 @@ from checkpoints.models import write_shards
 from helpers import F64, Raw, Stack, decode, read_safetensors, write_safetensors
 
 from loramix import OutputError, ParamError, bake
-from loramix.baking import adding
+from loramix.baking import stripping
 
 BARE = {name.removeprefix("model.diffusion_model."): one for name, one in base_tensors().items()}
 
@@ -172,7 +172,7 @@ def test_fused_and_swapped_weights_get_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A diffusers adapter into a base with original names: rows of qkv, halves of the last one."""
-    monkeypatch.setattr(adding, "STRIP_BYTES", 1 << 20)  # several strips for each
+    monkeypatch.setattr(stripping, "STRIP_BYTES", 1 << 20)  # several strips for each
     qkv, last = "double_blocks.0.img_attn.qkv", "final_layer.adaLN_modulation.1"
     raw, fused = _flux(9216, 3072, 1)
     raw_last, swapped = _flux(6144, 3072, 2)

@@ -148,7 +148,8 @@ def test_inspect_says_how_a_model_was_made(here: Path, run: Run) -> None:
     baked, base, adapter = done.out.split("\n\n")
     digest = hashlib.sha256((here / "base.safetensors").read_bytes()).hexdigest()
     assert "linear of 0.8 source-0" in baked
-    assert f"base.safetensors: sha256 {digest[:12]}" in baked
+    assert f"base: sha256 {digest[:12]}" in baked
+    assert "loramix reproduce out.safetensors --sources DIR" in baked
     assert base.startswith("model")
     assert "made by" not in base
     assert adapter.startswith("adapter")

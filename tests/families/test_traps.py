@@ -57,6 +57,54 @@ def test_where_both_readings_fit_the_table_decides(transposed: bool, tmp_path: P
     assert target.shape == ((768, 768) if transposed else (320, 320))
 
 
+def transposed(name: str, width: int, rank: int, seed: int = 1) -> dict[str, Array]:
+    """A square pair as (rank, rows) and (columns, rank)."""
+    up, down = values(width, rank, seed=seed), values(rank, width, seed=seed + 1)
+    return {f"{name}.lora_B.weight": up.T.copy(), f"{name}.lora_A.weight": down.T.copy()}
+
+
+@pytest.mark.parametrize("beside", ["nothing", "others"])
+def test_a_rank_above_both_sides_is_none(beside: str, tmp_path: Path) -> None:
+    """(4, 20) and (20, 4) are a weight of 20 x 20, and none of 4 x 4 at rank 20."""
+    tensors = transposed("x", 20, 4)
+    if beside == "others":
+        tensors |= spell("y", pair(20, 9, 3, 1), "AB", (20, 9))
+        tensors |= spell("z", pair(9, 20, 2, 1), "AB", (9, 20))
+    adapter = load(save(tensors, tmp_path))
+    shapes = {target.key: target.shape for target in adapter.targets}
+    assert shapes["x"] == (20, 20)
+    up, down = values(20, 4), values(4, 20, seed=2)
+    assert relative(deltas(adapter)["x"], up.astype(float) @ down) < 1e-6
+    assert adapter.coverage.notes == ("1 pairs are stored transposed: turned (x.lora_B.weight)",)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_rank_of_the_others_tells(turned: bool, tmp_path: Path) -> None:
+    """A rank above both sides is what it is where all others have it."""
+    width, rank = (6, 12) if turned else (12, 6)
+    up, down = values(width, rank), values(rank, width, seed=2)
+    tensors = {"x.lora_B.weight": up, "x.lora_A.weight": down}
+    if turned:
+        tensors = transposed("x", width, rank)
+    tensors |= spell("y", pair(30, 20, rank, 1), "AB", (30, 20))
+    adapter = load(save(tensors, tmp_path))
+    assert {t.key: t.shape for t in adapter.targets} == {"x": (width, width), "y": (30, 20)}
+    assert relative(deltas(adapter)["x"], up.astype(float) @ down) < 1e-6
+    assert len(adapter.coverage.notes) == turned
+
+
+def test_one_transposed_pair_does_not_hide_the_model(tmp_path: Path) -> None:
+    """Two modules of three would be too few to know the model by."""
+    block = "unet.down_blocks.1.attentions.0.transformer_blocks.0"
+    tensors = transposed(f"{block}.attn1.to_q", 640, 4)
+    for name, cols in (("attn2.to_k", 768), ("attn2.to_v", 768)):
+        tensors |= spell(f"{block}.{name}", pair(640, cols, 4, 1), "AB", (640, cols))
+    adapter = load(save(tensors, tmp_path))
+    assert adapter.architecture == "sd15"
+    assert {t.shape for t in adapter.targets} == {(640, 640), (640, 768)}
+    assert any("stored transposed" in note for note in adapter.coverage.notes)
+
+
 @pytest.mark.parametrize("name", ["loha, conv flat", "lokr, conv flat"])
 def test_flat_kernels_get_the_shape_of_the_table(name: str, tmp_path: Path) -> None:
     module = load_layout("sd15").by_key["unet", "down_blocks_0_resnets_0_conv1"]

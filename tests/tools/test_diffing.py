@@ -312,3 +312,46 @@ def test_every_dialect_of_an_unknown_model(tmp_path: Path, dialect: DialectName)
     config = {"r": 5, "lora_alpha": 5} if dialect == "peft" else None
     paths = [write(tmp_path / f"{i}", one, dialect=dialect, config=config) for i in range(2)]
     assert diff(*paths).verdict == "same"
+
+
+def test_configs_field_by_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A config is a table: what differs is shown, and not where its text is cut."""
+    usual = {
+        "peft_type": "LORA", "base_model_name_or_path": "some/very/long/name/of/a/model",
+        "r": 2, "lora_alpha": 4, "target_modules": ["y", "x"], "rank_pattern": {"x": 2, "z": 3},
+    }  # fmt: skip
+    other = {
+        **usual, "lora_alpha": 6, "target_modules": ["x", "w"], "rank_pattern": {"x": 3},
+        "use_rslora": False, "bias": "none",
+    }  # fmt: skip
+    folders = [tmp_path / name for name in "abc"]
+    for folder, config in zip(
+        folders, (usual, other, {**usual, "target_modules": ["x", "y"]}), strict=True
+    ):
+        write_adapter(folder, pairs(1, 2, modules={"unet.x": (9, 7)}), "peft", config=config)
+    found = diff(folders[0], folders[1])
+    assert found.fields == {
+        "adapter_config.json": {
+            "bias": (None, "none"), "lora_alpha": ("4", "6"), "rank_pattern.x": ("2", "3"),
+            "rank_pattern.z": ("3", None), "target_modules": ("y", "w"),
+            "use_rslora": (None, "false"),
+        }
+    }  # fmt: skip
+    json.dumps(found.as_dict())
+    assert main(["diff", str(folders[0]), str(folders[1])]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "fields adapter_config.json: bias (- / none), lora_alpha (4 / 6), rank_pattern.x" in said
+    assert "metadata" not in said
+    again = diff(folders[0], folders[2])
+    assert again.same
+    order = "the same in another order"
+    assert again.fields == {"adapter_config.json": {"target_modules": (order, order)}}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "3", "[" * 99999])
+def test_strings_that_are_no_tables_are_strings(text: str, tmp_path: Path) -> None:
+    one = pairs(1, 2, modules={"unet.x": (9, 7)})
+    a = write_adapter(tmp_path / "a.safetensors", one, metadata={"s": '{"x": 1}'})
+    b = write_adapter(tmp_path / "b.safetensors", one, metadata={"s": text})
+    found = diff(a, b)
+    assert (found.fields, dict(found.metadata)) == ({}, {"s": ('{"x": 1}', text)})

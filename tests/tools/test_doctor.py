@@ -117,6 +117,11 @@ def untrained(tensors: Tensors) -> None:
             tensors[name] = (dtype, shape, bytes(len(data)))
 
 
+def transposed(tensors: Tensors) -> None:
+    tensors[f"{Q}.lora_down.weight"] = factor((1280, RANK))
+    tensors[f"{Q}.lora_up.weight"] = factor((RANK, 1280))
+
+
 def partly_untrained(tensors: Tensors) -> None:
     dtype, shape, data = tensors[f"{FF}.lora_up.weight"]
     tensors[f"{FF}.lora_up.weight"] = (dtype, shape, bytes(len(data)))
@@ -193,6 +198,7 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
     (untrained, "untrained", "warning", Q, "all modules are zero"),
     (partly_untrained, "untrained", "note", FF, "1 of 5 modules are all zero"),
     (rank_zero, "rank-0", "warning", FF, "diffusers refuses a file that has one"),
+    (transposed, "transposed", "warning", f"{Q}.lora_up", "1 of 5 pairs are stored transposed"),
     (tiny, "subnormal", "warning", "", "f16 has not all digits"),
     (several_types, "dtypes", "note", f"{Q}.lora_up", "several types: f16 (9), bf16 (1)"),
     (eight_bits, "dtypes", "note", f"{TEXT}.lora_up", "factors of 8 bits"),

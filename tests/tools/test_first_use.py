@@ -135,14 +135,14 @@ def test_the_doctor_knows_the_alphas_of_a_resized_file(tmp_path: Path) -> None:
     assert "alpha-odd" not in {one.rule for one in doctor(tmp_path / "own.safetensors").findings}
 
 
-def test_what_was_extracted_is_not_said_to_be_reproducible(tmp_path: Path) -> None:
+def test_what_was_extracted_is_said_to_be_reproducible(tmp_path: Path) -> None:
     tuned = model(tmp_path, "tuned.safetensors", seed=1)
     base = model(tmp_path, "base.safetensors", seed=2)
     path = tmp_path / "lora.safetensors"
     extract(tuned, base, path=path, rank=2, architecture="sd15")
     shown = inspection.render(inspect(path).as_dict())
     assert "extract of tuned - base" in shown
-    assert "reproduce" not in shown
+    assert f"reproduce {path} --sources DIR" in " ".join(shown.split())
     assert "decisions for" not in shown
 
 

@@ -114,6 +114,24 @@ def test_a_size_is_never_exceeded(tmp_path: Path, dialect: DialectName, dtype: s
     assert errors[0] > errors[-1]
 
 
+def test_a_size_is_used_up(tmp_path: Path) -> None:
+    """Less is left than one more rank of any target takes, but for the words of the header."""
+    path = source(tmp_path)
+    adapter = load(path)
+    for size in range(11_500, 15_200, 211):
+        out = tmp_path / f"{size}.safetensors"
+        merged = resize(adapter, path=out, size=size, dtype="f16")
+        used = out.stat().st_size
+        chosen = ranks_of(merged.adapter)
+        open_ = [
+            2 * (t.rows + t.cols)  # bytes
+            for t, one in adapter.targets.items()
+            if chosen[t.key] < one.rank
+        ]
+        assert used <= size
+        assert not open_ or size - used < min(open_) + 30
+
+
 def test_a_size_that_holds_everything_loses_nothing(tmp_path: Path) -> None:
     path = source(tmp_path)
     merged = resize(path, size=10**9)

@@ -7,6 +7,7 @@ from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 
+from loramix.adapters import turning
 from loramix.adapters.deltas import Delta
 from loramix.adapters.drafting import Drafting
 from loramix.adapters.targeting import targets_of
@@ -104,7 +105,7 @@ def read(
     left = [n for n in file.tensors if n not in dropped]
     reading = reading or Reading()
     drafting = Drafting(file, where, scales.configs(metadata, where), reading)
-    deltas = drafting.deltas(left)
+    deltas = turning.settled(drafting.deltas(left))
     if not deltas:
         out = f", of which --skip leaves {len(skipped)} out" if skipped else ""
         message = f"{where}: no pair of LoRA factors among its {len(file.tensors)} tensors{out}"
@@ -117,7 +118,8 @@ def read(
         raise FormatError(message)
     asked = _Asked(reading.base, match.layout.name if match.layout else None)
     found = targets_of(deltas, match.layout, where, asked if reading.base is not None else None)
-    notes = (*drafting.notes(), *_match_notes(match, len(known)), *found.notes())
+    turned = turning.notes_on(turning.turned_of(found.targets))
+    notes = (*drafting.notes(), *turned, *_match_notes(match, len(known)), *found.notes())
     stems = [one.stem for one in deltas]
     architecture = match.layout.name if match.layout else None
     return Adapter(

@@ -4,11 +4,9 @@ Resident at a time: one batch of strips of the base, two output buffers of a bat
 of the batch where they are no sums of factors; independent of the size of the model.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +14,11 @@ import numpy.typing as npt
 from loramix import _core
 from loramix.backends.base import Backend
 from loramix.baking.expanding import Deltas
-from loramix.baking.fitting import Touch
+from loramix.baking.requantising import Rows, add
+from loramix.baking.stripping import Added, Strip, Survival, samples
 from loramix.batching import batches
 from loramix.checkpoints.checkpoint import Shard
+from loramix.checkpoints.scaling import Scaling
 from loramix.errors import FormatError, LoramixError, OutputError
 from loramix.io.safetensors import SafetensorsFile
 from loramix.io.writing import SafetensorsWriter
@@ -27,119 +27,7 @@ from loramix.tensors import Tensor
 from loramix.types import Adapter
 
 STRIP_BYTES = 16 << 20
-"""Largest strip of a weight; a multiple of the rows that a kernel takes at a time."""
 _BATCH_BYTES = 48 << 20
-_TILE = 128
-_SAMPLE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Strip:
-    """Consecutive bytes of a stored tensor that are written at a time.
-
-    Attributes
-    ----------
-    name : of the tensor in its file.
-    start, stop : half-open bytes of it.
-    touch : what changes them; None: they are copied.
-    """
-
-    name: str
-    start: int
-    stop: int
-    touch: Touch | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.stop - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class Survival:
-    """Sums over entries, with ``moved`` what was stored minus what was there.
-
-    Attributes
-    ----------
-    delta, moved : ``|delta|^2``, ``|moved|^2``.
-    along : ``<moved, delta>``.
-    gap : ``|moved - delta|^2``.
-    """
-
-    delta: float = 0.0
-    moved: float = 0.0
-    along: float = 0.0
-    gap: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """How much of the delta's energy survives the rounding: 1 is all, 0 or less is nothing."""
-        return 1 - self.gap / self.delta if self.delta > 0 else 1.0
-
-    @property
-    def cosine(self) -> float:
-        """Of the delta and what the weight moved by, -1 to 1; 1 where there is no delta."""
-        if self.delta <= 0:
-            return 1.0
-        size = math.sqrt(self.delta * self.moved)
-        return min(1.0, max(-1.0, self.along / size)) if size > 0 else 0.0
-
-    @classmethod
-    def total(cls, each: Sequence["Survival"]) -> "Survival":
-        """Of several weights together."""
-        return cls(
-            math.fsum(one.delta for one in each),
-            math.fsum(one.moved for one in each),
-            math.fsum(one.along for one in each),
-            math.fsum(one.gap for one in each),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """A strip that was changed."""
-
-    strip: Strip
-    sums: Survival
-    checksum: int
-
-
-def strips(name: str, tensor: Tensor, own: Sequence[Touch]) -> Iterator[Strip]:
-    """A stored tensor in strips, those between the touches as they are."""
-    rows = tensor.shape[0] if tensor.shape else 1
-    pitch = tensor.size // max(rows, 1)
-    at = 0
-    for touch in own:
-        yield from _copied(name, at, touch.start * pitch)
-        height = max(STRIP_BYTES // max(pitch, 1) // _TILE, 1) * _TILE
-        for start in range(touch.start, touch.stop, height):
-            stop = min(start + height, touch.stop)
-            part = Touch(touch.step, start, stop, touch.first + start - touch.start)
-            yield Strip(name, start * pitch, stop * pitch, part)
-        at = touch.stop * pitch
-    yield from _copied(name, at, tensor.size, always=not own)
-
-
-def strips_of(shard: Shard, found: Mapping[str, Sequence[Touch]]) -> list[Strip]:
-    """All strips of a file, in its order.
-
-    Parameters
-    ----------
-    found : see `touches`.
-    """
-    return [
-        strip
-        for name, tensor in shard.file.tensors.items()
-        for strip in strips(name, tensor, found.get(shard.name(name), ()))
-    ]
-
-
-def _copied(name: str, start: int, stop: int, *, always: bool = False) -> Iterator[Strip]:
-    """Strips that are copied; one of no bytes for an empty tensor."""
-    if always and start == stop:
-        yield Strip(name, start, stop)
-    for at in range(start, stop, STRIP_BYTES):
-        yield Strip(name, at, min(at + STRIP_BYTES, stop))
 
 
 class Adder:
@@ -149,6 +37,11 @@ class Adder:
     ----------
     adapters : whose pages are given back.
     step : called with numbers of finished strips.
+    scalings : of weights whose numbers have one, by names of `Checkpoint.tensors`.
+
+    Attributes
+    ----------
+    beyond : entries so far that left the range of their type and scale.
     """
 
     def __init__(
@@ -157,7 +50,10 @@ class Adder:
         backend: Backend,
         threads: int | None,
         step: Callable[[int], None],
+        scalings: Mapping[str, Scaling],
     ) -> None:
+        self.beyond = 0
+        self._scalings = scalings
         self._adapters = adapters
         self._threads = threads
         self._step = step
@@ -214,8 +110,7 @@ class Adder:
         for one in done:
             changed.setdefault(one.strip.name, []).append(one.strip)
         for name, tensor in shard.file.tensors.items():
-            for at in _samples(tensor.size, changed.get(name, ())):
-                sample = Strip(name, at, min(at + _SAMPLE, tensor.size))
+            for sample in samples(name, tensor.size, changed.get(name, ())):
                 if bytes(_bytes(hidden, sample)) != bytes(_bytes(shard.file, sample)):
                     raise _differs(name)
         hidden.release()
@@ -237,15 +132,60 @@ class Adder:
         if not changed:
             return []
         self._deltas.prepare([strip.touch.step for strip in changed if strip.touch is not None])
-        raw = [self._raw(shard, strip) for strip in changed]
-        try:
-            found = _core.bake(raw, arena, offsets, threads=self._threads)
-        except _core.CoreError as error:
-            raise self._refusal(shard, changed, error) from error
+        done: list[Added] = []
+        for scaled, run in groupby(changed, lambda one: self._scaling(shard, one) is not None):
+            own = list(run)
+            ends = offsets[len(done) : len(done) + len(own) + 1]
+            try:
+                done += (self._rounded if scaled else self._added)(shard, own, arena, ends)
+            except _core.CoreError as error:
+                raise self._refusal(shard, own, error) from error
+        return done
+
+    def _added(
+        self,
+        shard: Shard,
+        own: Sequence[Strip],
+        arena: npt.NDArray[np.uint8],
+        ends: Sequence[int],
+    ) -> list[Added]:
+        """Weights that are numbers."""
+        raw = [self._raw(shard, strip) for strip in own]
+        found = _core.bake(raw, arena, ends, threads=self._threads)
         return [
             Added(strip, Survival(*sums), checksum)
-            for strip, (*sums, checksum) in zip(changed, found, strict=True)
+            for strip, (*sums, checksum) in zip(own, found, strict=True)
         ]
+
+    def _rounded(
+        self,
+        shard: Shard,
+        own: Sequence[Strip],
+        arena: npt.NDArray[np.uint8],
+        ends: Sequence[int],
+    ) -> list[Added]:
+        """Weights that are numbers times scales, one after the other."""
+        done = []
+        for strip, (start, stop) in zip(own, pairwise(ends), strict=True):
+            scaling, touch = self._scaling(shard, strip), strip.touch
+            assert scaling is not None
+            assert touch is not None
+            dtype, data, _, group, whole, first = self._raw(shard, strip)
+            where = f"{shard.path}: {strip.name}"
+            rows = Rows(
+                dtype, data, touch.start, touch.stop, group, whole, first, scaling, where
+            )  # fmt: skip
+            try:
+                sums, beyond = add(rows, arena[start:stop], self._threads)
+            except _core.CoreError as error:
+                raise self._refusal(shard, [strip], error) from error
+            (checksum,) = _core.checksums([arena[start:stop]], threads=self._threads)
+            done.append(Added(strip, Survival(*sums), checksum))
+            self.beyond += beyond
+        return done
+
+    def _scaling(self, shard: Shard, strip: Strip) -> Scaling | None:
+        return self._scalings.get(shard.name(strip.name))
 
     def _raw(self, shard: Shard, strip: Strip) -> RawStrip:
         touch = strip.touch
@@ -300,16 +240,6 @@ def _append(
 
 def _bytes(file: SafetensorsFile, strip: Strip) -> memoryview:
     return file.tensors[strip.name].data[strip.start : strip.stop]
-
-
-def _samples(size: int, changed: Sequence[Strip]) -> Iterator[int]:
-    """Where to look at what was copied: at its begin, its end, and now and then between."""
-    at = 0
-    for start, stop in [*((s.start, s.stop) for s in changed), (size, size)]:
-        if at < start:
-            yield from range(at, start - _SAMPLE, STRIP_BYTES)
-            yield max(at, start - _SAMPLE)
-        at = stop
 
 
 def _differs(name: str) -> OutputError:

@@ -5,13 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loramix.checkpoints import Checkpoint
+from loramix.checkpoints.scaling import INTEGER, NAMES, QUANTISED, Scaling
 from loramix.errors import FormatError
 from loramix.planning.steps import Plan, Step
 from loramix.types import Target
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_FP8 = ("F8_E4M3", "F8_E5M2")
-_SCALES = ("scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8")
+_LOST = {
+    "F8_E4M3": "with 3 bits of mantissa", "F8_E5M2": "with 2 bits of mantissa",
+    INTEGER: "with 256 numbers",
+}  # fmt: skip
+_INSTEAD = (
+    "merge the adapters into one (loramix merge) and apply it when the model runs, or bake into "
+    "the bf16 or f16 original"
+)
+_FORCE = f"{_INSTEAD}. --force does it nevertheless"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,36 +99,45 @@ def _advice(missing: Sequence[Step], plan: Plan, model: Checkpoint) -> str:
     return "Leave them out with --skip 'GLOB' if the rest is worth it"
 
 
-def refuse_types(model: Checkpoint, found: Mapping[str, Sequence[Touch]], *, force: bool) -> None:
-    """Refuse weights that nothing can be added to.
+def scalings_of(
+    model: Checkpoint, found: Mapping[str, Sequence[Touch]], *, force: bool
+) -> dict[str, Scaling]:
+    """What belongs to the numbers of weights that are changed; others are what they say.
 
     Parameters
     ----------
     found : see `touches`.
-    force : whether fp8 will do, where no scale belongs to it.
+    force : whether types will do in which most of a delta is lost.
 
     Raises
     ------
-    FormatError : the first of them.
+    FormatError : the first weight that nothing can be added to.
     """
+    scalings: dict[str, Scaling] = {}
+    lossy = ""
     for name in found:
         dtype = model.tensors[name].dtype
-        head = name.rpartition(".")[0]
-        scaled = [s for s in _SCALES if s in model.tensors or f"{head}.{s}" in model.tensors]
-        if dtype in _FLOATS or (dtype in _FP8 and force and not scaled):
+        if dtype in _FLOATS:
             continue
         where = f"{model.path}: {name} has type {dtype}"
-        instead = (
-            "merge the adapters into one (loramix merge) and apply it when the model runs, or bake "
-            "into the bf16 or f16 original"
-        )
-        if dtype not in _FP8:
-            message = f"{where}, quantised by a scale that is not known here; {instead}"
-        elif scaled:
-            message = f"{where} and a scale beside it ({scaled[0]}); {instead}"
-        else:
+        if dtype not in QUANTISED:
+            message = f"{where}, whose numbers no rule known here makes weights of; {_INSTEAD}"
+            raise FormatError(message)
+        try:
+            scaling = model.scaling(name)
+        except FormatError as error:
+            message = f"{error}; {_INSTEAD}"
+            raise FormatError(message) from None
+        if scaling is None and dtype == INTEGER:
             message = (
-                f"{where}: with 2 or 3 bits of mantissa most of a delta is lost in rounding; "
-                f"{instead}. --force does it nevertheless"
+                f"{where} and no scale beside it ({', '.join(NAMES)}), so nobody knows what its "
+                f"numbers mean; {_INSTEAD}"
             )
-        raise FormatError(message)
+            raise FormatError(message)
+        lossy = lossy or f"{where}: {_LOST[dtype]} most of a delta is lost in rounding; {_FORCE}"
+        if scaling is not None:
+            scalings[name] = scaling
+    # Last: nobody should be told to force what cannot be done at all.
+    if lossy and not force:
+        raise FormatError(lossy)
+    return scalings

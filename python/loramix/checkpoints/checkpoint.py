@@ -8,6 +8,7 @@ from types import MappingProxyType
 from loramix.checkpoints import naming
 from loramix.checkpoints.finding import Found, Part, digest_of, find
 from loramix.checkpoints.naming import Names, Place, Stored
+from loramix.checkpoints.scaling import Scaling, scaled, scaling_of
 from loramix.errors import FormatError
 from loramix.finding import plain_name
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
@@ -145,8 +146,8 @@ class Checkpoint:
     def weight(self, key: str) -> Tensor | None:
         """The weight (or bias) of a target, rows as the target counts them.
 
-        A view where the bytes lie together as they are; put together, when it is used, where the
-        halves of its rows are exchanged or a fused original is stored in parts.
+        A view where the bytes lie together as they are; made, when it is used, where the halves of
+        its rows are exchanged, a fused original is stored in parts, or numbers have a scale.
 
         Parameters
         ----------
@@ -158,7 +159,7 @@ class Checkpoint:
 
         Raises
         ------
-        FormatError : parts of different types.
+        FormatError : parts of different types; a scale that is not known, see `scaling`.
         """
         parts = [self._view(place) for place in self.places(key)]
         if len(parts) < 2:
@@ -169,8 +170,24 @@ class Checkpoint:
             raise FormatError(message)
         return Tensor.joined(parts)
 
+    def scaling(self, name: str) -> Scaling | None:
+        """What the numbers of a stored weight are multiplied by; None: nothing is said.
+
+        Raises
+        ------
+        FormatError : something is said that is not known here.
+        """
+        try:
+            return scaling_of(self.tensors, name, self.metadata)
+        except FormatError as error:
+            message = f"{self.path}: {error}"
+            raise FormatError(message) from None
+
     def _view(self, place: Place) -> Tensor:
         tensor = self.tensors[place.name]
+        scaling = self.scaling(place.name)
+        if scaling is not None:
+            tensor = scaled(tensor, scaling, f"{self.path}: {place.name}")
         if place.rows is not None:
             tensor = tensor.rows(*place.rows)
         return tensor.with_halves_swapped() if place.swapped else tensor

@@ -90,7 +90,7 @@ class ModelPlace:
         if self._hidden is None:
             return []
         left = []
-        for file in _files(self._model.root):
+        for file in files_of(self._model.root):
             name = file.relative_to(self._model.root)
             if self._is_stale(file):
                 left.append(str(name))
@@ -132,13 +132,13 @@ def _check(path: Path, model: Checkpoint) -> None:
         raise OutputError(message)
 
 
-def _files(root: Path) -> Iterator[Path]:
+def files_of(root: Path) -> Iterator[Path]:
     """Everything in a folder but what is hidden; links count as what they point to."""
     for one in sorted(root.iterdir()):
         if one.name.startswith("."):
             continue
         if one.is_dir():
-            yield from _files(one)
+            yield from files_of(one)
         else:
             yield one
 

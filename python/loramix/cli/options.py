@@ -80,7 +80,7 @@ ModelOutput = Annotated[
     ),
 ]  # fmt: skip
 Force = Annotated[
-    bool, typer.Option("--force", help="Bake into fp8 weights, too, where most is lost.")
+    bool, typer.Option("--force", help="Bake into fp8 and int8 weights, too, where most is lost.")
 ]
 AnalysisFile = Annotated[
     Path | None,

@@ -34,7 +34,7 @@ def reproduce(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a merged file again from its sources, as its header says, and compare the bytes.
+    """Make what loramix wrote again from its sources, as its header says, and compare the bytes.
 
     Sources, and the base model that they need, are found by their sha256.  The
     exit code is 0 if every byte is the same, else 1.

@@ -10,6 +10,7 @@ import numpy as np
 from loramix.arguments import check_threads
 from loramix.diffing.judging import Verdict, judge, tolerance_of, types_of
 from loramix.diffing.measuring import Pair, TargetPair, compare, pair_of
+from loramix.diffing.telling import Value, fields_of
 from loramix.errors import ParamError
 from loramix.opening import open_all
 from loramix.types import Adapter, Base, StrPath
@@ -32,6 +33,8 @@ class Difference:
     only : keys of those that only the first, only the second changes by more than zero.
     facts : what else differs, by name: architecture, dialect, dtypes, ranks.
     metadata : strings of the headers that differ; None where one has none of that name.
+    fields : of those that are JSON objects in both the fields that differ, by name of the string,
+        see `loramix.diffing.telling.fields_of`.
     """
 
     names: tuple[str, str]
@@ -44,6 +47,7 @@ class Difference:
     only: tuple[tuple[str, ...], tuple[str, ...]]
     facts: Mapping[str, tuple[str, str]]
     metadata: Mapping[str, tuple[str | None, str | None]] = field(repr=False)
+    fields: Mapping[str, Mapping[str, Value]] = field(default_factory=dict, repr=False)
 
     @property
     def same(self) -> bool:
@@ -52,7 +56,12 @@ class Difference:
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
-        plain = replace(self, facts=dict(self.facts), metadata=dict(self.metadata))
+        plain = replace(
+            self,
+            facts=dict(self.facts),
+            metadata=dict(self.metadata),
+            fields={name: dict(own) for name, own in self.fields.items()},
+        )
         return {**asdict(plain), "same": self.same}
 
 
@@ -102,6 +111,8 @@ def diff(
     a, b = open_all([first, second], architecture=architecture, skip=skip, base=base, rslora=rslora)
     sums, targets, only = compare(a, b, threads)
     limit = tolerance_of(a, b) if tolerance is None else tolerance
+    strings = _metadata(a, b)
+    told = {name: fields_of(*pair) for name, pair in strings.items()}
     total = pair_of(*np.sum(sums, axis=0).tolist())
     verdict, sentence = judge((a, b), total, targets, only, limit, given=tolerance is not None)
     return Difference(
@@ -114,7 +125,8 @@ def diff(
         targets=tuple(sorted(targets, key=lambda one: (-one.pair.difference, one.target))),
         only=only,
         facts=MappingProxyType(_facts(a, b)),
-        metadata=MappingProxyType(_metadata(a, b)),
+        metadata=MappingProxyType(strings),
+        fields=MappingProxyType({name: own for name, own in told.items() if own is not None}),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from loramix import _core
 from loramix.batching import READ_BYTES, batches
-from loramix.checkpoints import Checkpoint, naming, open_checkpoint
+from loramix.checkpoints import Checkpoint, naming, open_checkpoint, scaling
 from loramix.errors import FormatError
 from loramix.extracting.vectors import Vector, biases, norms
 from loramix.formats.dialects import COMPONENTS, Dialect
@@ -123,6 +123,7 @@ class Pair:
         """
         targets = self._targets(self.tuned)
         looked = {p.name for t in targets for p in self.tuned.places(t.key)} | compared
+        looked |= {one for name in looked for one in scaling.beside(name)}
         differ, unknown = [], []
         for name, tensor in self.tuned.tensors.items():
             if name in looked:

@@ -10,7 +10,7 @@ from loramix.errors import OutputError
 from loramix.executing import placing, running
 from loramix.executing.running import Merged
 from loramix.extracting.pairs import Pair
-from loramix.extracting.subtracting import plan_of
+from loramix.extracting.subtracting import ALL, plan_of
 from loramix.planning.output import Output
 from loramix.tensors import Dtype
 from loramix.types import Progress, StrPath
@@ -28,7 +28,7 @@ def extract(
     max_error: float | None = None,
     dialect: str | None = None,
     dtype: Dtype | None = None,
-    targets: Sequence[str] = ("*",),
+    targets: Sequence[str] = ALL,
     architecture: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -72,12 +72,30 @@ def extract(
         rank = _RANK
     output = Output(rank=rank, energy=energy, max_error=max_error, dtype=dtype, dialect=dialect)
     pair = Pair.of(tuned, base, architecture)
-    spelled = pair.dialect(output)
     place = None if path is None else Path(path)
+    return subtract(
+        pair, output, place, targets=targets, threads=threads, progress=progress
+    )  # fmt: skip
+
+
+def subtract(
+    pair: Pair,
+    output: Output,
+    place: Path | None,
+    *,
+    targets: Sequence[str] = ALL,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Merged:
+    """Likewise, of two models that are open."""
+    spelled = pair.dialect(output)
     ticker = Ticker(progress, len(pair.tuned.tensors))
     vectors, compared = pair.vectors(targets, spelled)
     changed, notes = pair.changed(targets, ticker.add, beside=len(vectors))
-    plan = plan_of(pair, changed, vectors, output, spelled, [*notes, *pair.others(compared)])
+    plan = plan_of(
+        pair, changed, vectors, output, spelled,
+        [*notes, *pair.others(compared)], targets=targets,
+    )  # fmt: skip
     if place is not None:
         placing.check(place, plan.adapters, spelled)
         _refuse_input(place, pair)

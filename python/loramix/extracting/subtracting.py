@@ -20,11 +20,14 @@ from loramix.groups import fusions
 from loramix.planning.arranging import swapped_keys, written_as
 from loramix.planning.output import Output
 from loramix.planning.steps import Piece, Plan, Step
+from loramix.recipes.records import EXTRACT
 from loramix.tensors import F32, Dtype, Tensor
 from loramix.types import Adapter, Coverage, Factors, Target
 
 _NAMES: Mapping[str, Dtype] = {"F16": "f16", "BF16": "bf16"}
 _ALPHA = 32.0
+ALL = ("*",)
+"""Globs of every target."""
 
 
 class _Origin:
@@ -53,8 +56,15 @@ def plan_of(
     output: Output,
     dialect: Dialect,
     notes: Sequence[str],
+    *,
+    targets: Sequence[str] = ALL,
 ) -> Plan:
-    """One step for every weight of the adapter."""
+    """One step for every weight of the adapter.
+
+    Parameters
+    ----------
+    targets : globs of what was looked at, for whoever makes it again.
+    """
     written = _written(pair, changed, dialect)
     joined = _joined(pair, vectors, dialect)
     beside = [(one, _difference(pair, one.target, one.new, one.old)) for one in joined]
@@ -89,7 +99,7 @@ def plan_of(
             _adapter(pair.base, dialect, {}),
         ),
         weights=(1.0, -1.0),
-        method={"name": "extract"},
+        method={"name": EXTRACT, **({"targets": list(targets)} if tuple(targets) != ALL else {})},
         choices=(),
         output=output,
         dialect=dialect,
@@ -153,7 +163,7 @@ def _subtract(pair: Pair, new: Tensor, old: Tensor, target: Target) -> F32:
 
 def _adapter(model: Checkpoint, dialect: Dialect, targets: Mapping[Target, Factors]) -> Adapter:
     return Adapter(
-        name=model.path.resolve().name.removesuffix(".safetensors"),
+        name=model.name,
         dialect=dialect.name,
         architecture=model.architecture,
         candidates=(),

@@ -13,6 +13,7 @@ from loramix.backends.base import Backend
 from loramix.checkpoints import open_checkpoint
 from loramix.digests import Digest
 from loramix.errors import ParamError
+from loramix.formats.dialects import Dialect
 from loramix.groups import align
 from loramix.methods import Method, reads_gram
 from loramix.planning import stepping
@@ -90,6 +91,7 @@ def planned(
     verdict: Verdict,
     seed: int,
     split: bool,
+    dialect: Dialect | None = None,
 ) -> Plan:
     """A plan from choices that were made before; of the sources what the methods look at.
 
@@ -114,6 +116,7 @@ def planned(
         seed=seed,
         split=split,
         backend=device.name,
+        dialect=dialect,
     )
 
 

@@ -8,6 +8,7 @@ from typing import cast
 from loramix.analysis.strengths import Strength
 from loramix.backends.base import Backend
 from loramix.errors import FormatError, ParamError
+from loramix.formats.dialects import Dialect
 from loramix.groups import align
 from loramix.methods import Method
 from loramix.planning import stepping
@@ -58,13 +59,19 @@ _ROW = {
 
 
 def recall(
-    record: Record, stack: Sequence[Adapter], device: Backend, *, threads: int | None = None
+    record: Record,
+    stack: Sequence[Adapter],
+    device: Backend,
+    *,
+    threads: int | None = None,
+    dialect: Dialect | None = None,
 ) -> Plan:
     """The plan of a record that has decisions instead of a recipe.
 
     Parameters
     ----------
     stack : its sources, opened.
+    dialect : to write; None: that of the output.
 
     Raises
     ------
@@ -97,7 +104,7 @@ def recall(
         stack, groups, chosen, device, threads=threads,
         output=found.output, weights=weights, method=record.method,
         verdict=Verdict(tuple(one.decision for one in chosen), strengths),
-        seed=record.seed, split=found.split,
+        seed=record.seed, split=found.split, dialect=dialect,
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
 from loramix._core import VERSION
 from loramix.errors import FormatError, ParamError
@@ -14,6 +15,9 @@ from loramix.recipes.reading import parse
 from loramix.recipes.recipe import Recipe
 from loramix.recipes.strict import Reader, Table
 from loramix.types import Weight
+
+EXTRACT = "extract"
+"""What stands in the place of a method where two models were subtracted."""
 
 
 def told(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -39,6 +43,25 @@ class BaseRecord:
     name: str
     sha256: str
     size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OriginRecord:
+    """The file of a base model that a file of a baked model was made of.
+
+    Attributes
+    ----------
+    name : of the model, in reports.
+    sha256, size : of the file; no size: not known.
+    place : of the file in the folder of the model, parts joined by slashes; None: it is the model.
+    architecture : whose names its weights were looked up by; None: of none that is known.
+    """
+
+    name: str
+    sha256: str
+    size: int | None = None
+    place: str | None = None
+    architecture: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +105,7 @@ class Record:
     method, strengths : name and parameters, scales by branch, as they stood in the output.
     decisions : digest of the plan.
     backend : what the arithmetic ran on.
+    base : the file that deltas were added to, of a baked model; None: it is an adapter.
     """
 
     version: str
@@ -93,6 +117,14 @@ class Record:
     decisions: str = ""
     seed: int = 0
     backend: str = "rust"
+    base: OriginRecord | None = None
+
+    @property
+    def verb(self) -> Literal["merge", "extract", "bake"]:
+        """What it was made by; conversions and smaller files are merges of one."""
+        if self.base is not None:
+            return "bake"
+        return "extract" if self.method.get("name") == EXTRACT else "merge"
 
 
 def _name(table: Table, key: str) -> str:
@@ -118,7 +150,22 @@ def _base(table: Table, key: str) -> BaseRecord:
     return _known(table.table(key), _BASE).make(BaseRecord, _BASE, ("name", "sha256"))
 
 
+def _place(table: Table, key: str) -> str:
+    """A path below a folder."""
+    place = PurePosixPath(table.text(key))
+    if place.is_absolute() or ".." in place.parts or "\0" in str(place):
+        table.refuse(key, "a path below the folder of the model")
+    return str(place)
+
+
+def _origin(table: Table, key: str) -> OriginRecord:
+    return _known(table.table(key), _ORIGIN).make(OriginRecord, _ORIGIN, ("name", "sha256"))
+
+
 _BASE: Mapping[str, Reader] = {"name": _name, "sha256": Table.text, "size": Table.integer}
+_ORIGIN: Mapping[str, Reader] = {
+    **_BASE, "place": _place, "architecture": one_of(tuple(LAYOUTS)),
+}  # fmt: skip
 _SOURCE: Mapping[str, Reader] = {
     "name": _name, "sha256": Table.text, "size": Table.integer, "weight": _weight,
     "config": Table.text, "architecture": one_of(tuple(LAYOUTS)), "skip": Table.texts,
@@ -150,7 +197,7 @@ def _recipe(table: Table, key: str) -> Recipe:
 _RECORD: Mapping[str, Reader] = {
     "version": Table.text, "sources": _sources, "recipe": _recipe, "plan": Table.table,
     "method": lambda table, key: dict(table.table(key).values), "strengths": _strengths,
-    "decisions": Table.text, "seed": Table.integer, "backend": Table.text,
+    "decisions": Table.text, "seed": Table.integer, "backend": Table.text, "base": _origin,
 }  # fmt: skip
 
 
@@ -177,7 +224,6 @@ def read_record(metadata: Mapping[str, str], where: str) -> Record:
     if not isinstance(values, dict):
         message = f"{place}: a JSON {type(values).__name__}, but it must be an object"
         raise FormatError(message)
-    _refuse_models(values, where)
     values = {"strengths" if k == "auto_strength" else k: v for k, v in values.items()}
     table = Table(values, place)
     try:
@@ -188,20 +234,6 @@ def read_record(metadata: Mapping[str, str], where: str) -> Record:
     return found
 
 
-def _refuse_models(values: Mapping[str, Any], where: str) -> None:
-    """What was made with a base model; only merges of adapters can be made again from a record."""
-    method = values.get("method")
-    verb = "bake" if "base" in values else None
-    if isinstance(method, dict) and method.get("name") == "extract":
-        verb = "extract"
-    if verb is not None:
-        message = (
-            f"{where}: made by loramix {verb}, from a base model; its header names what went in: "
-            f"run loramix {verb} on that again"
-        )
-        raise FormatError(message)
-
-
 def _check(found: Record, place: str) -> None:
     if found.recipe is None and found.plan is None:
         message = (
@@ -209,6 +241,9 @@ def _check(found: Record, place: str) -> None:
             f"loramix, or the loramix that made it ({found.version}; this is {VERSION}) did not "
             "store that yet"
         )
+        raise FormatError(message)
+    if found.verb == EXTRACT and len(found.sources) != 2:
+        message = f"{place}: {len(found.sources)} sources, but a difference has two"
         raise FormatError(message)
     if found.recipe is not None and len(found.recipe.adapters) != len(found.sources):
         message = (

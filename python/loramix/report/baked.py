@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any, TypedDict
 
 from loramix import __version__
-from loramix.baking.running import Baked
+from loramix.baking.writing import Baked
 from loramix.report import cells, text
 from loramix.report.model import Input, input_of
 
@@ -23,7 +23,7 @@ class BakedReport(TypedDict):
     survival : share of the energy of all deltas that survived the rounding.
     cosine : of all deltas and what the weights moved by.
     seconds : wall time.
-    rows : one for each target, see `loramix.baking.running.BakedRow`.
+    rows : one for each target, see `loramix.baking.writing.BakedRow`.
     """
 
     version: str

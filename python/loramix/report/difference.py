@@ -1,6 +1,6 @@
 """Two adapters side by side as text, made from the plain data of `loramix.Difference`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loramix.formats.trained import KEY
@@ -27,7 +27,7 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
         ("total", ", ".join(numbers)),
         *((name, f"{a} / {b}") for name, (a, b) in facts["facts"].items()),
         *_only(facts),
-        *_metadata(facts["metadata"]),
+        *_metadata(facts["metadata"], facts["fields"]),
     ]
     parts = [cells.fields(lines, width), *_targets(facts, width)]
     return "\n\n".join(parts)
@@ -42,15 +42,38 @@ def _only(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _metadata(fields: Mapping[str, Sequence[str | None]]) -> list[tuple[str, str]]:
-    if not fields:
-        return []
+def _metadata(
+    strings: Mapping[str, Sequence[str | None]], fields: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Strings of the headers, those that are tables on lines of their own.
+
+    Parameters
+    ----------
+    fields : of tables what differs; not shown of what loramix says of its own outputs.
+    """
+    tables = [name for name in fields if name != KEY]
+    plain = {name: pair for name, pair in strings.items() if name not in tables}
+    lines = [("metadata", _listed(plain, _value))] if plain else []
+    for name in tables:
+        told = _listed(fields[name], _field) or "the same, written in another way"
+        lines.append(("fields", f"{name}: {told}"))
+    return lines
+
+
+def _listed(
+    pairs: Mapping[str, Sequence[str | None]], show: Callable[[str, str | None], str]
+) -> str:
+    """The first few, both values of each."""
     shown = [
-        f"{name} ({' / '.join(_value(name, value) for value in values)})"
-        for name, values in list(fields.items())[:_FIELDS]
+        f"{name} ({' / '.join(show(name, value) for value in values)})"
+        for name, values in list(pairs.items())[:_FIELDS]
     ]
-    more = [f"{len(fields) - _FIELDS} more"] if len(fields) > _FIELDS else []
-    return [("metadata", ", ".join([*shown, *more]))]
+    more = [f"{len(pairs) - _FIELDS} more"] if len(pairs) > _FIELDS else []
+    return ", ".join([*shown, *more])
+
+
+def _field(_name: str, value: str | None) -> str:
+    return "-" if value is None else cells.shorten(value, _VALUE)
 
 
 def _value(name: str, value: str | None) -> str:

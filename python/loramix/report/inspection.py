@@ -59,7 +59,7 @@ def render_model(facts: Mapping[str, Any], width: int = 80) -> str:
         ("dtypes", _counts(facts["dtypes"]).lower()),
         ("size", f"{cells.size(facts['size'])}, {facts['parameters']:,} parameters"),
         ("tensors", f"{facts['tensors']} in {facts['files']} file{'s' * (facts['files'] > 1)}"),
-        *provenance(made),
+        *provenance(made, facts["path"]),
         *([("baked into", _base(made))] if _base(made) else []),
     ]
     return cells.fields(lines, width)
@@ -130,7 +130,7 @@ def provenance(made: Mapping[str, Any], path: str | None = None) -> list[tuple[s
         *(("base", one) for one in dict.fromkeys(map(_base, sources)) if one),
         *_rules(made),
     ]
-    again = name != "extract" and ("recipe" in made or "plan" in made)
+    again = "recipe" in made or "plan" in made
     if path is not None and again:
         lines.append(("again", f"loramix reproduce {quote(path)} --sources DIR"))
     return lines

@@ -21,6 +21,8 @@ def render(facts: Mapping[str, Any], width: int = 80) -> str:
         lines.append(("header", _some(facts["header"])))
     if facts["tensors"]:
         lines.append(("tensors", _some(facts["tensors"])))
+    if facts["files"]:
+        lines.append(("files", _some(facts["files"])))
     lines += _measured(facts)
     lines += [("note", note) for note in facts["notes"]]
     return cells.fields(lines, width)
@@ -30,7 +32,8 @@ def _result(facts: Mapping[str, Any]) -> str:
     if facts["identical"]:
         return f"identical, byte by byte ({facts['total']} tensors)"
     if not facts["tensors"]:
-        return f"not identical: all {facts['total']} tensors are the same, the header differs"
+        what = "the header differs" if facts["header"] else "other files differ"
+        return f"not identical: all {facts['total']} tensors are the same, {what}"
     return f"not identical: {len(facts['tensors'])} of {facts['total']} tensors differ"
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from loramix import _core
 from loramix.adapters import loading
 from loramix.batching import READ_BYTES, batches, bytes_of
@@ -28,6 +30,7 @@ class Comparison:
     identical : every byte is the same.
     header : names of strings of the header that differ, and of the config; or `LAYOUT`.
     tensors : names of tensors that differ, or that one of them lacks.
+    files : of a model in a folder those without tensors that differ, or that one of them lacks.
     total : number of tensors.
     error : relative Frobenius norm of the difference of all deltas, estimated; differences below
         4e-6 cannot be measured, only seen.  None: nothing to measure, or targets of one only.
@@ -37,6 +40,7 @@ class Comparison:
     identical: bool
     header: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     total: int = 0
     error: float | None = None
     worst: tuple[str, float] | None = None
@@ -62,14 +66,14 @@ def compare(
     Cost: reads both once; where tensors differ, deltas are measured on eight random vectors.
     """
     same = configs[0] == configs[1]
-    if same and one.path is not None and other.path is not None and _same(one.path, other.path):
+    if (
+        same
+        and one.path is not None
+        and other.path is not None
+        and same_bytes(one.path, other.path)
+    ):
         return Comparison(identical=True, total=len(one.tensors))
-    names = one.metadata.keys() | other.metadata.keys()
-    header = [key for key in sorted(names) if one.metadata.get(key) != other.metadata.get(key)]
-    header += [] if same else [CONFIG]
-    tensors = [name for name in sorted({*one.tensors, *other.tensors}) if _differ(one, other, name)]
-    if not header and not tensors:
-        header = [LAYOUT]
+    header, tensors = differences(one, other, [] if same else [CONFIG])
     measured = _measured(one, other, configs, architecture, threads) if tensors else (None, None)
     error, worst = measured
     return Comparison(
@@ -82,7 +86,19 @@ def compare(
     )
 
 
-def _same(one: Path, other: Path) -> bool:
+def differences(
+    one: SafetensorsFile, other: SafetensorsFile, more: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Strings and tensors that differ, of files that do."""
+    names = one.metadata.keys() | other.metadata.keys()
+    header = [key for key in sorted(names) if one.metadata.get(key) != other.metadata.get(key)]
+    header += more
+    tensors = [name for name in sorted({*one.tensors, *other.tensors}) if _differ(one, other, name)]
+    return header if header or tensors else [LAYOUT], tensors
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether two files are the same, byte by byte."""
     if one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as first, other.open("rb") as second:
@@ -96,7 +112,17 @@ def _differ(one: SafetensorsFile, other: SafetensorsFile, name: str) -> bool:
     first, second = one.tensors.get(name), other.tensors.get(name)
     if first is None or second is None:
         return True
-    return (first.dtype, first.shape) != (second.dtype, second.shape) or first.data != second.data
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return True
+    for at in range(0, first.size, _CHUNK):
+        mine, its = (
+            np.frombuffer(t.data[at : at + _CHUNK], dtype=np.uint8) for t in (first, second)
+        )
+        if not np.array_equal(mine, its):
+            return True
+        one.release()
+        other.release()
+    return False
 
 
 def _measured(

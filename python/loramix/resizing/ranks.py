@@ -3,8 +3,9 @@
 Every target has singular values s_1 >= s_2 >= ..., and each rank of it takes ``rows + cols``
 numbers.  Left out, a value adds s^2 to the squared error of the whole.  Values are kept in order of
 ``s^2 / (rows + cols)``, so no other choice of at most as many numbers has a smaller error (the
-continuous knapsack; a budget between two steps of that order is met by the larger one).  The order
-does not depend on the budget: ranks for a larger error are nowhere larger.
+continuous knapsack; an error between two steps of that order is met by the larger one, and what
+a size leaves between them goes to the next values that fit).  The order does not depend on the
+budget: ranks for a larger error are nowhere larger.
 
 The first value of every target is kept whatever it is: nobody reads factors of rank 0.
 """
@@ -67,12 +68,34 @@ def for_size(spectra: Sequence[Spectrum], numbers: int) -> tuple[int, ...]:
 
     Returns
     -------
-    As `for_error`.
+    As `for_error`; there is no room for another value of any target.
+
+    Notes
+    -----
+    More numbers never have a larger error: what a step that does not fit would have brought is more
+    than all that goes into its room instead.
     """
     steps = _steps(spectra)
     taken = np.concatenate([[0], steps.cost.cumsum()]) + least(spectra)
-    room = np.flatnonzero(taken[steps.ends] <= numbers)
-    return steps.ranks(int(steps.ends[room[-1]]) if len(room) else 0)
+    fitting = np.flatnonzero(taken[steps.ends] <= numbers)
+    kept = int(steps.ends[fitting[-1]]) if len(fitting) else 0
+    return _filled(steps, kept, numbers - int(taken[kept]))
+
+
+def _filled(steps: "_Steps", kept: int, room: int) -> tuple[int, ...]:
+    """Ranks where so many steps are kept, and of the others what still has room, in their order."""
+    ranks = list(steps.ranks(kept))
+    full: set[int] = set()
+    rows = zip(steps.target[kept:].tolist(), steps.cost[kept:].tolist(), strict=True)
+    for target, cost in rows:
+        if len(full) == steps.count:
+            break
+        if target in full or cost > room:
+            full.add(target)  # its values are kept in their order
+        else:
+            ranks[target] += 1
+            room -= cost
+    return tuple(ranks)
 
 
 def least(spectra: Sequence[Spectrum]) -> int:

@@ -12,6 +12,7 @@ RULES: Mapping[str, Rule] = {
     "refused": naming.refused,
     "duplicate": naming.duplicate,
     "unrecognised": naming.unrecognised,
+    "transposed": naming.transposed,
     "not-finite": numbers.not_finite,
     "untrained": numbers.untrained,
     "rank-0": numbers.rank_zero,

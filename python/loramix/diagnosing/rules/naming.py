@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
+from loramix.adapters.turning import turned_of
 from loramix.diagnosing.findings import Finding, command, convert, without
 from loramix.diagnosing.subject import Module, Subject
 from loramix.errors import LoramixError
@@ -155,3 +156,17 @@ def unrecognised(subject: Subject) -> Iterator[Finding]:
             what += f"; the nearest is {best[0]}, which {best[1]:.0%} fit"
             mend = f"if it is for {best[0]}, say --architecture {best[0]}"
         yield Finding("unrecognised", "note", "", what, mend)
+
+
+def transposed(subject: Subject) -> Iterator[Finding]:
+    """Pairs as (rank, rows) and (columns, rank), which scripts that transpose twice leave."""
+    if subject.adapter is None:
+        return
+    names = list(dict.fromkeys(one.keys[0] for one in turned_of(subject.adapter.targets)))
+    if names:
+        what = (
+            f"{len(names)} of {len(subject.modules)} pairs are stored transposed: most clients "
+            "refuse them, or take square ones for other weights"
+        )
+        mend = f"{convert(subject)} writes them the right way round"
+        yield Finding("transposed", "warning", names[0], what, mend, len(names))

@@ -163,6 +163,7 @@ class Draft:
     base : whether the base weight is needed; ``optional``: without it there is no such delta.
     other : makes another reading of the same tensors, for weights that the first does not fit.
     transposed : whether the base model stores the weight as (in, out): PEFT's ``fan_in_fan_out``.
+    rank : of a pair of factors; None for what is something else.
     """
 
     family: str
@@ -174,6 +175,7 @@ class Draft:
     base: Literal["no", "needed", "optional"] = "no"
     other: "Callable[[], Draft] | None" = None
     transposed: bool = False
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ def _draft(
         return Factors(up, down, scale, names, parts.file, family=family, origin=own)
 
     shape = (up.shape[0], *down.shape[1:])
-    return Draft(family, up.shape[0], math.prod(down.shape[1:]), shape, factors, other=other)
+    cols = math.prod(down.shape[1:])
+    return Draft(family, up.shape[0], cols, shape, factors, other=other, rank=rank)
 
 
 def _with_mid(parts: Parts) -> tuple[Draft, ...]:

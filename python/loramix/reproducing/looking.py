@@ -1,0 +1,93 @@
+"""What a user wants to be made again: its files, and what they say of themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loramix import finding
+from loramix.checkpoints.finding import find as find_model
+from loramix.errors import FormatError, ModelError
+from loramix.formats import trained
+from loramix.io.safetensors import SafetensorsFile
+from loramix.recipes.records import Record, read_record
+from loramix.types import StrPath
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What loramix wrote.
+
+    Attributes
+    ----------
+    root : its file, or the folder of a model.
+    config : of an adapter in PEFT's form.
+    records : of a model in several files one for each that says something.
+    """
+
+    root: Path
+    config: Path | None
+    records: tuple[Record, ...]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it was baked."""
+        return self.records[0].verb == "bake"
+
+    def holds(self, place: Path) -> bool:
+        """Whether something is the output, or a folder that it is the content of."""
+        return place.samefile(self.root) or (
+            self.root.is_file() and place.samefile(self.root.parent)
+        )
+
+
+def look_at(path: StrPath) -> Output:
+    """Find an output and read what it says.
+
+    Raises
+    ------
+    FormatError : loramix did not make it, or it does not say how.
+    OSError : there is nothing, or it cannot be read.
+    """
+    try:
+        there = finding.find(path)
+    except ModelError:
+        return _model(path)
+    record = read_record(SafetensorsFile(there.file).metadata, str(path))
+    if record.base is None or record.base.place is None:
+        return Output(there.file, there.config, (record,))
+    if Path(path).is_dir():
+        return _model(path)
+    message = (
+        f"{path}: one file of a baked model, {record.base.place} in its folder: name the folder, "
+        "which is made again as a whole"
+    )
+    raise FormatError(message)
+
+
+def _model(path: StrPath) -> Output:
+    """A model in a folder."""
+    found = find_model(Path(path))
+    headers = {part.path: SafetensorsFile(part.path).metadata for part in found.parts}
+    told = {file: strings for file, strings in headers.items() if trained.KEY in strings}
+    if not told:
+        message = f"{path}: made by something else: no header in it has anything of loramix"
+        raise FormatError(message)
+    records = [read_record(strings, str(file)) for file, strings in told.items()]
+    _refuse_several(records, list(told), path)
+    return Output(found.root, None, tuple(records))
+
+
+def _refuse_several(records: Sequence[Record], files: Sequence[Path], path: StrPath) -> None:
+    """Refuse files that were made in several runs: none of them says which was the last."""
+    alone = [replace(one, base=None) for one in records]
+    for file, record, one in zip(files, records, alone, strict=True):
+        if record.base is None or record.base.place is None:
+            message = f"{file}: a file of a model, but its header is that of an adapter or a file"
+            raise FormatError(message)
+        if one != alone[0] or record.base.name != (records[0].base or record.base).name:
+            message = (
+                f"{path}: {files[0].name} and {file.name} were made by different runs of loramix "
+                "bake, and nothing says which was the last: make it again from the original "
+                "model with all adapters"
+            )
+            raise FormatError(message)
