@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from loramix import ParamError
 from loramix.analysis.compat import Kind, Pairing, compatibility, linked
 from loramix.analysis.pooling import Meetings, weights_of
 from loramix.analysis.statistics import Analysis
+from loramix.report.compatibility import render
+from loramix.report.facts import Overview
+from loramix.report.verdict import verdict
 
 KEYS = [f"unet.blocks.{i}.to_q" for i in range(4)]
 SHAPE = (64, 48)
@@ -71,7 +75,7 @@ def directions(base: Mapping[str, F64], seed: int) -> dict[str, F64]:
 A = one(0)
 PLANTED: dict[Kind, tuple[dict[str, F64], str]] = {
     "disjoint": (one(1, [key.replace("unet", "text_encoder") for key in KEYS]), "never meet"),
-    "independent": (turned(A, 0.0, 2), "sum freely"),
+    "independent": (turned(A, 0.0, 2), "both are kept"),
     "same": (turned(A, 0.8, 3), "a sum repeats 80 % of first and 80 % of second"),
     "opposed": (turned(A, -0.4, 4), "a sum cancels 40 % of first and 40 % of second"),
     "mixed": (turned(A, 0.6, 5, flip=True), "choose by group"),
@@ -89,6 +93,21 @@ def test_planted_relations(kind: Kind) -> None:
     assert pair.confidence == "high"
     good = kind in ("disjoint", "independent", "same")
     assert pair.score > 0.9 if good else pair.score < 0.9
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("independent", "in unrelated directions"), ("disjoint", "different weights")],
+)
+def test_adapters_that_are_apart_in_words(kind: Kind, words: str) -> None:
+    compat = compatibility(NAMES, analysis([A, PLANTED[kind][0]]))
+    stack = {"adapters": [{"letter": "A"}, {"letter": "B"}], "methods": [], "certificate": None}
+    said = verdict(cast("Overview", stack), compat)
+    assert said.startswith("The two change ")
+    assert words in said
+    text = " ".join(render(compat.as_dict()).split())
+    assert "first + second: add them up: each is kept (mean score" in text
+    assert "of 1)" in text
 
 
 @pytest.mark.parametrize("kind", PLANTED)

@@ -10,6 +10,7 @@ from report.browser import NAMES, Tab, found, open_page
 from report.conftest import Case
 
 from loramix.report.html import page
+from loramix.report.html.pictures import Strip, pictures
 
 pytestmark = pytest.mark.skipif(
     found() is None,
@@ -39,6 +40,24 @@ def test_it_fits_and_shows_something(tab: Tab, width: int, *, dark: bool) -> Non
     assert colours > 50
     assert (sum(first) < 120) == dark
     assert tab.complaints == []
+
+
+@pytest.mark.parametrize("width", [1280, 800, 390])
+def test_pictures_and_what_is_said_of_them_fit(width: int, case: Case, tmp_path: Path) -> None:
+    pixel = (
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
+        "RU5ErkJggg=="
+    )
+    said = "True pictures, which no model drew. A classifier finds both in 8 of 8."
+    strips = pictures([Strip("no adapter", said, pixel)] * 3, "What was asked for.")
+    file = tmp_path / "images.html"
+    file.write_text(page(case.found, strips), encoding="utf-8")
+    with open_page(tmp_path / "profile", file) as one:
+        one.show(width, dark=False)
+        edges = "[...document.querySelectorAll('.pictures td')]"
+        right = one.run(f"Math.max(...{edges}.map(cell => cell.getBoundingClientRect().right))")
+        assert right <= width
+        assert one.run("document.querySelector('.pictures img').clientWidth") >= width / 4
 
 
 def test_nothing_but_the_file_is_asked_for(tab: Tab) -> None:

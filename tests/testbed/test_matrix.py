@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from loramix_testbed.matrix.ablations import WEIGHTED
 from loramix_testbed.matrix.cells import full, quick
 from loramix_testbed.matrix.methods import METHODS, PAIRED
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack, alone, mixed, others
 from loramix_testbed.places import QUALITY, RECORD
+from loramix_testbed.report.limits import BY_THE_JUDGE, limits, standings
 from loramix_testbed.report.overall import overall, overall_table
 from loramix_testbed.report.quality import quality
 from loramix_testbed.report.summary import ahead, rows
@@ -105,6 +107,42 @@ def test_one_number_for_every_method_that_has_all_sizes() -> None:
     (row,) = overall(cells)
     assert (row.method, row.both.mean, row.cost) == ("sum", 0.5, 2.5)
     assert overall_table([]) == ""
+
+
+def _pair(method: str, stack: str, right: float) -> dict[str, Any]:
+    """A cell of pairs: two prompts with that share of 20 pictures right."""
+    hits = [int(at < round(20 * right)) for at in range(20)]
+    prompts = [{"content": hits, "style_right": [1] * 20}] * 2
+    facts = {"half": "held-out", "kind": "mixed", "size": 2, "stack": stack}
+    return {**facts, "method": method, "prompts": prompts}
+
+
+def test_changes_of_auto_are_counted_by_whom_they_are_surely_ahead_of() -> None:
+    share = {"auto": 0.5, "auto:balance=1": 1.0, "sum": 0.5, "1/N": 0.0, "ties": 0.5}
+    cells = [_pair(name, stack, right) for name, right in share.items() for stack in "ab"]
+    found = standings(cells, 2)
+    assert list(found) == ["auto:balance=1", "auto", "sum"]  # the best first; rivals are no rows
+    assert found["auto"].behind == ("1/N",)
+    assert found["auto"].level == ("sum", "ties")
+    assert found["auto:balance=1"].behind == ("sum", "1/N", "ties")
+    assert found["auto:balance=1"].gap.mean == 0.5
+    text = limits(cells, (2, 3))
+    assert "| auto:balance=1 | 1.00 | **+0.50 [" in text
+    assert "`auto` is ahead of 1/N, and not of sum; ties." in text
+    assert "ahead of all rivals: auto:balance=1." in text
+    assert "3 adapters" not in text
+
+
+def test_the_judge_chooses_weights_for_every_stack() -> None:
+    first, second, *others = ("sum", *WEIGHTED)
+    share = {("auto", "a"): 0.5, ("auto", "b"): 0.5, (first, "a"): 0.8, (second, "b"): 0.6}
+    share |= {(first, "b"): 0.2, (second, "a"): 0.1}
+    share |= {(name, stack): 0.3 for name in others for stack in "ab"}
+    cells = [_pair(name, stack, right) for (name, stack), right in share.items()]
+    assert standings(cells, 2)[BY_THE_JUDGE].both == pytest.approx((0.8 + 0.6) / 2)
+    last = others[-1]
+    lacking = [cell for cell in cells if (cell["method"], cell["stack"]) != (last, "b")]
+    assert not {BY_THE_JUDGE, last} & standings(lacking, 2).keys()
 
 
 def test_quality_is_what_the_record_says() -> None:

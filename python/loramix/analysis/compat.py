@@ -215,13 +215,13 @@ def _words(kind: Kind, pair: Pooled, names: Sequence[str]) -> str:
     if kind == "related" and not repeats:
         return "share directions, not what they do there: sum with care"
     texts: dict[Kind, str] = {
-        "disjoint": "never meet: sum freely",
+        "disjoint": "never meet: add them up, both are kept",
         "opposed": f"opposed: a sum cancels {cancels}",
         "mixed": f"differ by block: a sum cancels {cancels}, repeats {repeats}: choose by group",
         "conflicted": f"signs clash beyond their angle (by {clash:.0f} %): let one win (ties)",
         "same": f"same concept: average; a sum repeats {repeats}",
         "related": f"related: a sum repeats {repeats}; ortho takes it out",
-        "independent": "independent: sum freely",
+        "independent": "independent: add them up, both are kept",
     }
     return texts[kind]
 
@@ -273,7 +273,7 @@ def _cluster(members: tuple[int, ...], pairs: Sequence[Pairing], names: Sequence
         shared = next(p for p in inside if p.kind in ("same", "related"))
         words = f"sum with ortho: {names[shared.first]} and {names[shared.second]} share a part"
     else:
-        words = "sum freely"
+        words = "add them up: each is kept"
     return Cluster(members, mean, words)
 
 

@@ -48,7 +48,7 @@ def _stacks(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = []
     for cluster in facts["clusters"]:
         names = " + ".join(facts["names"][i] for i in cluster["adapters"])
-        score = f" (mean score {cluster['score']:.2f})" if len(cluster["adapters"]) > 1 else ""
+        score = f" (mean score {cluster['score']:.2f} of 1)" if len(cluster["adapters"]) > 1 else ""
         lines.append(("stack" if score else "alone", f"{names}: {cluster['words']}{score}"))
     return lines
 

@@ -35,8 +35,8 @@ def verdict(found: Overview, compat: Compatibility | None) -> str:
 
 def _together(compat: Compatibility, letters: list[str]) -> str:
     worst = min(compat.pairs, key=lambda pair: (_SEVERITY.index(pair.kind), pair.score))
-    if worst.kind in ("independent", "disjoint"):
-        return "the two are independent" if len(letters) == 2 else "all are independent"
+    if worst.kind in _APART:
+        return f"{'the two' if len(letters) == 2 else 'all'} {_APART[worst.kind]}"
     return f"{letters[worst.first]} and {letters[worst.second]} are {_ADJECTIVES[worst.kind]}"
 
 
@@ -47,7 +47,11 @@ _ADJECTIVES: Mapping[str, str] = {
     "same": "nearly the same",
     "related": "related",
 }
-_SEVERITY = (*_ADJECTIVES, "independent", "disjoint")
+_APART: Mapping[str, str] = {
+    "independent": "change the weights in unrelated directions",
+    "disjoint": "change different weights",
+}
+_SEVERITY = (*_ADJECTIVES, *_APART)
 
 
 def _methods(found: Overview) -> str:

@@ -13,9 +13,10 @@ from loramix_testbed.matrix.stacks import mixed as mixed_stacks
 from loramix_testbed.matrix.stacks import others
 from loramix_testbed.places import CALIBRATION
 from loramix_testbed.report.choosing import chosen, modes, predicting
+from loramix_testbed.report.limits import limits
 from loramix_testbed.report.markdown import spelled, tables
 from loramix_testbed.report.overall import overall_table
-from loramix_testbed.report.standing import concentration, differences, elsewhere, limit, standing
+from loramix_testbed.report.standing import concentration, differences, elsewhere, standing
 from loramix_testbed.report.summary import Row, rows
 from loramix_testbed.world.adapters import HALVES, SPECS
 
@@ -45,18 +46,21 @@ _CHANGES = """What each part of a method is worth: ways that differ in one thing
 differ from on the same pictures. Of `auto`, votes in every group are what conflicts by raw sign
 counts would decide: they are not more than chance here, so `auto` holds no vote."""
 
-_LIMIT = """The deltas of these adapters are nearly orthogonal, so `auto` adds them, at the weights
-that are given. What would other weights of whole adapters give? The same sum was measured with
-contents at 1 to 1.7 and styles at 0.8 and 1: one choice for all stacks, by one who knows which
-adapter is for what; and for every stack the best of these by the judge itself, on the pictures that
-are counted, which is more than a choice among them can give. Both-accuracy; a single adapter has
-what "Adapters alone" says.
+_LIMIT = """The aim was an `auto` that is ahead of the plain sum, of 1/N, of every merge that does
+the same in every group, and of `published`, with an interval of the difference above 0. Here are
+all the changes of it that were measured, one at a time. The deltas of these adapters are nearly
+orthogonal, so `auto` adds them; changes of the plain sum are changes of `auto`, too. "Ahead of"
+counts those rivals.
+
+Rows with weights say how much of the gap is a matter of weights alone: contents at 1 to 1.7, styles
+at 0.8 and 1, one choice for all stacks, by one who knows which adapter is for what. In the row
+"by the judge" the best of these is taken for every stack, on the pictures that are counted: more
+than any choice among them can give.
 """
 
-_OPEN = """So there is more to be had than `auto` has, and not out of reach without data: contents
-and styles of this world differ in where their energy is (styles have the larger share in the last
-blocks), which a policy could see. Whether that is so of other adapters is not known, and `auto`
-makes no use of it: weights are the user's.
+_OPEN = """Contents and styles of this world differ in where their energy is (styles have the larger
+share in the last blocks), so a policy could see which is which. Whether that is so of other
+adapters is not known, and `auto` makes no use of it: weights are the user's.
 """
 
 _OPPOSED = """Of the stacks called opposed the judge says little: stroke weight is no class of its
@@ -91,8 +95,8 @@ def quality(cells: Sequence[Mapping[str, Any]], folder: Path) -> str:
             "![quality against cost](quality.svg)\n",
             overall_table([c for c in cells if c["method"] in {**METHODS, **FURTHER}]),
         ]
-    if best := limit(cells, (2, 3)):
-        parts += ["## How far weights alone could go\n", _LIMIT, best, _OPEN]
+    if changes := limits(cells, (2, 3)):
+        parts += ["## What limits `auto` with two and three adapters\n", _LIMIT, changes, _OPEN]
     told_by: dict[str, Callable[[Any], str]]
     told_by = {
         "calibration": partial(chosen, held=_objectives(measured)),

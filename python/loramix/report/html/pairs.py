@@ -115,6 +115,6 @@ def _stacks(found: Overview) -> list[Markup]:
     for cluster in compat["clusters"]:
         members = ", ".join(names[i] for i in cluster["adapters"])
         several = len(cluster["adapters"]) > 1
-        end = f"{cluster['words']} (mean score {signed(cluster['score'])})"
+        end = f"{cluster['words']} (mean score {signed(cluster['score'])} of 1)"
         lines.append(tag("li", tag("b", members), ": ", end if several else cluster["words"]))
     return [tag("h3", "Suggested stacks"), tag("ul", *lines)]
