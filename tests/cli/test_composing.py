@@ -157,6 +157,8 @@ def test_predictions_that_overflow_leave_all_three_files(run: Run) -> None:
         (*DRAW, "style.safetensors", "--mode", "loratorio:tau=0", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--mode", "k-lora", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--guidance", "cgf", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--saving", "every=0", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--saving", "window=0.8+0.2", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--steps", "0", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--width", "0", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--guidance-scale", "nan", "-o", "o.png"),
@@ -268,6 +270,43 @@ def test_messages_say_what_compose_can_do(run: Run) -> None:
                              "style.safetensors:0.8\n")  # fmt: skip
     done = run(*DRAW, "style.safetensors", "style.safetensors", *SMALL, "-o", "o.png")
     assert done.err.endswith("is given twice: give it once\n")
+
+
+def test_work_that_is_saved(run: Run) -> None:
+    files = ("style.safetensors", "face.v2.safetensors")
+    small = ("--steps", "4", *SMALL[2:], "--guidance", "cfg", "-o", "s.png")
+    how = ("--saving", "every=2,window=0.0+0.75")
+    done = run(*DRAW, *files, *small, *how)
+    assert (done.code, done.err) == (0, "")
+    assert "forwards   18 in 4 steps" in done.out
+    found = json.loads(Path("s.json").read_text())
+    assert [one["forwards"] for one in found["steps"]] == [6, 4, 6, 2]
+    assert found["saving"] == "saving:every=2,skip=0.0,window=0.0+0.75"
+    assert run(*DRAW, *files, *small, "--saving", found["saving"]).code == 0
+    assert json.loads(Path("s.json").read_text())["saving"] == found["saving"]
+
+
+@pytest.mark.parametrize(
+    ("saving", "said"),
+    [
+        ("every=3", "one adapter acts at a time, by the number of the step; for turns of 3 steps "
+         "write switch:every=3"),
+        ("skip=0.1", "give every of 2 or more"),
+    ],
+)  # fmt: skip
+def test_savings_are_checked_before_the_model_is_opened(
+    saving: str, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("opened")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", opened)
+    how = ("--mode", "switch", "--saving", saving, "-o", "o.png")
+    done = run(*DRAW, "style.safetensors", *how)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert said in done.err
 
 
 def test_a_model_without_its_weights(run: Run) -> None:

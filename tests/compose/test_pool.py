@@ -421,8 +421,13 @@ def test_what_a_pool_leaves_behind_on_an_exception(pipe: Any, tmp_path: Path) ->
         ),
         (
             lambda p: Pool(p, hold=5),
-            {"mode": Loratorio(window=(0.2, 1.0))},
+            {"saving": "window=0.2+1.0"},
             r"mode loratorio runs 6 adapters in one forward, hold = 5",
+        ),
+        (
+            lambda p: Pool(p, hold=5),
+            {"mode": "switch", "saving": "window=0.0+0.999"},
+            r"mode switch runs 6 adapters in one forward, hold = 5.* without a window",
         ),
     ],
 )

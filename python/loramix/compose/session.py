@@ -15,7 +15,7 @@ from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.masking import fit
 from loramix.compose.functional.parts import parts_of, whole
 from loramix.compose.guidance import Cfg, Guidance, Recentred, Side
-from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
+from loramix.compose.modes.base import BASE, Blend, Moment, Pass, Seen, Weigher
 from loramix.compose.recording import Record
 from loramix.errors import ParamError
 
@@ -44,6 +44,7 @@ class Settings:
 
     Attributes
     ----------
+    mode : with what saves work around it.
     prior : (n,), at least 0; not above 0 for adapters that no denoiser has.
     masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
     max_batch : passes in one forward, at least 1.
@@ -51,7 +52,7 @@ class Settings:
     notes : what is to be known before the first step.
     """
 
-    mode: Mode
+    mode: Weigher
     guidance: Guidance
     prior: tuple[float, ...]
     masks: tuple[Array | None, ...] | None

@@ -88,6 +88,8 @@ class Blend(Protocol):
     Attributes
     ----------
     used : the passes whose predictions are combined.
+    weights : of the used passes, (m, batch, *grid) each, before masks, with sums of 1; one for
+        every band of the mode.  None at all where a single pass is taken as it is.
     table : (n, batch, *grid), the weights of all adapters inside their masks, for the account
         of the run.
     reads_base : whether a part of the result is the base's.
@@ -97,6 +99,11 @@ class Blend(Protocol):
 
     @property
     def used(self) -> tuple[Pass, ...]:
+        """See above."""
+        ...
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
         """See above."""
         ...
 
@@ -117,6 +124,10 @@ class Blend(Protocol):
 
     def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:
         """One prediction from those of ``used``, in their order; of this part, as all of them."""
+        ...
+
+    def take(self, rows: Sequence[int], weights: tuple[Array, ...]) -> "Blend":
+        """The same of some of ``used`` only, with these weights for them."""
         ...
 
 
@@ -147,24 +158,11 @@ class Model(Protocol):
         ...
 
 
-class Mode(Protocol):
-    """A rule of composition: a frozen dataclass of its parameters.
+class Weigher(Protocol):
+    """What a session asks in every step: which forwards, and how they become one prediction.
 
     What it remembers from step to step is the ``memory`` that it returns, and gets back.
-
-    Attributes
-    ----------
-    name : as users write it.
-    per_pixel : whether masks can be obeyed.
-    in_place_of_priors : where priors above 0 make no difference, what does: a mode, or ``weights``;
-        None where they do.
-    guidance : what goes with it unless the user says otherwise.
     """
-
-    name: ClassVar[str]
-    per_pixel: ClassVar[bool]
-    in_place_of_priors: ClassVar[str | None]
-    guidance: ClassVar[Guidance]
 
     def prepare(self, model: Model) -> object:
         """The memory before the first step.
@@ -187,6 +185,27 @@ class Mode(Protocol):
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """The blend of this step, from conditional predictions, and what to remember."""
         ...
+
+
+class Mode(Weigher, Protocol):
+    """A rule of composition: a frozen dataclass of its parameters.
+
+    Attributes
+    ----------
+    name : as users write it.
+    per_pixel : whether masks can be obeyed.
+    in_place_of_priors : where priors above 0 make no difference, what does: a mode, or ``weights``;
+        None where they do.
+    settled : where weights do not come from predictions, so that there is nothing to keep from
+        step to step: what they come from, as the end of a sentence; None where they do.
+    guidance : what goes with it unless the user says otherwise.
+    """
+
+    name: ClassVar[str]
+    per_pixel: ClassVar[bool]
+    in_place_of_priors: ClassVar[str | None]
+    settled: ClassVar[str | None]
+    guidance: ClassVar[Guidance]
 
 
 def alone(adapters: Sequence[int]) -> tuple[Pass, ...]:

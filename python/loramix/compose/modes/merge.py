@@ -31,6 +31,7 @@ class Merge:
     name: ClassVar[str] = "merge"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = "weights"
+    settled: ClassVar[str | None] = "all adapters are one, in one forward"
     guidance: ClassVar[Guidance] = Cfg()
 
     method: str = "auto"

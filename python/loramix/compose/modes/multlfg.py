@@ -1,7 +1,7 @@
 """Every wavelet band from the adapters that have most to say about it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from loramix.compose.functional import Bands, combine_bands, haar, select, softmin, unhaar
@@ -19,7 +19,7 @@ from loramix.compose.modes.base import (
     alone,
     shares,
 )
-from loramix.compose.modes.blends import Weighted
+from loramix.compose.modes.blends import Weighted, alone_in, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class _Banded:
     Attributes
     ----------
     weights : for every part of the bands (m, batch), of the used passes.
+    sizes : the share of the numbers that every part has.
+    count : adapters in all.
     """
 
     pointwise: ClassVar[bool] = False
@@ -36,18 +38,30 @@ class _Banded:
 
     used: tuple[Pass, ...]
     weights: tuple[Array, ...]
+    sizes: tuple[float, ...]
     levels: int
-    table: Array
+    count: int
+
+    @property
+    def table(self) -> Array:
+        """Means over the bands by their size."""
+        parts = [one * size for one, size in zip(self.weights, self.sizes, strict=True)]
+        mean = library_of(parts[0]).stack(parts).sum(0)
+        return spread(mean, alone_in(self.used), self.count)
 
     def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:  # noqa: ARG002
         """Split, sum, join."""
         stack = (haar(one, self.levels) for one in members)
         return cast_like(unhaar(combine_bands(stack, self.weights)), members[0])
 
+    def take(self, rows: Sequence[int], weights: tuple[Array, ...]) -> "_Banded":
+        """Of some."""
+        return replace(self, used=tuple(self.used[n] for n in rows), weights=weights)
+
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """Bands of the step before, by adapter."""
+    """Bands of the evaluation before, by adapter."""
 
     bands: dict[int, Bands]
 
@@ -63,16 +77,17 @@ class MultLfg:
     ----------
     levels : halvings of the resolution, at least 1: 1 + 3 levels bands.
     k : adapters per band, at least 1; None: all.
-    score : ``change``: against the adapter's own prediction one step before (the first step is
-        the mean); ``base``: against the base's in this step.
+    score : ``change``: against the adapter's own prediction when weights were evaluated before,
+        one step ago unless `Saving` says otherwise (the first evaluation is the mean); ``base``:
+        against the base's in this step.
     tau : temperature of the weights, (0, inf].  Infinite and k None: `Composite`.
 
     Notes
     -----
     Forwards per step: 2 n with classifier-free guidance, n without; with score ``base`` one more
-    each (the unconditional one only where both sides are one call).  The bands of the step before
-    are n conditional predictions in float32, those of the step as many while it is weighed: more
-    memory than the other modes need.
+    each (the unconditional one only where both sides are one call).  The bands of the evaluation
+    before are n conditional predictions in float32, those of the step as many while it is weighed:
+    more memory than the other modes need.
 
     Known to us from its abstract and a summary, which says that text and algorithm disagree about
     the latents compared; scores, tau and k are ours.  The account shows weights averaged over
@@ -86,6 +101,7 @@ class MultLfg:
     name: ClassVar[str] = "multlfg"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     levels: int = 2
@@ -111,12 +127,13 @@ class MultLfg:
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """Weights of every band."""
         stack = [haar(one, self.levels) for one in seen.members]
-        rows = [one.active[0] for one in seen.passes]
+        rows = alone_in(seen.passes)
         others = self._others(seen, memory, rows)
         now = _Memory(dict(zip(rows, stack, strict=True)))
-        table = shares(moment, seen.members[0])
+        count = len(moment.prior)
         if others is None:
-            return Weighted(seen.passes, table[rows], table), now
+            alike = shares(moment, seen.members[0])[rows]
+            return Weighted(seen.passes, (alike,), count), now
         prior = [moment.prior[i] for i in rows]
         weights = tuple(
             self._weights(
@@ -125,10 +142,8 @@ class MultLfg:
             for b in range(len(stack[0].parts))
         )
         sizes = [part[0].shape[-1] * part[0].shape[-2] for part in stack[0].parts]
-        mean = sum(w * (size / sum(sizes)) for w, size in zip(weights, sizes, strict=True))
-        table = library_of(table).zeros_like(table)
-        table[rows] = mean
-        return _Banded(seen.passes, weights, self.levels, table), now
+        parts = tuple(size / sum(sizes) for size in sizes)
+        return _Banded(seen.passes, weights, parts, self.levels, count), now
 
     def _others(self, seen: Seen, memory: object, rows: list[int]) -> list[Bands] | None:
         """What every member is compared with."""

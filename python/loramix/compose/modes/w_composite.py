@@ -105,6 +105,7 @@ class WComposite:
     name: ClassVar[str] = "w-composite"
     per_pixel: ClassVar[bool] = True
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = "they are your importances: give 0 to those that shall rest"
     guidance: ClassVar[Guidance] = Cfg()
 
     importance: tuple[float, ...] = ()

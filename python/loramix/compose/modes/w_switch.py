@@ -37,6 +37,10 @@ class WSwitch:
     name: ClassVar[str] = "w-switch"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = (
+        "one adapter acts at a time, by the number of the step; for turns of 3 steps write "
+        "w-switch:every=3"
+    )
     guidance: ClassVar[Guidance] = Cfg()
 
     every: int = 5
