@@ -272,6 +272,15 @@ def test_messages_say_what_compose_can_do(run: Run) -> None:
     assert done.err.endswith("is given twice: give it once\n")
 
 
+def test_weights_that_are_nearly_even_are_noted_once(run: Run) -> None:
+    done = run(*DRAW, "style.safetensors:0.2", "face.v2.safetensors:0.2", *SMALL, "-o", "n.png")
+    (note,) = json.loads(Path("n.json").read_text())["notes"]
+    assert note.startswith("weights differ by ")
+    said = " ".join(done.out.split())
+    assert said.count(note) == 1
+    assert said.count("weights differ") == 1
+
+
 def test_work_that_is_saved(run: Run) -> None:
     files = ("style.safetensors", "face.v2.safetensors")
     small = ("--steps", "4", *SMALL[2:], "--guidance", "cfg", "-o", "s.png")

@@ -181,7 +181,7 @@ def test_text_encoders_have_two_spellings(prefix: str, tmp_path: Path) -> None:
     save_file({**plain, **parts}, file)
     save_file({**plain, **{key: value * 0.5 for key, value in parts.items()}}, other)
     words = {"prompt": ["a cat", "a dog"], "prompt_embeds": None, "negative_prompt_embeds": None}
-    composition = loramix.compose(pipe, [file, other])
+    composition = loramix.compose(pipe, [file, other], mode="composite")
     with composition as inside:
         SD.run(inside, **words)
         layer = inside.text_encoder.encoder.layers[0].self_attn.q_proj

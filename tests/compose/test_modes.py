@@ -4,6 +4,7 @@ The loop runs the real UNet with adapters set by diffusers' own calls, and guide
 itself; the composed pipeline must end at the same latents.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -528,16 +529,61 @@ def test_notes_name_the_steps_that_were_not_recentred(bench: Bench) -> None:
         return composition.runs[0].notes
 
     stop = (0,)
-    (note,) = notes(mode="loratorio")
+    (note,) = notes(mode="loratorio:tau=0.01")
     assert note.startswith("no unconditional prediction was asked for in steps 1-3 (")
     assert note.endswith("they were not re-centred")
     stop = (2,)
-    (note,) = notes(mode="loratorio", saving="window=0.5+1.0")
+    (note,) = notes(mode="loratorio:tau=0.01", saving="window=0.5+1.0")
     assert note.startswith("no unconditional prediction was asked for in step 3 (")
-    assert notes(mode="loratorio", saving="window=0.0+0.5") == ()
-    assert notes(mode="loratorio", guidance="cfg") == ()
+    assert notes(mode="loratorio:tau=0.01", saving="window=0.0+0.5") == ()
+    assert notes(mode="loratorio:tau=0.01", guidance="cfg") == ()
     stop = ()
-    assert notes(mode="loratorio") == ()
+    assert notes(mode="loratorio:tau=0.01") == ()
+
+
+NEAR = r"weights differ by [\d.]+ % from those of mode composite, which needs fewer forwards"
+
+
+def even(bench: Bench, mode: str, **how: Any) -> list[str]:
+    """Notes of two runs about weights that are nearly the priors."""
+    composition = loramix.compose(bench.pipe, ["a0", "a1"], mode=mode, **how)
+    with composition as pipe:
+        for _ in range(2):
+            KINDS["sd"].run(pipe, num_inference_steps=STEPS)
+    first, second = ([n for n in run.notes if "composite" in n] for run in composition.runs)
+    assert first == second
+    return first
+
+
+def test_weights_that_are_nearly_those_of_composite_are_noted_once(bench: Bench) -> None:
+    (note,) = even(bench, "loratorio:patch=4")
+    assert re.match(NEAR, note)
+    named_ = re.search(r"try (loratorio:scale=image) or (loratorio:tau=[\d.e-]+)$", note)
+    assert named_
+    for mode in named_.groups():  # what it says helps
+        assert even(bench, mode) == []
+    (note,) = even(bench, "loratorio:patch=4,scale=image,tau=50")
+    assert "scale=image" not in note
+    assert even(bench, "loratorio:tau=inf") == []
+    assert even(bench, "loratorio", priors=(1.0, 0.0)) == []
+    assert len(even(bench, "loratorio:patch=4", priors=(1.0, 5.0))) == 1
+    assert len(even(bench, "loratorio:patch=4", saving="window=0.5+1.0,every=2")) == 1
+    assert even(bench, "loratorio:patch=4,k=1") == []
+    half = np.kron([[1, 0], [1, 0]], np.ones((4, 4)))
+    assert len(even(bench, "loratorio:patch=4", masks=[half, 1 - half])) == 1
+    (note,) = even(bench, "multlfg:tau=100")
+    assert re.search(r"use it, or try multlfg:tau=[\d.e-]+$", note)
+    for mode in ("multlfg", "multlfg:tau=inf", "composite", "cm", "switch", "merge"):
+        assert even(bench, mode) == []
+
+
+def test_adapters_that_predict_the_same_have_nothing_to_weigh(bench: Bench) -> None:
+    bench.pipe.load_lora_weights(str(bench.files[0]), adapter_name="copy")
+    composition = loramix.compose(bench.pipe, ["a0", "copy"])
+    with composition as pipe:
+        KINDS["sd"].run(pipe)
+    (note,) = composition.runs[0].notes
+    assert note == "all weights are those of mode composite: the adapters predict the same"
 
 
 @pytest.mark.parametrize("scale", ["none", "image", "patch"])

@@ -278,12 +278,13 @@ def test_bad_files_leave_their_place_to_others(pipe: Any, tmp_path: Path) -> Non
     (folder / "river-dir").mkdir()
     (folder / "river-dir" / "river-link.safetensors").symlink_to(folder / "river-nan.safetensors")
 
-    with loramix.compose(pipe, [ann, bob], mode="loratorio:patch=2") as inside:
+    mode = "loratorio:patch=2,tau=0.01"
+    with loramix.compose(pipe, [ann, bob], mode=mode) as inside:
         meant = SD.run(inside)
     before = picture(pipe)
     for short in (2, 5):
         pool = Pool(folder, prompt="a river", short=short)
-        composition = loramix.compose(pipe, pool, mode="loratorio:patch=2")
+        composition = loramix.compose(pipe, pool, mode=mode)
         with composition as inside:
             assert torch.equal(SD.run(inside), meant)
         assert same(picture(pipe), before)

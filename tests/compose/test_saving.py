@@ -208,7 +208,7 @@ def test_masks_reach_adapters_without_weight_in_every_step(bench: Bench) -> None
 def test_outside_the_window_nothing_of_the_composition_is_left(bench: Bench) -> None:
     """The default re-centring as well: two forwards, which are those of the merged sum."""
     for guidance in (None, "autolora"):
-        mode, saving = Loratorio(patch=4), Saving(window=(0.25, 0.75))
+        mode, saving = Loratorio(tau=0.01, patch=4), Saving(window=(0.25, 0.75))
         bench.composed(mode=mode, guidance=guidance, saving=saving)
         (run,) = bench.last.runs
         assert [step.forwards for step in run.steps] == [2, 8, 8, 2]

@@ -1,7 +1,7 @@
 """The context in which a pipeline composes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from loramix.compose.guidance import GUIDANCE, Guidance
 from loramix.compose.intercepting import denoisers_of, intercepted, progressing
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
+from loramix.compose.modes.base import Tempered
 from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
 from loramix.compose.restoring import put_back
@@ -139,7 +140,7 @@ class Composition:
             priors = self._take(attached, priors, loader)
             settings = Settings(
                 self._weigher, self._guidance, priors, self._masks, self._max_batch,
-                tuple(loader.names.values()), (*loader.notes, *self._unread),
+                tuple(loader.names.values()), (*loader.notes, *self._unread), self._sharper,
             )  # fmt: skip
             self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
@@ -206,6 +207,11 @@ class Composition:
             return ()
         use = "give weights" if other == "weights" else f"mode {other} does"
         return (f"mode {self._mode.name} does not weigh by priors: {use}",)
+
+    @property
+    def _sharper(self) -> Callable[[float], str | None] | None:
+        """What to try where weights turn out to be nearly the priors."""
+        return self._mode.sharper if isinstance(self._mode, Tempered) else None
 
     @property
     def _several(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The denoiser's calls of a pipeline, each made of several forwards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -48,6 +48,7 @@ class Settings:
     prior : (n,), at least 0; not above 0 for adapters that no denoiser has.
     masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
     max_batch : passes in one forward, at least 1.
+    sharper : see `Tempered`; None: the mode has no temperature.
     shown : names of the adapters, for the account.
     notes : what is to be known before the first step.
     """
@@ -59,6 +60,7 @@ class Settings:
     max_batch: int
     shown: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    sharper: Callable[[float], str | None] | None = None
 
 
 class Session:
@@ -233,6 +235,8 @@ class Session:
         seen = Seen(tuple(members), tuple(members.values()), latents.get(BASE), self._fit(first))
         moment = self._moment(state, tuple(first.shape[2:]))
         state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
+        if self._settings.sharper is not None:
+            state.record.depart(state.blend, state.prior)
         return state.blend
 
     def _combine(
@@ -286,6 +290,7 @@ class Session:
             self._settings.notes,
             self._attached.swaps,
             recentres=recentres and any(self._settings.prior),
+            sharper=self._settings.sharper,
         )
 
 

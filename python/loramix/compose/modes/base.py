@@ -5,7 +5,7 @@ A mode is mathematics on predictions: it knows no pipeline, no device, no file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.parts import Part
@@ -32,6 +32,8 @@ class Pass:
 
 
 BASE = Pass()
+HALF = 0.5
+"""A departure of weights from the priors that shows: of two adapters alike, 0.75 and 0.25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,20 @@ class Mode(Weigher, Protocol):
     in_place_of_priors: ClassVar[str | None]
     settled: ClassVar[str | None]
     guidance: ClassVar[Guidance]
+
+
+@runtime_checkable
+class Tempered(Protocol):
+    """A mode whose weights may turn out to be nearly the priors, by its temperature."""
+
+    def sharper(self, departure: float) -> str | None:
+        """What to try then, as texts of modes; None: it is meant so.
+
+        Parameters
+        ----------
+        departure : of the weights from the priors, above 0.
+        """
+        ...
 
 
 def alone(adapters: Sequence[int]) -> tuple[Pass, ...]:

@@ -1,5 +1,6 @@
 """Every patch from the adapters that have most to say about it."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,6 +19,7 @@ from loramix.compose.functional.weighting import Scope
 from loramix.compose.guidance import Guidance, Recentred
 from loramix.compose.modes.base import (
     BASE,
+    HALF,
     Blend,
     Model,
     Moment,
@@ -124,6 +126,13 @@ class Loratorio:
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
         """Nothing."""
         return None
+
+    def sharper(self, departure: float) -> str | None:
+        """A scale-free mode, or the temperature that makes of a small departure one of a half."""
+        if math.isinf(self.tau):
+            return None
+        free = "loratorio:scale=image or " if self.scale == "none" else ""
+        return f"{free}loratorio:tau={self.tau * departure / HALF:.1g}"
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
         """The base, and alone each that can have weight."""

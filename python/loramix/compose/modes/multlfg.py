@@ -1,5 +1,6 @@
 """Every wavelet band from the adapters that have most to say about it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -11,6 +12,7 @@ from loramix.compose.functional.parts import Part
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import (
     BASE,
+    HALF,
     Blend,
     Model,
     Moment,
@@ -119,6 +121,12 @@ class MultLfg:
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
         """No bands yet."""
         return _Memory({})
+
+    def sharper(self, departure: float) -> str | None:
+        """The temperature that makes of a small departure one of a half."""
+        if math.isinf(self.tau):
+            return None
+        return f"multlfg:tau={self.tau * departure / HALF:.1g}"
 
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:  # noqa: ARG002
         """Each alone, and the base if it is compared with."""
