@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,20 @@ def test_a_pool(run: Run) -> None:
     assert f"left out   {found['pool'][2]['name']}: the short list has 2 places" in done.out
     assert found["given"] == ["pool"]
     assert (found["short"], found["hold"]) == (2, 1)
+
+
+def test_a_bad_file_of_a_pool_is_said_once(run: Run, studio: Path) -> None:
+    Path("mixed").mkdir()
+    shutil.copy(studio / "style.safetensors", "mixed/style.safetensors")
+    bad = [f"river{i}" for i in range(5)]
+    for name in bad:
+        shutil.copy(studio / "broken.safetensors", f"mixed/{name}.safetensors")
+    done = run(*DRAW, "--pool", "mixed", *SMALL, "-o", "b.png")
+    assert (done.code, done.err) == (0, "")
+    for name in bad:
+        assert done.out.count(f"{name}: it cannot be read") == 1
+    (note,) = json.loads(Path("b.json").read_text())["notes"]
+    assert note.startswith("5 of 6 files of the pool cannot take part: river0: ")
 
 
 def test_json_and_a_merge(run: Run) -> None:
@@ -241,6 +256,79 @@ def test_a_model_of_another_kind_is_refused_before_its_weights_are_read(
         assert said in done.err
         assert "model_index.json: " in done.err
         assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "configs", "step"),
+    [
+        ("StableDiffusionPipeline", {}, 8),
+        ("StableDiffusionXLPipeline", {"vae": {"block_out_channels": [4] * 6}}, 8),
+        ("StableDiffusion3Pipeline",
+         {"vae": {"block_out_channels": [4] * 4}, "transformer": {"patch_size": 2}}, 16),
+        ("FluxPipeline", {"vae": {"block_out_channels": [4] * 4}}, 16),
+        ("QwenImagePipeline", {"vae": {"temperal_downsample": [True, True, False, True]}}, 32),
+    ],
+)  # fmt: skip
+def test_sizes_that_a_model_cannot_draw_are_refused_before_its_weights_are_read(
+    kind: str, configs: dict[str, dict[str, object]], step: int, run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from diffusers import DiffusionPipeline
+
+    def opened(*_: object, **__: object) -> None:
+        message = "opened"
+        raise OSError(message)
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", opened)
+    Path("sized").mkdir()
+    Path("sized/model_index.json").write_text(json.dumps({"_class_name": kind}))
+    for name, config in configs.items():
+        (Path("sized") / name).mkdir()
+        (Path("sized") / name / "config.json").write_text(json.dumps(config))
+    drawn = ("compose", "--model", "sized", "--prompt", "x", "style.safetensors", "-o", "o.png")
+    for option in ("--width", "--height"):
+        done = run(*drawn, option, "33")
+        near = " or ".join(str(one) for one in (32 // step * step, 32 // step * step + step) if one)
+        assert done.code == 2
+        said = f"error: {option} 33: {kind} draws multiples of {step}: try {near}\n"
+        assert done.err == said
+        assert "opened" in run(*drawn, option, str(5 * step)).err
+    for component in configs:  # what cannot be known is left to the pipeline
+        (Path("sized") / component / "config.json").write_text("{no json")
+    if step != 8:
+        assert "opened" in run(*drawn, "--width", "33").err
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux", "qwen"])
+def test_steps_of_sizes_are_those_of_the_pipelines(kind: str, tmp_path: Path) -> None:
+    """diffusers' own numbers, from the configurations of its own classes."""
+    from compose.pipelines import KINDS
+    from diffusers import AutoencoderKL, AutoencoderKLQwenImage
+
+    from loramix import ParamError
+    from loramix.cli.sizing import refuse_size
+
+    pipe = KINDS[kind].make()
+    own: Any = type(pipe)
+    channels = (4, 4, 8, 8)
+    vae = (
+        AutoencoderKLQwenImage(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+        if kind == "qwen"
+        else AutoencoderKL(
+            block_out_channels=channels, norm_num_groups=2, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    )  # fmt: skip
+    pipe = own(**{**pipe.components, "vae": vae})
+    for name, one in pipe.components.items():
+        if name in ("vae", "transformer"):
+            one.save_config(tmp_path / "sized" / name)
+    factor = {"sd": 1, "sdxl": 1, "sd3": getattr(pipe, "patch_size", 1)}.get(kind, 2)
+    step = pipe.vae_scale_factor * factor
+    assert step in (8, 16)
+    refuse_size(type(pipe), tmp_path / "sized", {"width": 3 * step, "height": step})
+    with pytest.raises(ParamError, match=f"draws multiples of {step}: try {step} or {2 * step}"):
+        refuse_size(type(pipe), tmp_path / "sized", {"height": step + 1})
 
 
 def test_messages_say_what_compose_can_do(run: Run) -> None:

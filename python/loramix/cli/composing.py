@@ -318,6 +318,7 @@ def _sources(
 
 def _text(run: "Run", composition: "Composition", seconds: float, places: tuple[Path, ...]) -> str:
     """What was done, for the terminal."""
+    from loramix.compose.filling import unfit
     from loramix.report import cells
 
     width = console.width()
@@ -334,6 +335,7 @@ def _text(run: "Run", composition: "Composition", seconds: float, places: tuple[
         )
     ]
     out = [one for one in composition.candidates if one.left_out]
+    told = set(unfit(composition.candidates))  # a note that sums up some of them
     lines = [
         ("picture", str(places[0])),
         ("weights", str(places[1])),
@@ -343,7 +345,7 @@ def _text(run: "Run", composition: "Composition", seconds: float, places: tuple[
         *([("swaps", str(run.swaps))] if composition.candidates else []),
         *((("left out" if i == 0 else ""), f"{one.name}: {one.left_out}")
           for i, one in enumerate(out)),
-        *(("note", note) for note in run.notes),
+        *(("note", note) for note in run.notes if note not in told),
     ]  # fmt: skip
     table = cells.table(["adapter", "mean weight", "steps"], rows, "lrr", width)
     return f"{cells.fields(lines, width)}\n\n{table}"

@@ -54,11 +54,11 @@ def fill(
 
     shapes = shapes_of({name: part for name, part in parts.items() if name not in ENCODERS})
     found = short_list(pool, shapes, enter, architecture)
-    loader.notes.extend(_unfit(found))
+    loader.notes.extend(unfit(found))
     return found, residents
 
 
-def _unfit(candidates: Sequence[Candidate]) -> Iterator[str]:
+def unfit(candidates: Sequence[Candidate]) -> Iterator[str]:
     """A note about the files that cannot take part, whatever the prompt is."""
     bad = [one for one in candidates if not one.fits]
     if bad:
