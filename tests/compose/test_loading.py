@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
-from loramix.compose import loading as compose_loading
+from loramix.compose import writing as compose_writing
 from loramix.compose.components import tuner_layers
 
 pytestmark = pytest.mark.filterwarnings(
@@ -426,7 +426,7 @@ def test_no_room_for_temporary_files_says_where_they_are(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "disk full; lower --rank", "x")
 
-    monkeypatch.setattr(compose_loading, "convert", full)
+    monkeypatch.setattr(compose_writing, "convert", full)
     with (
         pytest.raises(OSError, match=r"temporary files of composing.*TMPDIR") as found,
         loramix.compose(pipe, [file], architecture=table),

@@ -1,7 +1,7 @@
 """The context in which a pipeline composes."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from loramix.compose.accounts import Run
 from loramix.compose.attaching import Attached
-from loramix.compose.components import ENCODERS, SECOND
+from loramix.compose.components import ENCODERS
 from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
@@ -20,6 +20,7 @@ from loramix.compose.intercepting import denoisers_of, intercepted, progressing
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.modes.base import Tempered
+from loramix.compose.noting import bounds, unread
 from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
 from loramix.compose.restoring import put_back
@@ -140,7 +141,8 @@ class Composition:
             priors = self._take(attached, priors, loader)
             settings = Settings(
                 self._weigher, self._guidance, priors, self._masks, self._max_batch,
-                tuple(loader.names.values()), (*loader.notes, *self._unread), self._sharper,
+                tuple(loader.names.values()), (*loader.notes, *unread(self._mode, self._priors)),
+                self._sharper,
             )  # fmt: skip
             self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
@@ -196,17 +198,8 @@ class Composition:
         wanted = [name for name, prior in zip(attached.names, priors, strict=True) if prior > 0]
         attached.encode_with(wanted if texts else ())
         for name in wanted:
-            loader.notes.extend(_bounds(loader.names[name], attached.acting(name), texts=texts))
+            loader.notes.extend(bounds(loader.names[name], attached.acting(name), texts=texts))
         return attached.take(priors)
-
-    @property
-    def _unread(self) -> tuple[str, ...]:
-        """A note where priors make no difference."""
-        other = self._mode.in_place_of_priors
-        if other is None or len({prior for prior in self._priors if prior > 0}) < 2:
-            return ()
-        use = "give weights" if other == "weights" else f"mode {other} does"
-        return (f"mode {self._mode.name} does not weigh by priors: {use}",)
 
     @property
     def _sharper(self) -> Callable[[float], str | None] | None:
@@ -293,22 +286,3 @@ def compose(
         pipe, adapters, mode=mode, weights=weights, priors=priors, masks=masks, guidance=guidance,
         saving=saving, max_batch=max_batch, text=text, architecture=architecture,
     )  # fmt: skip
-
-
-def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]:
-    """What an adapter does not do, as notes.
-
-    Parameters
-    ----------
-    acting : for every denoiser, whether the adapter has a layer in it.
-    texts : whether text encoders have adapters.
-    """
-    if not any(acting):
-        does = "it takes part in no forward and has no weight" if texts else "it does nothing here"
-        yield f"{shown}: for text encoders only: {does}"
-    elif not all(acting):
-        here, other = ("transformer", SECOND) if acting[0] else (SECOND, "transformer")
-        yield (
-            f"{shown}: for {here} only: where {other} runs, it takes part in no forward (see "
-            "'Two models' in docs/COMPOSE.md)"
-        )
