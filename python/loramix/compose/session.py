@@ -141,6 +141,7 @@ class Session:
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
+            state.blend = None  # of the step before
             state.timestep = _number(arguments["timestep"])
         if role in ("batch", "unconditional"):
             state.record.guided.add(state.step)

@@ -53,14 +53,18 @@ def softmin(
     xp = library_of(similarity)
     factor = like(_priors(prior, len(similarity)), similarity)
     factor = factor.reshape((-1,) + (1,) * (similarity.ndim - 1))
-    factor = xp.broadcast_to(factor, tuple(similarity.shape))
     if chosen is not None:
         factor = factor * chosen
-    allowed = factor > 0
-    exponent = xp.where(allowed, -similarity / tau, xp.full_like(similarity, -float("inf")))
+    # With patches of one pixel these arrays are large: nothing is made that is not needed.
+    exponent = similarity / -tau
+    if not bool((factor > 0).all()):
+        exponent = xp.where(factor > 0, exponent, xp.full_like(exponent, -float("inf")))
     top = xp.amax(exponent, axis=0, keepdims=True)
-    top = xp.where(xp.isinf(top), xp.zeros_like(top), top)
-    raised = xp.exp(exponent - top) * factor
+    raised = exponent - xp.where(xp.isinf(top), xp.zeros_like(top), top)
+    del exponent
+    raised = xp.exp(raised)
+    if not bool((factor == 1).all()):
+        raised = raised * factor
     total = xp.sum(raised, axis=0, keepdims=True)
     return raised / xp.where(total == 0, xp.ones_like(total), total)
 

@@ -37,13 +37,11 @@ class _Memory:
 
     Attributes
     ----------
-    weights : (n, batch, *grid), of all adapters; 0 for those that were not run.
     chosen : bool, (n, batch) or (n, batch, *grid); None without selection.
     levels : (m, batch), running mean of the divergence of the adapters with a prior.
     count : evaluations so far.
     """
 
-    weights: Array
     chosen: Array | None
     levels: Array
     count: int
@@ -143,8 +141,10 @@ class Loratorio:
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """By what this step's predictions say."""
-        known = self._evaluated(moment, seen, memory if isinstance(memory, _Memory) else None)
-        return self._blend(seen, known.weights), known
+        weights, known = self._evaluated(
+            moment, seen, memory if isinstance(memory, _Memory) else None
+        )
+        return self._blend(seen, weights, len(moment.prior)), known
 
     def _frozen(self, moment: Moment, memory: _Memory | None) -> Array | None:
         """The choice that stays, or none where it is free."""
@@ -157,21 +157,24 @@ class Loratorio:
         frozen = self._frozen(moment, memory)
         return [i for i in moment.taking if frozen is None or bool(frozen[i].any())]
 
-    def _evaluated(self, moment: Moment, seen: Seen, memory: _Memory | None) -> _Memory:
-        """What this step's predictions say."""
+    def _evaluated(
+        self, moment: Moment, seen: Seen, memory: _Memory | None
+    ) -> tuple[Array, _Memory]:
+        """What this step's predictions say: (m, batch, *grid) of those that were run."""
         far = divergence(seen.base, seen.members, patch=self.patch)
         rows = alone_in(seen.passes)
         levels, count = self._levels(far, rows, len(moment.prior), memory)
         terms = normalise(far, levels[rows]) if self.level == "adapter" else far
         chosen = self._chosen(moment, far, terms, rows, memory)
         likeness = -terms
+        del far, terms
         if self.scale != "none":
             frozen = self._frozen(moment, memory)
             likeness = _standardised(likeness, self.scale, None if frozen is None else frozen[rows])
         prior = [moment.prior[i] for i in rows]
-        mask = None if chosen is None else _reach(chosen[rows], far.ndim)
+        mask = None if chosen is None else _reach(chosen[rows], likeness.ndim)
         weights = softmin(likeness, tau=self.tau, prior=prior, chosen=mask)
-        return _Memory(spread(weights, rows, len(moment.prior)), chosen, levels, count)
+        return weights, _Memory(chosen, levels, count)
 
     def _levels(
         self, far: Array, rows: list[int], total: int, memory: _Memory | None
@@ -200,16 +203,14 @@ class Loratorio:
         picked = select(scores, self.k, previous=previous, hysteresis=self.hysteresis)
         return spread(picked, rows, len(moment.prior))
 
-    def _blend(self, seen: Seen, weights: Array) -> Spread:
-        """The weights of those that were run."""
-        rows = alone_in(seen.passes)
-        run = weights[rows]
-        # Under masks one without weight may be the only one that its pixels allow.
-        heavy = [n for n in range(len(rows)) if bool((run[n] != 0).any())]
-        taken = heavy if seen.masks is None else list(range(len(rows)))
-        used = tuple(seen.passes[n] for n in taken)
-        masks = None if seen.masks is None else seen.masks[[rows[n] for n in taken]]
-        return Spread(used, (run[taken],), len(weights), self.patch, self.how, masks)
+    def _blend(self, seen: Seen, weights: Array, count: int) -> Spread:
+        """Of those that have weight; under masks of all, since one may be all that a pixel has."""
+        masks = None if seen.masks is None else seen.masks[alone_in(seen.passes)]
+        blend = Spread(seen.passes, (weights,), count, self.patch, self.how, masks)
+        heavy = [n for n in range(len(weights)) if bool((weights[n] != 0).any())]
+        if masks is not None or len(heavy) == len(weights):
+            return blend
+        return blend.take(heavy, (weights[heavy],))
 
 
 def _standardised(likeness: Array, scope: Scope, frozen: Array | None) -> Array:
