@@ -409,6 +409,18 @@ def test_numbers_in_tuples_are_checked_too() -> None:
         WComposite(importance=(-1.0,))
     with pytest.raises(ParamError, match="at least one must be above 0"):
         WSwitch(importance=(0.0, 0.0))
+    for kind in (WSwitch, WComposite):
+        assert kind(importance=np.array([1.0, 2.0])) == kind(importance=(1.0, 2.0))
+        for bad in (2, "12", ("a",)):
+            with pytest.raises(ParamError, match=r"importance = .*a number"):
+                kind(importance=bad)
+    for edge in (2.5, None, "4", (4, 2.5)):
+        with pytest.raises(ParamError, match=r"loratorio: patch = .*allowed is a whole number"):
+            Loratorio(patch=edge)  # type: ignore[arg-type]
+    with pytest.raises(ParamError, match=r"tau = 0.1.*; this is a Tensor: give its .item\(\)"):
+        Loratorio(tau=torch.tensor(0.1))
+    with pytest.raises(ParamError, match="merge: method = 3: give a text such as ties"):
+        Merge(3)  # type: ignore[arg-type]
     with pytest.raises(ParamError, match="gamma = -1"):
         AutoLora(-1)
     with pytest.raises(ParamError, match="lambda = 2"):

@@ -407,6 +407,8 @@ def test_what_a_pool_leaves_behind_on_an_exception(pipe: Any, tmp_path: Path) ->
     [
         (lambda p: Pool(p, hold=0), {}, "hold = 0"),
         (lambda p: Pool(p, short=0), {}, "short = 0"),
+        (lambda _: Pool(3), {}, "pool: folder = 3: give the path of a folder"),
+        (lambda p: Pool(p, prompt=None), {}, "pool: prompt = None: give a text"),
         (lambda p: Pool(p, alike=0), {}, "alike = 0"),
         (lambda p: Pool(p / "nowhere"), {}, "nowhere: a pool is a folder"),
         (lambda p: Pool(p / "empty"), {}, "empty: no .safetensors file in it"),

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from compose.bench import STEPS, Bench, close
 from compose.pipelines import GUIDANCE, KINDS
 
 import loramix
 from loramix import ParamError
 from loramix.compose import MODES, Composite, Loratorio, Saving
+from loramix.spelling import spelled
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Already found a `peft_config`"
@@ -152,8 +154,33 @@ def test_savings_that_cannot_be_are_refused(saving: Any, message: str) -> None:
         loramix.compose(pipe, [], saving=saving)
 
 
+def test_a_window_without_a_step_is_noted(bench: Bench) -> None:
+    for name in ("loratorio", "switch"):
+        found, _ = run(bench, name, saving="window=0.3+0.4")
+        (note,) = found.notes
+        assert note.startswith("none of the 4 steps was inside the window: in all of them all")
+    found, _ = run(bench, "switch", saving="window=0.3+0.6")
+    assert found.notes == ()
+
+
+def test_numbers_of_arrays_are_numbers() -> None:
+    meant = Saving(every=2, skip=0.25, window=(0.25, 0.5))
+    for window in ([0.25, 0.5], np.array([0.25, 0.5]), (torch.tensor(0.25), np.float32(0.5))):
+        found = Saving(every=2, skip=torch.tensor(0.25), window=window)  # type: ignore[arg-type]
+        assert found == meant
+        assert spelled(found) == spelled(meant)
+
+
 def test_windows_are_of_numbers() -> None:
-    for bad in ((0.5, 0.5), (0.1, float("nan")), (-0.1, 1.0), 0.5, (0.1, 0.2, 0.3)):
+    for bad in (
+        (0.5, 0.5),
+        ("0", "1"),
+        None,
+        (0.1, float("nan")),
+        (-0.1, 1.0),
+        0.5,
+        (0.1, 0.2, 0.3),
+    ):
         with pytest.raises(ParamError, match="saving: window = "):
             Saving(window=bad)  # type: ignore[arg-type]
 

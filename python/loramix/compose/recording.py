@@ -122,6 +122,11 @@ class Record:
         found = [*notes, *self._notes]
         if sharper is not None:
             found.extend(self._even(sharper))
+        if self.plain and len(self.plain) == len(self.steps):
+            found.append(
+                f"none of the {len(self.steps)} steps was inside the window: in all of them all "
+                "adapters acted at once, without the mode; begin it earlier, or end it later"
+            )
         composed = {step.number for step in self.steps} - self.plain
         if recentres and (missed := sorted(composed - self.guided)):
             where = "" if len(missed) == len(self.steps) else f" in {_spans(missed)}"

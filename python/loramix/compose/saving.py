@@ -1,7 +1,8 @@
 """What saves work, around any mode: a window of steps, weights that stay, adapters that rest."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from numbers import Real
+from typing import Any, ClassVar
 
 from loramix.compose.functional.arrays import Array, library_of, like, wide
 from loramix.compose.functional.checks import check_count, check_number, number_of
@@ -43,10 +44,9 @@ class Saving:
 
     def __post_init__(self) -> None:
         check_count(self.name, "every", self.every)
-        check_number(self.name, "skip", self.skip, high=1)
-        if not _is_window(self.window):
-            message = f"saving: window = {self.window}: allowed is 0 <= start < end <= 1"
-            raise ParamError(message)
+        skip = check_number(self.name, "skip", number_of(self.skip), high=1)
+        object.__setattr__(self, "skip", skip)
+        object.__setattr__(self, "window", _window_of(self.window))
         if self.skip and self.every == 1:
             message = (
                 f"saving: skip = {self.skip}: adapters rest from one evaluation of the weights to "
@@ -70,13 +70,20 @@ class Saving:
         return mode if self == Saving() else _Saved(mode, self)
 
 
-def _is_window(given: object) -> bool:
-    """Whether it is [start, end) inside the run."""
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        return False
-    start, end = (number_of(one) for one in given)
-    numbers = isinstance(start, int | float) and isinstance(end, int | float)
-    return numbers and 0 <= start < end <= 1  # type: ignore[operator]
+def _window_of(given: Any) -> tuple[float, float]:  # noqa: ANN401 - what is not refused
+    """[start, end) inside the run, of Python's numbers or of others.
+
+    Raises
+    ------
+    ParamError : it is not.
+    """
+    ends = tuple(map(number_of, given)) if hasattr(given, "__len__") else ()
+    if len(ends) == 2 and all(isinstance(one, Real) for one in ends):
+        start, end = (float(one) for one in ends)  # type: ignore[arg-type]
+        if 0 <= start < end <= 1:
+            return start, end
+    message = f"saving: window = {given}: allowed is 0 <= start < end <= 1"
+    raise ParamError(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class Loratorio:
 
     def __post_init__(self) -> None:
         check_number(self.name, "tau", self.tau, above=True, infinite=True)
-        for edge in (self.patch,) if isinstance(self.patch, int) else self.patch:
+        for edge in self.patch if isinstance(self.patch, tuple | list) else (self.patch,):
             check_count(self.name, "patch", edge)
         check_word(self.name, "how", self.how, ("nearest", "bilinear"))
         check_word(self.name, "scale", self.scale, ("none", "image", "patch"))
