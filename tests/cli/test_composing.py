@@ -1,6 +1,8 @@
 """The command that draws: its files, its words, what it refuses before it loads anything large."""
 
+import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -415,6 +417,18 @@ def test_a_model_without_its_weights(run: Run) -> None:
     assert done.err.startswith("error: bad: diffusers cannot open it: ")
     assert done.err.count("\n") == 1
     assert written() == {"bad"}
+
+
+def test_help_and_guide_name_every_mode_and_guidance(run: Run) -> None:
+    from loramix.compose import GUIDANCE, MODES, Saving
+
+    guide = (Path(__file__).parents[2] / "docs" / "COMPOSE.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"[a-z][a-z-]*", run("compose", "--help").out))
+    fields = {one.name for one in dataclasses.fields(Saving)}
+    assert {*MODES, *GUIDANCE, *fields} <= said
+    rows = "".join(line for line in guide.splitlines() if line.startswith("| `"))
+    for name in (*MODES, *GUIDANCE, *fields):
+        assert f"`{name}`" in rows, name
 
 
 def test_without_the_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,21 @@ def test_bands_are_shared_by_what_changes_in_them(score: str, bench: Bench) -> N
     assert bench.last.runs[0].forwards == STEPS * 2 * (4 if score == "base" else 3)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_sizes_of_bands_are_those_of_the_wavelets(size: tuple[int, int]) -> None:
+    from loramix.compose.functional import haar
+
+    members = tuple(np.random.default_rng(i).normal(size=(1, 2, *size)) for i in range(2))
+    mode = MultLfg(levels=3, score="base", tau=0.5)
+    moment = Moment(0, 4, (1.0, 1.0))
+    ran = tuple(one for one in mode.passes(moment, None) if one.active)
+    blend, _ = mode.weigh(moment, Seen(ran, members, np.zeros((1, 2, *size))), None)
+    counts = [part[0, 0].size for part in haar(members[0], 3).parts]
+    meant = sum(w * c / sum(counts) for w, c in zip(blend.weights, counts, strict=True))
+    assert len(blend.weights) == 10
+    assert np.allclose(blend.table, meant)
+
+
 def _bands(image: Array) -> Array:
     """(bands, channels, height / 2, width / 2)."""
     return np.stack([np.stack(oracles.haar(one)) for one in image], axis=1)

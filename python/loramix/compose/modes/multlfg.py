@@ -88,8 +88,8 @@ class MultLfg:
     -----
     Forwards per step: 2 n with classifier-free guidance, n without; with score ``base`` one more
     each (the unconditional one only where both sides are one call).  The bands of the evaluation
-    before are n conditional predictions in float32, those of the step as many while it is weighed:
-    more memory than the other modes need.
+    before are n conditional predictions in float32, more memory than the other modes need; with
+    score ``base`` those of two are there at a time.
 
     Known to us from its abstract and a summary, which says that text and algorithm disagree about
     the latents compared; scores, tau and k are ours.  The account shows weights averaged over
@@ -134,31 +134,36 @@ class MultLfg:
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """Weights of every band."""
-        stack = [haar(one, self.levels) for one in seen.members]
-        rows = alone_in(seen.passes)
-        others = self._others(seen, memory, rows)
-        now = _Memory(dict(zip(rows, stack, strict=True)))
-        count = len(moment.prior)
-        if others is None:
+        rows, count = alone_in(seen.passes), len(moment.prior)
+        distances, now = self._compared(seen, memory, rows)
+        if not distances:
             alike = shares(moment, seen.members[0])[rows]
             return Weighted(seen.passes, (alike,), count), now
         prior = [moment.prior[i] for i in rows]
-        weights = tuple(
-            self._weights(
-                [_distance(one, other, b) for one, other in zip(stack, others, strict=True)], prior
-            )
-            for b in range(len(stack[0].parts))
-        )
-        sizes = [part[0].shape[-1] * part[0].shape[-2] for part in stack[0].parts]
-        parts = tuple(size / sum(sizes) for size in sizes)
-        return _Banded(seen.passes, weights, parts, self.levels, count), now
+        weights = tuple(self._weights(list(band), prior) for band in zip(*distances, strict=True))
+        sizes = _sizes(seen.members[0].shape, self.levels)
+        return _Banded(seen.passes, weights, sizes, self.levels, count), now
 
-    def _others(self, seen: Seen, memory: object, rows: list[int]) -> list[Bands] | None:
-        """What every member is compared with."""
-        if self.score == "base":
-            return [haar(seen.base, self.levels)] * len(rows)
-        known = memory.bands if isinstance(memory, _Memory) else {}
-        return [known[i] for i in rows] if all(i in known for i in rows) else None
+    def _compared(
+        self, seen: Seen, memory: object, rows: list[int]
+    ) -> tuple[list[list[Array]], _Memory]:
+        """The distance of every member in every band, and what to remember.
+
+        One member at a time, since its bands are as many numbers as its prediction; those of the
+        evaluation before are forgotten as they are compared.
+        """
+        base = haar(seen.base, self.levels) if self.score == "base" else None
+        before = memory.bands if isinstance(memory, _Memory) else {}
+        complete = base is not None or all(i in before for i in rows)
+        distances, now = [], _Memory({})
+        for i, member in zip(rows, seen.members, strict=True):
+            own = haar(member, self.levels)
+            other = before.pop(i, None) if base is None else base
+            if complete and other is not None:
+                distances.append([_distance(own, other, b) for b in range(len(own.parts))])
+            if base is None:
+                now.bands[i] = own
+        return distances, now
 
     def _weights(self, distances: list[Array], prior: list[float]) -> Array:
         """(m, batch) from m distances."""
@@ -168,6 +173,17 @@ class MultLfg:
         scores = scores / xp.where(mean == 0, xp.ones_like(mean), mean)
         chosen = None if self.k is None else select(scores, self.k)
         return softmin(-scores, tau=self.tau, prior=prior, chosen=chosen)
+
+
+def _sizes(shape: Sequence[int], levels: int) -> tuple[float, ...]:
+    """The share of the coefficients that every part of the bands has, see `haar`."""
+    height, width = shape[-2:]
+    found: list[int] = []
+    for _ in range(levels):
+        height, width = -(-height // 2), -(-width // 2)
+        found[:0] = [height * width] * 3
+    found[:0] = [height * width]
+    return tuple(size / sum(found) for size in found)
 
 
 def _distance(one: Bands, other: Bands, part: int) -> Array:
