@@ -8,6 +8,7 @@ import pytest
 import torch
 from compose.bench import STEPS, Bench, close
 from compose.pipelines import GUIDANCE, KINDS
+from compose.test_laws import FULL, Case, near, rows_seen
 
 import loramix
 from loramix import ParamError
@@ -242,3 +243,37 @@ def test_outside_the_window_nothing_of_the_composition_is_left(bench: Bench) -> 
         assert run.notes == ()
     late = bench.composed(mode=Loratorio(patch=4), saving="window=0.99+1.0")
     assert np.array_equal(late, bench.composed(mode="merge:method=linear"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "guidance", "meant"),
+    [
+        ("flux", "recentred", [1, 3, 2]), ("ltx", "recentred", [2, 6, 6]),
+        ("wan", "recentred", [2, 6, 5]), ("wan", "cfg", [2, 5, 4]),
+        ("qwen", "autolora", [2, 6, 6]), ("sdxl", "cfg", [2, 6, 4]),
+    ],
+)  # fmt: skip
+def test_work_is_saved_in_every_kind_of_pipeline(
+    kind: str, guidance: str, meant: list[int], tmp_path: Path
+) -> None:
+    """A step outside of the window, one that evaluates weights, one that keeps them."""
+    case = Case(kind, tmp_path, 2)
+    seen = rows_seen(case)
+    saving = Saving(every=2, window=(0.5, 1.0))
+    call = {"num_inference_steps": 4}
+    case.composed(case.load(), mode=FULL, guidance=guidance, saving=saving, call=call)
+    (found,) = case.last.runs
+    outside, evaluates, keeps = meant
+    assert [one.forwards for one in found.steps] == [outside, outside, evaluates, keeps]
+    assert sum(seen) == 2 * found.forwards  # two pictures
+
+
+def test_adapters_in_one_batch_save_the_same_work(tmp_path: Path) -> None:
+    case = Case("sd", tmp_path, 3)
+    names, saving = case.load(), "every=2,skip=0.3,window=0.25+1.0"
+    how = {"mode": Loratorio(tau=0.005, patch=2), "saving": saving, "guidance": "cfg"}
+    call = {"num_inference_steps": 8}
+    meant = case.composed(names, call=call, **how)
+    forwards = case.last.runs[0].forwards
+    assert near(case.composed(names, call=call, max_batch=4, **how), meant, 1e-3)
+    assert case.last.runs[0].forwards == forwards < 2 * 2 + 6 * 8
