@@ -12,7 +12,8 @@ from compose.test_laws import FULL, Case, near, rows_seen
 
 import loramix
 from loramix import ParamError
-from loramix.compose import MODES, Composite, Loratorio, Saving
+from loramix.compose import MODES, Cm, Composite, Loratorio, Saving
+from loramix.compose.modes.base import Moment, Pass, Seen
 from loramix.spelling import spelled
 
 pytestmark = pytest.mark.filterwarnings(
@@ -129,9 +130,28 @@ def test_bands_rest_only_where_they_are_light_in_all(bench: Bench) -> None:
 def test_cm_measures_in_the_first_steps_of_its_window(bench: Bench) -> None:
     _, forwards = run(bench, "cm:measure=1", saving="window=0.5+1.0")
     assert forwards == [2, 2, 8, 6]
-    late, _ = run(bench, "cm:measure=1", saving="window=0.75+1.0")
-    weights = late.steps[3].weights
-    assert np.allclose(weights.max(axis=0), 2.5 / 4.5)
+
+
+@pytest.mark.parametrize("begun", [0, 3, 4, 13])
+def test_whenever_cm_begins_the_highest_frequencies_come_first(begun: int) -> None:
+    rng = np.random.default_rng(2)
+    base = rng.normal(size=(1, 4, 8, 8))
+    rough = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1
+    members = tuple(base + share * rough + (1 - share) for share in (0.2, 0.9, 0.5))
+    mode, memory = Cm(measure=1), None
+    ran = tuple(Pass((i,)) for i in range(3))
+    dominant = []
+    for step in range(begun, begun + 5):
+        moment = Moment(step, 16, (1.0,) * 3)
+        blend, memory = mode.weigh(moment, Seen(ran, members, base), memory)
+        dominant.append(int(blend.table[:, 0].argmax()))
+    moved = [
+        step for step in range(begun + 1, begun + 5) if step % (3 if 6 <= step < 14 else 2) == 0
+    ]
+    order = (1, 2, 0)
+    assert dominant == [
+        order[sum(one <= step for one in moved) % 3] for step in range(begun, begun + 5)
+    ]
 
 
 @pytest.mark.parametrize(
