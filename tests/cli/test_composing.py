@@ -1,9 +1,12 @@
 """The command that draws: its files, its words, what it refuses before it loads anything large."""
 
+import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +125,20 @@ def test_a_pool(run: Run) -> None:
     assert (found["short"], found["hold"]) == (2, 1)
 
 
+def test_a_bad_file_of_a_pool_is_said_once(run: Run, studio: Path) -> None:
+    Path("mixed").mkdir()
+    shutil.copy(studio / "style.safetensors", "mixed/style.safetensors")
+    bad = [f"river{i}" for i in range(5)]
+    for name in bad:
+        shutil.copy(studio / "broken.safetensors", f"mixed/{name}.safetensors")
+    done = run(*DRAW, "--pool", "mixed", *SMALL, "-o", "b.png")
+    assert (done.code, done.err) == (0, "")
+    for name in bad:
+        assert done.out.count(f"{name}: it cannot be read") == 1
+    (note,) = json.loads(Path("b.json").read_text())["notes"]
+    assert note.startswith("5 of 6 files of the pool cannot take part: river0: ")
+
+
 def test_json_and_a_merge(run: Run) -> None:
     how = ("--mode", "merge", "--guidance", "cfg", "--max-batch", "2", "--json")
     done = run(*DRAW, "style.safetensors", "face.v2.safetensors", *SMALL, *how, "-o", "m.jpg")
@@ -157,6 +174,8 @@ def test_predictions_that_overflow_leave_all_three_files(run: Run) -> None:
         (*DRAW, "style.safetensors", "--mode", "loratorio:tau=0", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--mode", "k-lora", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--guidance", "cgf", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--saving", "every=0", "-o", "o.png"),
+        (*DRAW, "style.safetensors", "--saving", "window=0.8+0.2", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--steps", "0", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--width", "0", "-o", "o.png"),
         (*DRAW, "style.safetensors", "--guidance-scale", "nan", "-o", "o.png"),
@@ -241,6 +260,79 @@ def test_a_model_of_another_kind_is_refused_before_its_weights_are_read(
         assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "configs", "step"),
+    [
+        ("StableDiffusionPipeline", {}, 8),
+        ("StableDiffusionXLPipeline", {"vae": {"block_out_channels": [4] * 6}}, 8),
+        ("StableDiffusion3Pipeline",
+         {"vae": {"block_out_channels": [4] * 4}, "transformer": {"patch_size": 2}}, 16),
+        ("FluxPipeline", {"vae": {"block_out_channels": [4] * 4}}, 16),
+        ("QwenImagePipeline", {"vae": {"temperal_downsample": [True, True, False, True]}}, 32),
+    ],
+)  # fmt: skip
+def test_sizes_that_a_model_cannot_draw_are_refused_before_its_weights_are_read(
+    kind: str, configs: dict[str, dict[str, object]], step: int, run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from diffusers import DiffusionPipeline
+
+    def opened(*_: object, **__: object) -> None:
+        message = "opened"
+        raise OSError(message)
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", opened)
+    Path("sized").mkdir()
+    Path("sized/model_index.json").write_text(json.dumps({"_class_name": kind}))
+    for name, config in configs.items():
+        (Path("sized") / name).mkdir()
+        (Path("sized") / name / "config.json").write_text(json.dumps(config))
+    drawn = ("compose", "--model", "sized", "--prompt", "x", "style.safetensors", "-o", "o.png")
+    for option in ("--width", "--height"):
+        done = run(*drawn, option, "33")
+        near = " or ".join(str(one) for one in (32 // step * step, 32 // step * step + step) if one)
+        assert done.code == 2
+        said = f"error: {option} 33: {kind} draws multiples of {step}: try {near}\n"
+        assert done.err == said
+        assert "opened" in run(*drawn, option, str(5 * step)).err
+    for component in configs:  # what cannot be known is left to the pipeline
+        (Path("sized") / component / "config.json").write_text("{no json")
+    if step != 8:
+        assert "opened" in run(*drawn, "--width", "33").err
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux", "qwen"])
+def test_steps_of_sizes_are_those_of_the_pipelines(kind: str, tmp_path: Path) -> None:
+    """diffusers' own numbers, from the configurations of its own classes."""
+    from compose.pipelines import KINDS
+    from diffusers import AutoencoderKL, AutoencoderKLQwenImage
+
+    from loramix import ParamError
+    from loramix.cli.sizing import refuse_size
+
+    pipe = KINDS[kind].make()
+    own: Any = type(pipe)
+    channels = (4, 4, 8, 8)
+    vae = (
+        AutoencoderKLQwenImage(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+        if kind == "qwen"
+        else AutoencoderKL(
+            block_out_channels=channels, norm_num_groups=2, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    )  # fmt: skip
+    pipe = own(**{**pipe.components, "vae": vae})
+    for name, one in pipe.components.items():
+        if name in ("vae", "transformer"):
+            one.save_config(tmp_path / "sized" / name)
+    factor = {"sd": 1, "sdxl": 1, "sd3": getattr(pipe, "patch_size", 1)}.get(kind, 2)
+    step = pipe.vae_scale_factor * factor
+    assert step in (8, 16)
+    refuse_size(type(pipe), tmp_path / "sized", {"width": 3 * step, "height": step})
+    with pytest.raises(ParamError, match=f"draws multiples of {step}: try {step} or {2 * step}"):
+        refuse_size(type(pipe), tmp_path / "sized", {"height": step + 1})
+
+
 def test_messages_say_what_compose_can_do(run: Run) -> None:
     """Options of other commands are named as theirs."""
     tensors = load_file("style.safetensors")
@@ -270,6 +362,52 @@ def test_messages_say_what_compose_can_do(run: Run) -> None:
     assert done.err.endswith("is given twice: give it once\n")
 
 
+def test_weights_that_are_nearly_even_are_noted_once(run: Run) -> None:
+    done = run(*DRAW, "style.safetensors:0.2", "face.v2.safetensors:0.2", *SMALL, "-o", "n.png")
+    (note,) = json.loads(Path("n.json").read_text())["notes"]
+    assert note.startswith("weights differ by ")
+    said = " ".join(done.out.split())
+    assert said.count(note) == 1
+    assert said.count("weights differ") == 1
+
+
+def test_work_that_is_saved(run: Run) -> None:
+    files = ("style.safetensors", "face.v2.safetensors")
+    small = ("--steps", "4", *SMALL[2:], "--guidance", "cfg", "-o", "s.png")
+    how = ("--saving", "every=2,window=0.0+0.75")
+    done = run(*DRAW, *files, *small, *how)
+    assert (done.code, done.err) == (0, "")
+    assert "forwards   18 in 4 steps" in done.out
+    found = json.loads(Path("s.json").read_text())
+    assert [one["forwards"] for one in found["steps"]] == [6, 4, 6, 2]
+    assert found["saving"] == "saving:every=2,skip=0.0,window=0.0+0.75"
+    assert run(*DRAW, *files, *small, "--saving", found["saving"]).code == 0
+    assert json.loads(Path("s.json").read_text())["saving"] == found["saving"]
+
+
+@pytest.mark.parametrize(
+    ("saving", "said"),
+    [
+        ("every=3", "one adapter acts at a time, by the number of the step; for turns of 3 steps "
+         "write switch:every=3"),
+        ("skip=0.1", "give every of 2 or more"),
+    ],
+)  # fmt: skip
+def test_savings_are_checked_before_the_model_is_opened(
+    saving: str, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("opened")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", opened)
+    how = ("--mode", "switch", "--saving", saving, "-o", "o.png")
+    done = run(*DRAW, "style.safetensors", *how)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert said in done.err
+
+
 def test_a_model_without_its_weights(run: Run) -> None:
     shutil.copytree("model", "bad")
     (Path("bad") / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -279,6 +417,18 @@ def test_a_model_without_its_weights(run: Run) -> None:
     assert done.err.startswith("error: bad: diffusers cannot open it: ")
     assert done.err.count("\n") == 1
     assert written() == {"bad"}
+
+
+def test_help_and_guide_name_every_mode_and_guidance(run: Run) -> None:
+    from loramix.compose import GUIDANCE, MODES, Saving
+
+    guide = (Path(__file__).parents[2] / "docs" / "COMPOSE.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"[a-z][a-z-]*", run("compose", "--help").out))
+    fields = {one.name for one in dataclasses.fields(Saving)}
+    assert {*MODES, *GUIDANCE, *fields} <= said
+    rows = "".join(line for line in guide.splitlines() if line.startswith("| `"))
+    for name in (*MODES, *GUIDANCE, *fields):
+        assert f"`{name}`" in rows, name
 
 
 def test_without_the_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

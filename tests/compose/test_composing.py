@@ -211,7 +211,8 @@ def test_the_denoiser_can_be_called_by_itself(pipe: Any, files: list[Path]) -> N
 def test_where_memory_runs_out_fewer_share_a_forward(
     pipe: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with loramix.compose(pipe, files, mode=FULL):
+    mode = Loratorio(tau=0.01, patch=2)
+    with loramix.compose(pipe, files, mode=mode):
         meant = SD.run(pipe)
     inner = type(pipe.unet).forward
 
@@ -224,7 +225,7 @@ def test_where_memory_runs_out_fewer_share_a_forward(
         return inner(self, sample, timestep, encoder_hidden_states, **more)
 
     monkeypatch.setattr(type(pipe.unet), "forward", small)
-    composition = loramix.compose(pipe, files, mode=FULL, max_batch=3)
+    composition = loramix.compose(pipe, files, mode=mode, max_batch=3)
     with composition:
         got = SD.run(pipe)
     assert float((got - meant).abs().max()) < 1e-3

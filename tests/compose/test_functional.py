@@ -310,6 +310,38 @@ def test_entropy_is_that_of_the_oracle(kind: str) -> None:
     assert got[1, 2] == pytest.approx(math.log(3), abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["numpy32", "torch64"])
+def test_departure_is_that_of_the_sum_by_hand(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    raw = rng.uniform(size=(3, 2, 4, 5))
+    raw[2] = 0
+    weights, prior = raw / raw.sum(axis=0), (1.0, 3.0, 0.0)
+    meant = np.zeros(2)
+    for b in range(2):
+        for y, x in np.ndindex(4, 5):
+            for i, own in ((0, 0.25), (1, 0.75)):
+                meant[b] += (weights[i, b, y, x] - own) ** 2 / own / 20
+    got = plain(f.departure(kinded(weights, kind), prior))
+    assert got == pytest.approx(np.sqrt(meant), rel=1e-5)
+    alike = np.array([[0.25, 0.25], [0.75, 0.75], [0, 0]])
+    assert plain(f.departure(kinded(alike, kind), prior)).max() < 1e-6
+    assert f.departure(np.array([[1.0], [0.0]]), (1, 1)) == pytest.approx(1)
+
+
+def test_the_sum_departs_by_no_more_than_its_weights() -> None:
+    """Times the distance of the members from their mean, patch by patch."""
+    rng = np.random.default_rng(8)
+    for _ in range(50):
+        members, prior = rng.normal(size=(4, 1, 3, 2, 2)), rng.uniform(0.1, 1, size=4)
+        weights = rng.dirichlet(np.ones(4))[:, None]
+        own = prior / prior.sum()
+        mean, sum_ = (np.tensordot(w, members, 1) for w in (own, weights[:, 0]))
+        squares = ((members - mean) ** 2).sum(axis=(1, 2, 3, 4))
+        far = np.sqrt(own @ squares)
+        moved = np.sqrt(((sum_ - mean) ** 2).sum())
+        assert moved <= f.departure(weights, prior)[0] * far * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_those_of_the_oracle_and_come_back(kind: str) -> None:
     latents = kinded(np.random.default_rng(19).normal(size=(2, 3, 4, 6)), kind)

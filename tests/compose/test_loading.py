@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramix
 from loramix import FormatError, ParamError
-from loramix.compose import loading as compose_loading
+from loramix.compose import writing as compose_writing
 from loramix.compose.components import tuner_layers
 
 pytestmark = pytest.mark.filterwarnings(
@@ -181,7 +181,7 @@ def test_text_encoders_have_two_spellings(prefix: str, tmp_path: Path) -> None:
     save_file({**plain, **parts}, file)
     save_file({**plain, **{key: value * 0.5 for key, value in parts.items()}}, other)
     words = {"prompt": ["a cat", "a dog"], "prompt_embeds": None, "negative_prompt_embeds": None}
-    composition = loramix.compose(pipe, [file, other])
+    composition = loramix.compose(pipe, [file, other], mode="composite")
     with composition as inside:
         SD.run(inside, **words)
         layer = inside.text_encoder.encoder.layers[0].self_attn.q_proj
@@ -426,7 +426,7 @@ def test_no_room_for_temporary_files_says_where_they_are(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "disk full; lower --rank", "x")
 
-    monkeypatch.setattr(compose_loading, "convert", full)
+    monkeypatch.setattr(compose_writing, "convert", full)
     with (
         pytest.raises(OSError, match=r"temporary files of composing.*TMPDIR") as found,
         loramix.compose(pipe, [file], architecture=table),

@@ -190,8 +190,8 @@ def test_where_no_adapter_is_the_base_runs_alone(tmp_path: Path) -> None:
 def test_a_choice_that_stays_stays_within_its_model(tmp_path: Path) -> None:
     pipe = WAN.make()
     high, low, _ = wan_files(pipe, tmp_path)
-    mode = Loratorio(patch=2, k=1, freeze=1, every=2, skip=0.1)
-    _, run = composed(pipe, [high, low], mode=mode)
+    mode = Loratorio(patch=2, k=1, freeze=1)
+    _, run = composed(pipe, [high, low], mode=mode, saving="every=2,skip=0.1")
     assert [step.chosen[:, 0].tolist() for step in run.steps] == [
         [True, False], [False, True], [False, True],
     ]  # fmt: skip

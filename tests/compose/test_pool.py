@@ -278,12 +278,13 @@ def test_bad_files_leave_their_place_to_others(pipe: Any, tmp_path: Path) -> Non
     (folder / "river-dir").mkdir()
     (folder / "river-dir" / "river-link.safetensors").symlink_to(folder / "river-nan.safetensors")
 
-    with loramix.compose(pipe, [ann, bob], mode="loratorio:patch=2") as inside:
+    mode = "loratorio:patch=2,tau=0.01"
+    with loramix.compose(pipe, [ann, bob], mode=mode) as inside:
         meant = SD.run(inside)
     before = picture(pipe)
     for short in (2, 5):
         pool = Pool(folder, prompt="a river", short=short)
-        composition = loramix.compose(pipe, pool, mode="loratorio:patch=2")
+        composition = loramix.compose(pipe, pool, mode=mode)
         with composition as inside:
             assert torch.equal(SD.run(inside), meant)
         assert same(picture(pipe), before)
@@ -406,6 +407,8 @@ def test_what_a_pool_leaves_behind_on_an_exception(pipe: Any, tmp_path: Path) ->
     [
         (lambda p: Pool(p, hold=0), {}, "hold = 0"),
         (lambda p: Pool(p, short=0), {}, "short = 0"),
+        (lambda _: Pool(3), {}, "pool: folder = 3: give the path of a folder"),
+        (lambda p: Pool(p, prompt=None), {}, "pool: prompt = None: give a text"),
         (lambda p: Pool(p, alike=0), {}, "alike = 0"),
         (lambda p: Pool(p / "nowhere"), {}, "nowhere: a pool is a folder"),
         (lambda p: Pool(p / "empty"), {}, "empty: no .safetensors file in it"),
@@ -421,8 +424,13 @@ def test_what_a_pool_leaves_behind_on_an_exception(pipe: Any, tmp_path: Path) ->
         ),
         (
             lambda p: Pool(p, hold=5),
-            {"mode": Loratorio(window=(0.2, 1.0))},
+            {"saving": "window=0.2+1.0"},
             r"mode loratorio runs 6 adapters in one forward, hold = 5",
+        ),
+        (
+            lambda p: Pool(p, hold=5),
+            {"mode": "switch", "saving": "window=0.0+0.999"},
+            r"mode switch runs 6 adapters in one forward, hold = 5.* without a window",
         ),
     ],
 )

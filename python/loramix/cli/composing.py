@@ -16,7 +16,7 @@ from loramix.errors import ParamError
 from loramix.spelling import spelled
 
 if TYPE_CHECKING:
-    from loramix.compose import Composition, Guidance, Mode, Pool, Run
+    from loramix.compose import Composition, Guidance, Mode, Pool, Run, Saving
 
 _SEEDS = 2**64
 _ALLOWED = "write FILE or FILE:WEIGHT, such as style.safetensors:0.8"
@@ -54,6 +54,15 @@ GuidanceName = Annotated[
     typer.Option(
         "--guidance", metavar="NAME",
         help="cfg, recentred:lambda=0.5 or autolora:gamma=1.5; default: what goes with the mode.",
+        show_default=False,
+    ),
+]  # fmt: skip
+SavingText = Annotated[
+    str | None,
+    typer.Option(
+        "--saving", metavar="PARAMETERS",
+        help="Fewer forwards: window=0.2+0.8, the part of the run in which the mode composes; "
+        "every=3, weights stay for three steps; skip=0.05, adapters of less weight rest meanwhile.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -139,6 +148,7 @@ def compose(  # noqa: PLR0913 - one parameter per option
     output: Picture,
     mode: ModeName = "loratorio",
     guidance: GuidanceName = None,
+    saving: SavingText = None,
     pool: PoolFolder = None,
     short: Short = None,
     hold: Hold = None,
@@ -170,7 +180,7 @@ def compose(  # noqa: PLR0913 - one parameter per option
     }  # fmt: skip
     call = {name: value for name, value in given.items() if value is not None}
     _check(call, seed)
-    chosen, guided = _rules(mode, guidance)
+    chosen, guided, saved = _rules(mode, guidance, saving)
     sources, weights = _sources(adapters, pool, short, hold, prompt)
     drawing.need_diffusers("compose")
     with drawing.quiet():
@@ -180,8 +190,8 @@ def compose(  # noqa: PLR0913 - one parameter per option
         pipe = drawing.open_pipeline(model, dtype, device, fetch=fetch)
         drawing.refuse_call(type(pipe), call)
         composition = composed(
-            pipe, sources, mode=chosen, guidance=guided, weights=weights, max_batch=max_batch,
-            architecture=architecture,
+            pipe, sources, mode=chosen, guidance=guided, saving=saved, weights=weights,
+            max_batch=max_batch, architecture=architecture,
         )  # fmt: skip
         start = time.perf_counter()
         picture = drawing.drawn(composition, call, seed, hidden=as_json)
@@ -190,6 +200,7 @@ def compose(  # noqa: PLR0913 - one parameter per option
     facts = {
         "model": model, "given": adapters or [str(pool)], **call, "seed": seed,
         "mode": spelled(composition.mode), "guidance": spelled(composition.guidance),
+        "saving": spelled(composition.saving),
         "dtype": drawing.type_of(pipe), "device": str(pipe.device), "max_batch": max_batch,
         "short": getattr(sources, "short", None), "hold": getattr(sources, "hold", None),
         "seconds": seconds, "files": [str(place) for place in places], **run.as_dict(),
@@ -242,21 +253,24 @@ def _check(call: Mapping[str, Any], seed: int) -> None:
         raise ParamError(message)
 
 
-def _rules(mode: str, guidance: str | None) -> "tuple[Mode, Guidance | None]":
-    """The mode and the guidance, before anything large is opened.
+def _rules(
+    mode: str, guidance: str | None, saving: str | None
+) -> "tuple[Mode, Guidance | None, Saving]":
+    """The mode, the guidance and what saves work, before anything large is opened.
 
     Raises
     ------
-    ParamError : no such name, or a parameter out of range.
+    ParamError : no such name, a parameter out of range, or two that do not go together.
     """
     from loramix.compose.guidance import GUIDANCE
     from loramix.compose.modes import MODES
+    from loramix.compose.wishes import saving_of
     from loramix.spelling import named
 
-    return (
-        named("mode", mode, MODES),
-        None if guidance is None else named("guidance", guidance, GUIDANCE),
-    )
+    chosen: Mode = named("mode", mode, MODES)
+    saved = saving_of(saving)
+    saved.around(chosen)
+    return chosen, None if guidance is None else named("guidance", guidance, GUIDANCE), saved
 
 
 def _sources(
@@ -304,6 +318,7 @@ def _sources(
 
 def _text(run: "Run", composition: "Composition", seconds: float, places: tuple[Path, ...]) -> str:
     """What was done, for the terminal."""
+    from loramix.compose.filling import unfit
     from loramix.report import cells
 
     width = console.width()
@@ -320,6 +335,7 @@ def _text(run: "Run", composition: "Composition", seconds: float, places: tuple[
         )
     ]
     out = [one for one in composition.candidates if one.left_out]
+    told = set(unfit(composition.candidates))  # a note that sums up some of them
     lines = [
         ("picture", str(places[0])),
         ("weights", str(places[1])),
@@ -329,7 +345,7 @@ def _text(run: "Run", composition: "Composition", seconds: float, places: tuple[
         *([("swaps", str(run.swaps))] if composition.candidates else []),
         *((("left out" if i == 0 else ""), f"{one.name}: {one.left_out}")
           for i, one in enumerate(out)),
-        *(("note", note) for note in run.notes),
+        *(("note", note) for note in run.notes if note not in told),
     ]  # fmt: skip
     table = cells.table(["adapter", "mean weight", "steps"], rows, "lrr", width)
     return f"{cells.fields(lines, width)}\n\n{table}"

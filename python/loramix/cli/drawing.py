@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loramix.cli.sizing import refuse_size
 from loramix.errors import FormatError, ModelError, OutputError, ParamError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def refuse_model(model: str, call: Mapping[str, Any]) -> None:
     Raises
     ------
     ModelError : no folder of a pipeline.
-    ParamError : of a kind that is not known, or that does not make a picture of a prompt.
+    ParamError : of a kind that is not known, that does not make a picture of a prompt, or not of
+        this size.
     """
     from loramix.finding import PIPELINE
 
@@ -75,6 +77,7 @@ def refuse_model(model: str, call: Mapping[str, Any]) -> None:
     except ParamError as error:
         message = f"{index}: {error}"
         raise ParamError(message) from None
+    refuse_size(kind, folder, call)
 
 
 def _folder_of(model: str) -> Path | None:

@@ -32,6 +32,7 @@ from loramix.compose.modes import WSwitch as WSwitch
 from loramix.compose.modes import importance_of as importance_of
 from loramix.compose.pool import Candidate as Candidate
 from loramix.compose.pool import Pool as Pool
+from loramix.compose.saving import Saving as Saving
 
 
 class _Room(ModuleType):

@@ -1,7 +1,7 @@
 """The context in which a pipeline composes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from loramix.compose.accounts import Run
 from loramix.compose.attaching import Attached
-from loramix.compose.components import ENCODERS, SECOND
+from loramix.compose.components import ENCODERS
 from loramix.compose.families import family_of
 from loramix.compose.filling import fill, refuse_crowds
 from loramix.compose.functional.arrays import Array
@@ -19,9 +19,12 @@ from loramix.compose.guidance import GUIDANCE, Guidance
 from loramix.compose.intercepting import denoisers_of, intercepted, progressing
 from loramix.compose.loading import Loader
 from loramix.compose.modes import MODES, Merge, Mode
+from loramix.compose.modes.base import Tempered
+from loramix.compose.noting import bounds, unread
 from loramix.compose.pool import Candidate, Pool
 from loramix.compose.residing import Residents
 from loramix.compose.restoring import put_back
+from loramix.compose.saving import Saving
 from loramix.compose.session import Session, Settings
 from loramix.compose.wishes import (
     Each,
@@ -30,6 +33,7 @@ from loramix.compose.wishes import (
     numbers,
     refuse_with_pool,
     rule_of,
+    saving_of,
 )
 from loramix.deciding import policy_for
 from loramix.errors import ParamError
@@ -48,7 +52,7 @@ class Composition:
 
     Attributes
     ----------
-    mode, guidance : what is used, with all parameters.
+    mode, guidance, saving : what is used, with all parameters.
     runs : the account of every call of the pipeline so far.
     candidates : of a pool, when it was entered: the short list, best first, and all others with
         the reason.  Empty for a list of adapters.
@@ -64,6 +68,7 @@ class Composition:
         priors: Each[float] | None,
         masks: Each[Array | None] | None,
         guidance: str | Guidance | type[Guidance] | None,
+        saving: str | Saving | None,
         max_batch: int,
         text: Text | None,
         architecture: str | None,
@@ -77,6 +82,8 @@ class Composition:
             policy_for(self._mode.method)  # says what is known
         chosen = self._mode.guidance if guidance is None else guidance
         self._guidance: Guidance = rule_of("guidance", chosen, GUIDANCE)
+        self._saving = saving_of(saving)
+        self._weigher = self._saving.around(self._mode)
         if self._pool is not None:
             refuse_with_pool(self._mode, weights=weights, priors=priors, masks=masks, text=text)
         count = len(self._adapters)
@@ -108,6 +115,11 @@ class Composition:
         return self._guidance
 
     @property
+    def saving(self) -> Saving:
+        """That is used, with all its parameters."""
+        return self._saving
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """The account of every call of the pipeline so far, in their order."""
         now = self._session.runs if self._session else ()
@@ -128,8 +140,9 @@ class Composition:
                 attached.check_rows()
             priors = self._take(attached, priors, loader)
             settings = Settings(
-                self._mode, self._guidance, priors, self._masks, self._max_batch,
-                tuple(loader.names.values()), (*loader.notes, *self._unread),
+                self._weigher, self._guidance, priors, self._masks, self._max_batch,
+                tuple(loader.names.values()), (*loader.notes, *unread(self._mode, self._priors)),
+                self._sharper,
             )  # fmt: skip
             self._session = Session(self._pipe, self._family, attached, settings)
             for one in denoisers:
@@ -160,7 +173,7 @@ class Composition:
             self.candidates, residents = fill(
                 self._pool, self._pipe, loader, denoisers, folder, self._architecture
             )
-            refuse_crowds(self._mode, len(loader.names), self._pool.hold)
+            refuse_crowds(self._weigher, self._mode.name, len(loader.names), self._pool.hold)
             weights = (self._pool.weight,) * len(loader.names)
             priors = (1.0,) * len(weights)
         elif isinstance(self._mode, Merge) and self._mode.method != "linear" and self._several:
@@ -185,17 +198,13 @@ class Composition:
         wanted = [name for name, prior in zip(attached.names, priors, strict=True) if prior > 0]
         attached.encode_with(wanted if texts else ())
         for name in wanted:
-            loader.notes.extend(_bounds(loader.names[name], attached.acting(name), texts=texts))
+            loader.notes.extend(bounds(loader.names[name], attached.acting(name), texts=texts))
         return attached.take(priors)
 
     @property
-    def _unread(self) -> tuple[str, ...]:
-        """A note where priors make no difference."""
-        other = self._mode.in_place_of_priors
-        if other is None or len({prior for prior in self._priors if prior > 0}) < 2:
-            return ()
-        use = "give weights" if other == "weights" else f"mode {other} does"
-        return (f"mode {self._mode.name} does not weigh by priors: {use}",)
+    def _sharper(self) -> Callable[[float], str | None] | None:
+        """What to try where weights turn out to be nearly the priors."""
+        return self._mode.sharper if isinstance(self._mode, Tempered) else None
 
     @property
     def _several(self) -> tuple[int, ...]:
@@ -213,6 +222,7 @@ def compose(
     priors: Each[float] | None = None,
     masks: Each[Array | None] | None = None,
     guidance: str | Guidance | type[Guidance] | None = None,
+    saving: str | Saving | None = None,
     max_batch: int = 1,
     text: Text | None = None,
     architecture: str | None = None,
@@ -239,6 +249,9 @@ def compose(
         everywhere.  Where no adapter acts, the base does.  For modes with weights per pixel.
     guidance : an object or a class of `guidance`, or a text such as ``recentred:lambda=0.3``;
         None: what goes with the mode.
+    saving : a `Saving` or a text such as ``every=3,skip=0.05,window=0.2+0.8``: weights that stay
+        for some steps, light adapters that rest meanwhile, a part of the run in which the mode
+        composes.
     max_batch : how many adapters (the base counts as one) are run in one forward, each with all
         rows of the pipeline; 1: in turn, which gives the same bits as the pipeline with that
         adapter.  Where the memory of a GPU is not enough, fewer.
@@ -271,24 +284,5 @@ def compose(
     """
     return Composition(
         pipe, adapters, mode=mode, weights=weights, priors=priors, masks=masks, guidance=guidance,
-        max_batch=max_batch, text=text, architecture=architecture,
+        saving=saving, max_batch=max_batch, text=text, architecture=architecture,
     )  # fmt: skip
-
-
-def _bounds(shown: str, acting: Sequence[bool], *, texts: bool) -> Iterator[str]:
-    """What an adapter does not do, as notes.
-
-    Parameters
-    ----------
-    acting : for every denoiser, whether the adapter has a layer in it.
-    texts : whether text encoders have adapters.
-    """
-    if not any(acting):
-        does = "it takes part in no forward and has no weight" if texts else "it does nothing here"
-        yield f"{shown}: for text encoders only: {does}"
-    elif not all(acting):
-        here, other = ("transformer", SECOND) if acting[0] else (SECOND, "transformer")
-        yield (
-            f"{shown}: for {here} only: where {other} runs, it takes part in no forward (see "
-            "'Two models' in docs/COMPOSE.md)"
-        )

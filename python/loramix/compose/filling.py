@@ -7,12 +7,14 @@ from typing import Any
 from loramix.compose.components import ENCODERS, components_of, forget, held, tuner_layers
 from loramix.compose.fitting import shapes_of
 from loramix.compose.loading import Loader
-from loramix.compose.modes import Mode, Moment
+from loramix.compose.modes.base import Moment, Weigher
 from loramix.compose.pool import Candidate, Pool, short_list
 from loramix.compose.residing import Residents
 from loramix.errors import LoramixError, ParamError
 
 _SHOWN = 3
+_MANY = 1_000_000
+"""Steps of a run whose first and last are as near to its ends as any."""
 
 
 def fill(
@@ -52,11 +54,11 @@ def fill(
 
     shapes = shapes_of({name: part for name, part in parts.items() if name not in ENCODERS})
     found = short_list(pool, shapes, enter, architecture)
-    loader.notes.extend(_unfit(found))
+    loader.notes.extend(unfit(found))
     return found, residents
 
 
-def _unfit(candidates: Sequence[Candidate]) -> Iterator[str]:
+def unfit(candidates: Sequence[Candidate]) -> Iterator[str]:
     """A note about the files that cannot take part, whatever the prompt is."""
     bad = [one for one in candidates if not one.fits]
     if bad:
@@ -65,18 +67,23 @@ def _unfit(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"{len(bad)} of {len(candidates)} files of the pool cannot take part: {why}{more}"
 
 
-def refuse_crowds(mode: Mode, count: int, hold: int) -> None:
+def refuse_crowds(mode: Weigher, name: str, count: int, hold: int) -> None:
     """Refuse modes that run more adapters in one forward than may be held.
+
+    Parameters
+    ----------
+    mode : with what saves work around it.
+    name : of the mode, for the message.
 
     Raises
     ------
     ParamError : such a mode.
     """
-    moments = [Moment(step, 100, (1.0,) * count) for step in (0, 50, 99)]
+    moments = [Moment(step, _MANY, (1.0,) * count) for step in (0, _MANY // 2, _MANY - 1)]
     most = max(len(one.active) for moment in moments for one in mode.passes(moment, None))
     if most > hold:
         message = (
-            f"mode {mode.name} runs {most} adapters in one forward, hold = {hold}: hold as many, "
-            "or choose a mode (and a window) that runs one at a time"
+            f"mode {name} runs {most} adapters in one forward, hold = {hold}: hold as many, or "
+            "choose a mode that runs one at a time, without a window"
         )
         raise ParamError(message)

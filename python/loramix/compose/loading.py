@@ -1,7 +1,7 @@
 """What a user names, as adapters in the components of a pipeline.
 
 diffusers loads files of its own dialect with plain factors, as anybody's pipeline does, so its
-bits are theirs.  Whatever else loramix reads is written as such a file first.
+bits are theirs.  Whatever else loramix reads is written as such a file first (`writing`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from loramix.compose.components import (
     forget,
     held,
     key_of,
-    pair_of,
     tuner_layers,
 )
 from loramix.compose.fitting import fit_of, shapes_of
@@ -22,16 +21,11 @@ from loramix.compose.handing import Misfit, hand_over
 from loramix.compose.labels import labels_of
 from loramix.compose.sound import refuse_empty, refuse_values
 from loramix.compose.wording import for_composing
-from loramix.converting import convert
+from loramix.compose.writing import Scribe
 from loramix.errors import FormatError, ModelError, ParamError
 from loramix.finding import cached, find
-from loramix.formats.scales import CONFIG
-from loramix.merging import merge
-from loramix.planning.output import Output
-from loramix.tensors import Dtype
 from loramix.types import Adapter, StrPath
 
-_DIALECT = "diffusers"
 _SHOWN = 3
 
 
@@ -54,7 +48,7 @@ class Loader:
         self.names: dict[str, str] = {}
         self.notes: list[str] = []
         self._pipe = pipe
-        self._folder = folder
+        self._scribe = Scribe(pipe, folder, architecture)
         self._architecture = architecture
         self._known = _loaded(pipe)
         self._files: set[Path] = set()
@@ -123,18 +117,12 @@ class Loader:
         FormatError, ShapeError, OutputError : see `loramix.merge`.
         """
         files = [
-            self._written(one, weight)
+            self._scribe.loaded(one, weight)
             if isinstance(one, str) and one in self._known
             else self._there(one)
             for one, weight in zip(several.values(), weights, strict=True)
         ]
-        path = self._folder / "merged.safetensors"
-        output = Output(dialect=_DIALECT, dtype=self._dtype)
-        with for_composing(self._folder):
-            merge(
-                files, method, weights=[1.0 if one is None else one for one in weights],
-                output=output, path=path, architecture=self._architecture,
-            )  # fmt: skip
+        path = self._scribe.merged(files, weights, method)
         return self._file(path, f"{method}({', '.join(several)})")
 
     def _there(self, one: StrPath) -> Path:
@@ -156,32 +144,6 @@ class Loader:
         message = f"adapter {one}: neither a file nor loaded in the pipeline; loaded: {have}"
         raise ParamError(message)
 
-    def _written(self, name: str, weight: float | None) -> Path:
-        """A loaded adapter as a file: at weight 1, or at its strength where no weight is given.
-
-        Raises
-        ------
-        ParamError : one that is no plain LoRA in some layer.
-        """
-        from safetensors.torch import save_file
-
-        tensors = {}
-        for component, part in components_of(self._pipe).items():
-            for where, layer in tuner_layers(part).items():
-                if name in held(layer):
-                    up, down = pair_of(layer, name, where, None if weight is None else 1.0)
-                    key = key_of(component, part, where)
-                    tensors[f"{key}.lora_B.weight"] = up
-                    tensors[f"{key}.lora_A.weight"] = down
-        path = self._folder / f"{len(list(self._folder.iterdir()))}-loaded.safetensors"
-        save_file(tensors, path)
-        return path
-
-    @property
-    def _dtype(self) -> Dtype | None:
-        """What is multiplied into factors is not rounded to less than the pipeline's type."""
-        return "f32" if str(self._pipe.dtype) == "torch.float32" else None
-
     def _file(self, path: Path, shown: str) -> str:
         find(path)  # what is no file of tensors, or one of several, is nothing for diffusers either
         name = self._free("".join(c if c.isalnum() else "_" for c in shown))
@@ -189,9 +151,9 @@ class Loader:
         refusal: FormatError | None = None
         readable = path
         try:
-            with for_composing(self._folder):
+            with for_composing(self._scribe.folder):
                 meant = loading.load(path, architecture=self._architecture)
-                readable = self._readable(meant, name)
+                readable = self._scribe.readable(meant, name)
         except ModelError:
             raise
         except FormatError as error:
@@ -250,15 +212,6 @@ class Loader:
             return f"{path}: {error}"
         return f"{path}: {why}; compose it with a pipeline of its model, or name another adapter"
 
-    def _readable(self, adapter: Adapter, name: str) -> Path:
-        """A file of the adapter that diffusers reads: its own, or one in the folder."""
-        own = adapter.source.path
-        if own is not None and _is_plain(adapter):
-            return own
-        path = self._folder / f"{name}.safetensors"
-        convert(adapter, path, dialect=_DIALECT, dtype=self._dtype)
-        return path
-
     def _compare(self, meant: Adapter, name: str, shown: str) -> None:
         """Note the targets of a file that have no layer in the pipeline."""
         found = _places(self._pipe, name)
@@ -270,16 +223,6 @@ class Loader:
                 f"{shown}: {len(missing)} of {len(meant.targets)} targets are not in the pipeline: "
                 f"{listed}{more}"
             )
-
-
-def _is_plain(adapter: Adapter) -> bool:
-    """Whether diffusers reads the file as it is: its dialect, nothing but pairs of factors."""
-    weights = adapter.targets.items()
-    return (
-        adapter.dialect == _DIALECT
-        and CONFIG not in adapter.metadata
-        and all(factors.family == "lora" and not target.is_vector for target, factors in weights)
-    )
 
 
 def _places(pipe: Any, name: str) -> set[str]:  # noqa: ANN401 - diffusers'

@@ -7,6 +7,7 @@ adapters that do nothing and near-copies of better ones leave.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -55,6 +56,12 @@ class Pool:
     alike: float = 0.9
 
     def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | PathLike):
+            message = f"pool: folder = {self.folder!r}: give the path of a folder"
+            raise ParamError(message)
+        if not isinstance(self.prompt, str):
+            message = f"pool: prompt = {self.prompt!r}: give a text; empty, words decide nothing"
+            raise ParamError(message)
         check_count("pool", "short", self.short)
         check_count("pool", "hold", self.hold)
         object.__setattr__(self, "weight", number_of(self.weight))

@@ -1,7 +1,7 @@
 """What is written down while a pipeline runs, and the account that it becomes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,9 +9,17 @@ import numpy as np
 from loramix.arrays import to_numpy
 from loramix.compose.accounts import Run, Step
 from loramix.compose.functional.arrays import Array, library_of
-from loramix.compose.modes.base import Pass
+from loramix.compose.functional.weighting import departure
+from loramix.compose.modes.base import Blend, Pass
+from loramix.compose.modes.blends import alone_in, spread
 
 _log = logging.getLogger(__name__)
+
+_EVEN = 0.05
+"""A mean departure below which a picture is that of `Composite` but for a twentieth of what tells
+the adapters apart (see `departure`, and what was measured in docs/COMPOSE.md)."""
+_ALIKE = 1e-5
+"""What rounding of weights in float32 makes of none."""
 
 
 @dataclass(slots=True)
@@ -25,6 +33,7 @@ class Record:
     steps : those that were done.
     guided : numbers of the steps that had an unconditional prediction.
     plain : numbers of those that guidance leaves as they are.
+    departures : of the weights from the priors, in the steps that have weights; see `departure`.
     """
 
     shown: tuple[str, ...]
@@ -32,6 +41,7 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     guided: set[int] = field(default_factory=set)
     plain: set[int] = field(default_factory=set)
+    departures: list[float] = field(default_factory=list)
     _broken: bool = False
     _notes: list[str] = field(default_factory=list)
 
@@ -70,7 +80,36 @@ class Record:
                 )
                 return
 
-    def account(self, notes: Sequence[str], swaps: int, *, recentres: bool) -> Run:
+    def depart(self, blend: Blend, prior: Sequence[float]) -> None:
+        """Note how far the weights of a step are from the priors."""
+        if len(blend.used) == 0 or not blend.weights or sum(one > 0 for one in prior) < 2:
+            return
+        rows = alone_in(blend.used)
+        each = [departure(spread(one, rows, len(prior)), prior) for one in blend.weights]
+        self.departures.append(float(np.mean([to_numpy(one).mean() for one in each])))
+
+    def _even(self, sharper: Callable[[float], str | None]) -> Iterator[str]:
+        """A note where weights were so near to the priors that the mode was not worth its cost."""
+        found = float(np.mean(self.departures)) if self.departures else 1.0
+        tried = sharper(found) if found < _EVEN else None
+        if tried is None:
+            return
+        if found < _ALIKE:
+            yield "all weights are those of mode composite: the adapters predict the same"
+        else:
+            yield (
+                f"weights differ by {100 * found:.2g} % from those of mode composite, which needs "
+                f"fewer forwards and gives nearly this: use it, or try {tried}"
+            )
+
+    def account(
+        self,
+        notes: Sequence[str],
+        swaps: int,
+        *,
+        recentres: bool,
+        sharper: Callable[[float], str | None] | None = None,
+    ) -> Run:
         """What is known of the run.
 
         Parameters
@@ -78,8 +117,16 @@ class Record:
         notes : of before the first step.
         swaps : so far, of all runs.
         recentres : whether guidance is to re-centre unconditional predictions.
+        sharper : see `Tempered`; None: a mode without temperature.
         """
         found = [*notes, *self._notes]
+        if sharper is not None:
+            found.extend(self._even(sharper))
+        if self.plain and len(self.plain) == len(self.steps):
+            found.append(
+                f"none of the {len(self.steps)} steps was inside the window: in all of them all "
+                "adapters acted at once, without the mode; begin it earlier, or end it later"
+            )
         composed = {step.number for step in self.steps} - self.plain
         if recentres and (missed := sorted(composed - self.guided)):
             where = "" if len(missed) == len(self.steps) else f" in {_spans(missed)}"

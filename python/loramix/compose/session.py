@@ -1,6 +1,6 @@
 """The denoiser's calls of a pipeline, each made of several forwards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -11,11 +11,10 @@ from loramix.compose.accounts import Run, Step
 from loramix.compose.attaching import Attached
 from loramix.compose.calls import Arguments, Forward, Forwards
 from loramix.compose.families import Family
-from loramix.compose.functional.arrays import Array, library_of, like
-from loramix.compose.functional.masking import fit
-from loramix.compose.functional.parts import parts_of, whole
-from loramix.compose.guidance import Cfg, Guidance, Recentred, Side
-from loramix.compose.modes.base import BASE, Blend, Mode, Moment, Pass, Seen
+from loramix.compose.functional.arrays import Array, library_of
+from loramix.compose.guidance import Guidance, Recentred, Side
+from loramix.compose.joining import Joining
+from loramix.compose.modes.base import BASE, Blend, Moment, Pass, Weigher
 from loramix.compose.recording import Record
 from loramix.errors import ParamError
 
@@ -44,20 +43,23 @@ class Settings:
 
     Attributes
     ----------
+    mode : with what saves work around it.
     prior : (n,), at least 0; not above 0 for adapters that no denoiser has.
     masks : for each adapter (rows, columns), or None for everywhere; None: no masks at all.
     max_batch : passes in one forward, at least 1.
+    sharper : see `Tempered`; None: the mode has no temperature.
     shown : names of the adapters, for the account.
     notes : what is to be known before the first step.
     """
 
-    mode: Mode
+    mode: Weigher
     guidance: Guidance
     prior: tuple[float, ...]
     masks: tuple[Array | None, ...] | None
     max_batch: int
     shown: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    sharper: Callable[[float], str | None] | None = None
 
 
 class Session:
@@ -82,8 +84,8 @@ class Session:
         self._prepared = settings.mode.prepare(attached) if any(settings.prior) else None
         size = min(settings.max_batch, attached.room or settings.max_batch)
         self._forwards = Forwards(family, attached, size, self.note)
+        self._joining = Joining(settings.mode, settings.guidance, settings.masks)
         self._context: str | None = None
-        self._masks: tuple[tuple[int, ...], Array] | None = None
         self._state: _State | None = None
         self._runs: list[Run] = []
 
@@ -139,6 +141,7 @@ class Session:
         role = self._role(state, arguments)
         if role in ("batch", "conditional"):
             state.step += 1
+            state.blend = None  # of the step before
             state.timestep = _number(arguments["timestep"])
         if role in ("batch", "unconditional"):
             state.record.guided.add(state.step)
@@ -184,19 +187,15 @@ class Session:
         if role in ("unconditional", "again"):
             blend = _known(state.blend)
             own: Side = "unconditional" if role == "unconditional" else "conditional"
-            reads = blend.reads_base or self._guidance(blend.used).reads(own)
+            reads = blend.reads_base or self._joining.guidance(blend.used).reads(own)
             passes = blend.used
         else:
             passes = settings.mode.passes(self._moment(state, space), state.memory)
             sides = _SIDES if role == "batch" else _SIDES[1:]
             if all(one.plain for one in passes):
                 state.record.plain.add(state.step)
-            reads = any(self._guidance(passes).reads(side) for side in sides)
+            reads = any(self._joining.guidance(passes).reads(side) for side in sides)
         return (BASE, *passes) if reads and BASE not in passes else passes
-
-    def _guidance(self, passes: Sequence[Pass]) -> Guidance:
-        """What happens to the composition of these passes."""
-        return Cfg() if all(one.plain for one in passes) else self._settings.guidance
 
     def _moment(self, state: _State, space: tuple[int, ...]) -> Moment:
         masked = self._settings.masks is not None
@@ -217,47 +216,22 @@ class Session:
                 for rows in (slice(half), slice(half, None))
             ]
             blend = self._weighed(state, sides[1])
-            self._combine(blend, "unconditional", sides[0], into[:half])
-            self._combine(blend, "conditional", sides[1], into[half:])
+            self._joining.combine(blend, "unconditional", sides[0], into[:half])
+            self._joining.combine(blend, "conditional", sides[1], into[half:])
             return into
         blend = self._weighed(state, latents) if role == "conditional" else _known(state.blend)
         side: Side = "unconditional" if role == "unconditional" else "conditional"
-        self._combine(blend, side, latents, into)
+        self._joining.combine(blend, side, latents, into)
         return into
 
     def _weighed(self, state: _State, latents: Mapping[Pass, Array]) -> Blend:
         """The blend of this step, from conditional predictions."""
-        members = {one: value for one, value in latents.items() if one != BASE}
-        first = next(iter(members.values()))
-        seen = Seen(tuple(members), tuple(members.values()), latents.get(BASE), self._fit(first))
-        moment = self._moment(state, tuple(first.shape[2:]))
-        state.blend, state.memory = self._settings.mode.weigh(moment, seen, state.memory)
+        space = tuple(next(iter(latents.values())).shape[2:])
+        moment = self._moment(state, space)
+        state.blend, state.memory = self._joining.weigh(moment, latents, state.memory)
+        if self._settings.sharper is not None:
+            state.record.depart(state.blend, state.prior)
         return state.blend
-
-    def _combine(
-        self, blend: Blend, side: Side, latents: Mapping[Pass, Array], into: Array
-    ) -> None:
-        """One side of the call, as the pipeline gets it, part by part."""
-        guidance, base = self._guidance(blend.used), latents.get(BASE)
-        for part in parts_of(into) if blend.pointwise else [whole(into)]:
-            own = None if base is None else part.of(base)
-            composed = blend.combine([part.of(latents[one]) for one in blend.used], own, part)
-            guided = guidance.apply(side, own if guidance.reads(side) else None, composed)
-            part.of(into)[...] = guided
-
-    def _fit(self, prediction: Array) -> Array | None:
-        """The masks in the size of a prediction, (n, *space)."""
-        if self._settings.masks is None:
-            return None
-        space = tuple(prediction.shape[2:])
-        if self._masks is None or self._masks[0] != space:
-            plain = [
-                np.ones(space[-2:]) if one is None else fit(one, *space[-2:])
-                for one in self._settings.masks
-            ]
-            whole = np.stack([np.broadcast_to(one, space) for one in plain])
-            self._masks = (space, like(whole, prediction))
-        return self._masks[1]
 
     def _count(self, state: _State, role: Role, forwards: int, weights: Array) -> None:
         """Add to the account of the step."""
@@ -285,6 +259,7 @@ class Session:
             self._settings.notes,
             self._attached.swaps,
             recentres=recentres and any(self._settings.prior),
+            sharper=self._settings.sharper,
         )
 
 

@@ -9,6 +9,7 @@ from loramix.compose.functional.checks import check_number, number_of
 from loramix.compose.functional.masking import check_mask
 from loramix.compose.modes import MODES, Merge, Mode
 from loramix.compose.pool import Pool
+from loramix.compose.saving import Saving
 from loramix.errors import ParamError
 from loramix.spelling import named
 from loramix.types import StrPath
@@ -77,6 +78,25 @@ def rule_of(what: str, given: object, table: Mapping[str, type[_T]]) -> _T:
         message = f"{what} = {given!r}: give an object, its class, or a text; known are {known}"
         raise ParamError(message)
     return cast("_T", given)
+
+
+def saving_of(given: object) -> Saving:
+    """What saves work: an object, a text of its parameters, or None.
+
+    Raises
+    ------
+    ParamError : none of them, no such parameter, or one out of range.
+    """
+    if given is None:
+        return Saving()
+    if isinstance(given, str):
+        parameters = given.removeprefix(f"{Saving.name}:")
+        found: Saving = named(Saving.name, f"{Saving.name}:{parameters}", {Saving.name: Saving})
+        return found
+    if not isinstance(given, Saving):
+        message = f"saving = {given!r}: give a Saving, or a text such as every=3,window=0.2+0.8"
+        raise ParamError(message)
+    return given
 
 
 def _in_order(what: str, given: Each[_T], names: Sequence[str] | None) -> Sequence[_T]:

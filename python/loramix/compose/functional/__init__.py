@@ -27,6 +27,7 @@ from loramix.compose.functional.patches import divergence as divergence
 from loramix.compose.functional.patches import similarity as similarity
 from loramix.compose.functional.patches import upsample as upsample
 from loramix.compose.functional.selecting import select as select
+from loramix.compose.functional.weighting import departure as departure
 from loramix.compose.functional.weighting import entropy as entropy
 from loramix.compose.functional.weighting import level as level
 from loramix.compose.functional.weighting import normalise as normalise

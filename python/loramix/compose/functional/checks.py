@@ -44,7 +44,9 @@ def check_number(
             return number
     left = f"({low:g}" if above or low == -math.inf else f"[{low:g}"
     right = "inf]" if infinite else "inf)" if high == math.inf else f"{high:g}]"
-    message = f"{owner}: {name} = {value}: allowed is a number in {left}, {right}"
+    kind = type(value).__name__
+    held = f"; this is a {kind}: give its .item()" if hasattr(value, "item") else ""
+    message = f"{owner}: {name} = {value}: allowed is a number in {left}, {right}{held}"
     raise ParamError(message)
 
 

@@ -53,14 +53,18 @@ def softmin(
     xp = library_of(similarity)
     factor = like(_priors(prior, len(similarity)), similarity)
     factor = factor.reshape((-1,) + (1,) * (similarity.ndim - 1))
-    factor = xp.broadcast_to(factor, tuple(similarity.shape))
     if chosen is not None:
         factor = factor * chosen
-    allowed = factor > 0
-    exponent = xp.where(allowed, -similarity / tau, xp.full_like(similarity, -float("inf")))
+    # With patches of one pixel these arrays are large: nothing is made that is not needed.
+    exponent = similarity / -tau
+    if not bool((factor > 0).all()):
+        exponent = xp.where(factor > 0, exponent, xp.full_like(exponent, -float("inf")))
     top = xp.amax(exponent, axis=0, keepdims=True)
-    top = xp.where(xp.isinf(top), xp.zeros_like(top), top)
-    raised = xp.exp(exponent - top) * factor
+    raised = exponent - xp.where(xp.isinf(top), xp.zeros_like(top), top)
+    del exponent
+    raised = xp.exp(raised)
+    if not bool((factor == 1).all()):
+        raised = raised * factor
     total = xp.sum(raised, axis=0, keepdims=True)
     return raised / xp.where(total == 0, xp.ones_like(total), total)
 
@@ -183,6 +187,38 @@ def restrict(weights: Array, mask: Array) -> Array:
     total = xp.sum(masked, axis=0, keepdims=True)
     share = masked / xp.where(total == 0, xp.ones_like(total), total)
     return share * xp.amax(mask, axis=0, keepdims=True)
+
+
+def departure(weights: Array, prior: Sequence[float]) -> Array:
+    """How far weights are from the priors, which are the weights of the composite.
+
+    ``sqrt(mean_p sum_i (w[i, p] - q_i)^2 / q_i)`` with ``q = prior / sum(prior)``: the root mean
+    square of what weights differ by, in units of the priors' own.
+
+    Parameters
+    ----------
+    weights : (n, batch, *grid), sums over adapters 1.
+    prior : (n,), none negative, not all zero; an adapter without one has no weight.
+
+    Returns
+    -------
+    (batch,), at least 0; 1 where one of two adapters alike has all.
+
+    Notes
+    -----
+    With e_i the predictions of adapters and e their mean by q, the sum by w differs from e by
+    ``sum_i q_i (w_i / q_i - 1) (e_i - e)``, so in a patch by no more than the departure there times
+    the root mean square distance of the adapters from their mean.
+    """
+    weights = wide(weights)
+    xp = library_of(weights)
+    values = _priors(prior, len(weights))
+    total = sum(values)
+    rows = [i for i, value in enumerate(values) if value > 0]
+    own = like([values[i] / total for i in rows], weights)
+    own = own.reshape((-1,) + (1,) * (weights.ndim - 1))
+    square = xp.sum((weights[rows] - own) ** 2 / own, axis=0)
+    return xp.sqrt(xp.mean(square.reshape((square.shape[0], -1)), axis=1))
 
 
 def entropy(weights: Array) -> Array:

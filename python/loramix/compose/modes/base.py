@@ -5,7 +5,7 @@ A mode is mathematics on predictions: it knows no pipeline, no device, no file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from loramix.compose.functional.arrays import Array, library_of, like
 from loramix.compose.functional.parts import Part
@@ -32,6 +32,8 @@ class Pass:
 
 
 BASE = Pass()
+HALF = 0.5
+"""A departure of weights from the priors that shows: of two adapters alike, 0.75 and 0.25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class Blend(Protocol):
     Attributes
     ----------
     used : the passes whose predictions are combined.
+    weights : of the used passes, (m, batch, *grid) each, before masks, with sums of 1; one for
+        every band of the mode.  None at all where a single pass is taken as it is.
     table : (n, batch, *grid), the weights of all adapters inside their masks, for the account
         of the run.
     reads_base : whether a part of the result is the base's.
@@ -97,6 +101,11 @@ class Blend(Protocol):
 
     @property
     def used(self) -> tuple[Pass, ...]:
+        """See above."""
+        ...
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
         """See above."""
         ...
 
@@ -117,6 +126,10 @@ class Blend(Protocol):
 
     def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:
         """One prediction from those of ``used``, in their order; of this part, as all of them."""
+        ...
+
+    def take(self, rows: Sequence[int], weights: tuple[Array, ...]) -> "Blend":
+        """The same of some of ``used`` only, with these weights for them."""
         ...
 
 
@@ -147,24 +160,11 @@ class Model(Protocol):
         ...
 
 
-class Mode(Protocol):
-    """A rule of composition: a frozen dataclass of its parameters.
+class Weigher(Protocol):
+    """What a session asks in every step: which forwards, and how they become one prediction.
 
     What it remembers from step to step is the ``memory`` that it returns, and gets back.
-
-    Attributes
-    ----------
-    name : as users write it.
-    per_pixel : whether masks can be obeyed.
-    in_place_of_priors : where priors above 0 make no difference, what does: a mode, or ``weights``;
-        None where they do.
-    guidance : what goes with it unless the user says otherwise.
     """
-
-    name: ClassVar[str]
-    per_pixel: ClassVar[bool]
-    in_place_of_priors: ClassVar[str | None]
-    guidance: ClassVar[Guidance]
 
     def prepare(self, model: Model) -> object:
         """The memory before the first step.
@@ -186,6 +186,41 @@ class Mode(Protocol):
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """The blend of this step, from conditional predictions, and what to remember."""
+        ...
+
+
+class Mode(Weigher, Protocol):
+    """A rule of composition: a frozen dataclass of its parameters.
+
+    Attributes
+    ----------
+    name : as users write it.
+    per_pixel : whether masks can be obeyed.
+    in_place_of_priors : where priors above 0 make no difference, what does: a mode, or ``weights``;
+        None where they do.
+    settled : where weights do not come from predictions, so that there is nothing to keep from
+        step to step: what they come from, as the end of a sentence; None where they do.
+    guidance : what goes with it unless the user says otherwise.
+    """
+
+    name: ClassVar[str]
+    per_pixel: ClassVar[bool]
+    in_place_of_priors: ClassVar[str | None]
+    settled: ClassVar[str | None]
+    guidance: ClassVar[Guidance]
+
+
+@runtime_checkable
+class Tempered(Protocol):
+    """A mode whose weights may turn out to be nearly the priors, by its temperature."""
+
+    def sharper(self, departure: float) -> str | None:
+        """What to try then, as texts of modes; None: it is meant so.
+
+        Parameters
+        ----------
+        departure : of the weights from the priors, above 0.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """How the predictions of a step become one: a single one, sums by weights, sums by pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from loramix.compose.functional.arrays import Array, library_of
@@ -19,6 +19,7 @@ class Only:
 
     pointwise: ClassVar[bool] = True
     reads_base: ClassVar[bool] = False
+    weights: ClassVar[tuple[Array, ...]] = ()
 
     used: tuple[Pass, ...]
     table: Array
@@ -26,6 +27,10 @@ class Only:
     def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:  # noqa: ARG002
         """The first one."""
         return members[0]
+
+    def take(self, rows: Sequence[int], weights: tuple[Array, ...]) -> "Only":  # noqa: ARG002
+        """It is one."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +40,28 @@ class Weighted:
     Attributes
     ----------
     weights : (m, batch), of the used passes.
+    count : adapters in all.
     """
 
     pointwise: ClassVar[bool] = True
     reads_base: ClassVar[bool] = False
 
     used: tuple[Pass, ...]
-    weights: Array
-    table: Array
+    weights: tuple[Array]
+    count: int
+
+    @property
+    def table(self) -> Array:
+        """Of all adapters."""
+        return spread(self.weights[0], alone_in(self.used), self.count)
 
     def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:  # noqa: ARG002
         """The sum."""
-        return aggregate(members, self.weights)
+        return aggregate(members, self.weights[0])
+
+    def take(self, rows: Sequence[int], weights: tuple[Array, ...]) -> "Weighted":
+        """Of some."""
+        return Weighted(tuple(self.used[n] for n in rows), (weights[0],), self.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,7 @@ class Spread:
     pointwise: ClassVar[bool] = True
 
     used: tuple[Pass, ...]
-    weights: Array
+    weights: tuple[Array]
     count: int
     patch: Patch
     how: How = "nearest"
@@ -76,10 +91,10 @@ class Spread:
     @property
     def table(self) -> Array:
         """Inside the masks, if there are any."""
-        masks, own = self.masks, self.weights
+        masks, own = self.masks, self.weights[0]
         if masks is not None:
             own = inside(own, masks, patch=self.patch, how=self.how)
-        return spread(own, [one.active[0] for one in self.used], self.count)
+        return spread(own, alone_in(self.used), self.count)
 
     @property
     def reads_base(self) -> bool:
@@ -88,10 +103,21 @@ class Spread:
 
     def combine(self, members: Sequence[Array], base: Array | None, part: Part) -> Array:
         """The sum, and the base's part if there is one."""
-        pixels = upsample(self.weights, part.space, patch=self.patch, how=self.how, part=part)
+        pixels = upsample(self.weights[0], part.space, patch=self.patch, how=self.how, part=part)
         if self.masks is None:
             return aggregate(members, pixels)
         return aggregate(members, restrict(pixels, part.of(self.masks, before=1)), base)
+
+    def take(self, rows: Sequence[int], weights: tuple[Array, ...]) -> "Spread":
+        """Of some, inside their masks."""
+        masks = None if self.masks is None else self.masks[list(rows)]
+        used = tuple(self.used[n] for n in rows)
+        return replace(self, used=used, weights=(weights[0],), masks=masks)
+
+
+def alone_in(passes: Sequence[Pass]) -> list[int]:
+    """The adapter of every pass that has one."""
+    return [one.active[0] for one in passes]
 
 
 def spread(values: Array, rows: Sequence[int], total: int) -> Array:

@@ -1,6 +1,6 @@
 """All adapters, one of them dominant in turn, those of high frequencies first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,21 +11,23 @@ from loramix.compose.functional.arrays import like
 from loramix.compose.functional.checks import check_count, check_number
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import BASE, Blend, Model, Moment, Pass, Seen, alone
-from loramix.compose.modes.blends import Weighted, spread
+from loramix.compose.modes.blends import Weighted
 from loramix.tensors import F64
 
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """Summed shares of high frequencies, and how often dominance has moved on.
+    """Summed shares of high frequencies, of how many steps, and the first step of all.
 
     Attributes
     ----------
     scores : (n, batch), or (n, 1) before anything was measured.
+    first : None before it.
     """
 
     scores: F64
-    turns: int
+    measured: int = 0
+    first: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Cm:
 
     Parameters
     ----------
-    measure : steps in which the base is run and frequencies are measured, at least 1.
+    measure : of the steps that are weighed so many, the first ones, have the base run and
+        frequencies measured, at least 1.
     cut : where high frequencies begin, in cycles per latent pixel, [0, 0.7072].
 
     Notes
@@ -60,6 +63,7 @@ class Cm:
     name: ClassVar[str] = "cm"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = "w-composite"
+    settled: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Cfg()
 
     measure: int = 3
@@ -70,13 +74,13 @@ class Cm:
         check_number(self.name, "cut", self.cut, high=0.7072)
 
     def prepare(self, model: Model) -> object:
-        """No scores, no turns."""
+        """No scores."""
         return _nothing(len(model.names))
 
-    def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:  # noqa: ARG002
+    def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
         """Each alone, and the base while frequencies are measured."""
-        base = [BASE] if moment.step < self.measure else []
-        return (*base, *alone(moment.taking))
+        measured = memory.measured if isinstance(memory, _Memory) else 0
+        return (*([BASE] if measured < self.measure else []), *alone(moment.taking))
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
         """Rotate, if it is time, and weigh."""
@@ -85,26 +89,27 @@ class Cm:
         taking, first = list(moment.taking), seen.members[0]
         n, batch = len(taking), first.shape[0]
         scores = np.broadcast_to(memory.scores, (len(moment.prior), batch)).copy()
-        if seen.base is not None:
+        measures = memory.measured < self.measure
+        if measures:
             for i, member in zip(taking, seen.members, strict=True):
                 scores[i] += to_numpy(high_share(member, seen.base, cut=self.cut))
-        turns = memory.turns + (1 if moves_on(moment) else 0)
+        begun = moment.step if memory.first is None else memory.first
+        turns = sum(moves_on(moment, step) for step in range(begun + 1, moment.step + 1))
         order = np.argsort(-scores[taking], axis=0, kind="stable")
         c = n - 0.5
         values = np.full((n, batch), 1 / (c + n - 1))
         values[order[turns % n], np.arange(batch)] *= c
         weights = like(values, first)
-        return Weighted(seen.passes, weights, spread(weights, taking, len(moment.prior))), _Memory(
-            scores, turns
-        )
+        now = _Memory(scores, memory.measured + measures, begun)
+        return Weighted(seen.passes, (weights,), len(moment.prior)), now
 
 
 def _nothing(count: int) -> _Memory:
     """Before the first step."""
-    return _Memory(np.zeros((count, 1)), -1)
+    return _Memory(np.zeros((count, 1)))
 
 
-def moves_on(moment: Moment) -> bool:
-    """Whether another adapter becomes dominant in this step, the first one included."""
-    middle = 0.375 <= moment.share < 0.875
-    return moment.step % (3 if middle else 2) == 0
+def moves_on(moment: Moment, step: int) -> bool:
+    """Whether another adapter becomes dominant in a step of the run that the moment is of."""
+    middle = 0.375 <= replace(moment, step=step).share < 0.875
+    return step % (3 if middle else 2) == 0

@@ -42,6 +42,7 @@ class Composite:
     name: ClassVar[str] = "composite"
     per_pixel: ClassVar[bool] = True
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = "they are your priors: give 0 to those that shall rest"
     guidance: ClassVar[Guidance] = Cfg()
 
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
@@ -62,10 +63,10 @@ def by_shares(moment: Moment, seen: Seen) -> Blend:
     table = shares(moment, seen.members[0])
     rows = list(moment.taking)
     if seen.masks is None:
-        return Weighted(seen.passes, table[rows], table)
+        return Weighted(seen.passes, (table[rows],), len(table))
     first = seen.members[0]
     edges = edges_of(first.shape, _CELL)
     grid = tuple(-(-size // edge) for size, edge in zip(first.shape[2:], edges, strict=True))
     alike = table[rows].reshape((len(rows), -1, *(1,) * len(grid)))
     alike = library_of(alike).broadcast_to(alike, (*alike.shape[:2], *grid))
-    return Spread(seen.passes, alike, len(table), patch=_CELL, masks=seen.masks[rows])
+    return Spread(seen.passes, (alike,), len(table), patch=_CELL, masks=seen.masks[rows])

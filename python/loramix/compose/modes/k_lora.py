@@ -57,6 +57,9 @@ class KLora:
     name: ClassVar[str] = "k-lora"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = "weights"
+    settled: ClassVar[str | None] = (
+        "every layer goes to one of two by their deltas and the step, in one forward"
+    )
     guidance: ClassVar[Guidance] = Cfg()
 
     alpha: float = 1.5

@@ -1,5 +1,6 @@
 """Every patch from the adapters that have most to say about it."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,13 +12,14 @@ from loramix.compose.functional import (
     softmin,
     standardise,
 )
-from loramix.compose.functional.arrays import Array, library_of, like, wide
+from loramix.compose.functional.arrays import Array, library_of
 from loramix.compose.functional.checks import check_count, check_number, check_word
 from loramix.compose.functional.patches import How, Patch, edges_of
 from loramix.compose.functional.weighting import Scope
 from loramix.compose.guidance import Guidance, Recentred
 from loramix.compose.modes.base import (
     BASE,
+    HALF,
     Blend,
     Model,
     Moment,
@@ -25,7 +27,7 @@ from loramix.compose.modes.base import (
     Seen,
     alone,
 )
-from loramix.compose.modes.blends import Spread, single, spread
+from loramix.compose.modes.blends import Spread, alone_in, spread
 from loramix.errors import ParamError
 
 
@@ -35,13 +37,11 @@ class _Memory:
 
     Attributes
     ----------
-    weights : (n, batch, *grid), of all adapters; 0 for those that were not run.
     chosen : bool, (n, batch) or (n, batch, *grid); None without selection.
     levels : (m, batch), running mean of the divergence of the adapters with a prior.
     count : evaluations so far.
     """
 
-    weights: Array
     chosen: Array | None
     levels: Array
     count: int
@@ -73,18 +73,12 @@ class Loratorio:
     hysteresis : see `select`.
     freeze : the step from which the choice stays as it is, and only those chosen are run; None:
         never.  With scope ``patch`` the patches of a choice stay as well.
-    every : steps from one evaluation of the weights to the next; between them the weights stay,
-        and only what they need is run.
-    window : part of the run in which this is done, [start, end) with 0 <= start < end <= 1; outside
-        all adapters act at once, without masks and re-centring: 2 forwards, 1 without guidance.
-    skip : adapters whose mean weight in an image is below it take no part in it until the next
-        evaluation, [0, 1]; they are not run where that is so in all images of the batch.
 
     Notes
     -----
     Forwards per step: 2 (n + 1) with classifier-free guidance, n + 1 without, where n counts the
     adapters with a prior above 0.  Where the two sides are separate calls, the unconditional one
-    runs only what has weight, and the base only if it is re-centred.
+    runs only what has weight, and the base only if it is re-centred.  `Saving` asks for fewer.
 
     A style adapter that diverges everywhere can drown the one of a small object; masks, priors and
     ``level`` are against that.
@@ -98,6 +92,7 @@ class Loratorio:
     name: ClassVar[str] = "loratorio"
     per_pixel: ClassVar[bool] = True
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = None
     guidance: ClassVar[Guidance] = Recentred()
 
     tau: float = 1.0
@@ -109,13 +104,10 @@ class Loratorio:
     scope: Scope = "image"
     hysteresis: float = 0.0
     freeze: int | None = None
-    every: int = 1
-    window: tuple[float, float] = (0.0, 1.0)
-    skip: float = 0.0
 
     def __post_init__(self) -> None:
         check_number(self.name, "tau", self.tau, above=True, infinite=True)
-        for edge in (self.patch,) if isinstance(self.patch, int) else self.patch:
+        for edge in self.patch if isinstance(self.patch, tuple | list) else (self.patch,):
             check_count(self.name, "patch", edge)
         check_word(self.name, "how", self.how, ("nearest", "bilinear"))
         check_word(self.name, "scale", self.scale, ("none", "image", "patch"))
@@ -125,11 +117,6 @@ class Loratorio:
             if count is not None:
                 check_count(self.name, name, count)
         check_number(self.name, "hysteresis", self.hysteresis)
-        check_count(self.name, "every", self.every)
-        check_number(self.name, "skip", self.skip, high=1)
-        if len(self.window) != 2 or not 0 <= self.window[0] < self.window[1] <= 1:
-            message = f"loratorio: window = {self.window}: allowed is 0 <= start < end <= 1"
-            raise ParamError(message)
         if self.k is None and (self.hysteresis or self.freeze is not None):
             message = "loratorio: hysteresis and freeze are about the choice of k adapters: give k"
             raise ParamError(message)
@@ -138,31 +125,26 @@ class Loratorio:
         """Nothing."""
         return None
 
+    def sharper(self, departure: float) -> str | None:
+        """A scale-free mode, or the temperature that makes of a small departure one of a half."""
+        if math.isinf(self.tau):
+            return None
+        free = "loratorio:scale=image or " if self.scale == "none" else ""
+        return f"{free}loratorio:tau={self.tau * departure / HALF:.1g}"
+
     def passes(self, moment: Moment, memory: object) -> tuple[Pass, ...]:
-        """The base and each alone; fewer between evaluations."""
+        """The base, and alone each that can have weight."""
         if moment.space:
             edges_of((1, 1, *moment.space), self.patch)  # refuses what does not fit
-        if not self._inside(moment):
-            return (Pass(moment.taking, plain=True),)
         known = memory if isinstance(memory, _Memory) else None
-        if known is None or moment.step % self.every == 0:
-            return (BASE, *alone(self._candidates(moment, known)))
-        rest = [BASE] if moment.masked else []
-        kept = self._kept(moment, known.weights)
-        return (*rest, *alone([i for i in moment.taking if bool(kept[i].any())]))
+        return (BASE, *alone(self._candidates(moment, known)))
 
     def weigh(self, moment: Moment, seen: Seen, memory: object) -> tuple[Blend, object]:
-        """Weights of this step, or those of the last evaluation."""
-        if not self._inside(moment):
-            return single(moment, seen, moment.taking), memory
-        known = memory if isinstance(memory, _Memory) else None
-        if known is None or moment.step % self.every == 0:
-            known = self._evaluated(moment, seen, known)
-            return self._blend(seen, known.weights), known
-        return self._blend(seen, known.weights, self._kept(moment, known.weights)), known
-
-    def _inside(self, moment: Moment) -> bool:
-        return self.window[0] <= moment.share < self.window[1]
+        """By what this step's predictions say."""
+        weights, known = self._evaluated(
+            moment, seen, memory if isinstance(memory, _Memory) else None
+        )
+        return self._blend(seen, weights, len(moment.prior)), known
 
     def _frozen(self, moment: Moment, memory: _Memory | None) -> Array | None:
         """The choice that stays, or none where it is free."""
@@ -175,21 +157,24 @@ class Loratorio:
         frozen = self._frozen(moment, memory)
         return [i for i in moment.taking if frozen is None or bool(frozen[i].any())]
 
-    def _evaluated(self, moment: Moment, seen: Seen, memory: _Memory | None) -> _Memory:
-        """What this step's predictions say."""
+    def _evaluated(
+        self, moment: Moment, seen: Seen, memory: _Memory | None
+    ) -> tuple[Array, _Memory]:
+        """What this step's predictions say: (m, batch, *grid) of those that were run."""
         far = divergence(seen.base, seen.members, patch=self.patch)
-        rows = [one.active[0] for one in seen.passes]
+        rows = alone_in(seen.passes)
         levels, count = self._levels(far, rows, len(moment.prior), memory)
         terms = normalise(far, levels[rows]) if self.level == "adapter" else far
         chosen = self._chosen(moment, far, terms, rows, memory)
         likeness = -terms
+        del far, terms
         if self.scale != "none":
             frozen = self._frozen(moment, memory)
             likeness = _standardised(likeness, self.scale, None if frozen is None else frozen[rows])
         prior = [moment.prior[i] for i in rows]
-        mask = None if chosen is None else _reach(chosen[rows], far.ndim)
+        mask = None if chosen is None else _reach(chosen[rows], likeness.ndim)
         weights = softmin(likeness, tau=self.tau, prior=prior, chosen=mask)
-        return _Memory(spread(weights, rows, len(moment.prior)), chosen, levels, count)
+        return weights, _Memory(chosen, levels, count)
 
     def _levels(
         self, far: Array, rows: list[int], total: int, memory: _Memory | None
@@ -218,33 +203,14 @@ class Loratorio:
         picked = select(scores, self.k, previous=previous, hysteresis=self.hysteresis)
         return spread(picked, rows, len(moment.prior))
 
-    def _kept(self, moment: Moment, weights: Array) -> Array:
-        """Bool, (n, batch): who is not to be skipped; in every image the heaviest is among them."""
-        xp = library_of(weights)
-        means = weights.reshape((*weights.shape[:2], -1)).mean(-1)
-        taking = like([prior > 0 for prior in moment.prior], means)[:, None] > 0
-        heaviest = xp.argmax(xp.where(taking, means, means - 2), axis=0)
-        # Under masks one without weight may be the only one that its pixels allow.
-        kept = taking & (means >= self.skip) & ((means > 0) | moment.masked)
-        return kept | (like(range(len(weights)), means)[:, None] == heaviest)
-
-    def _blend(self, seen: Seen, weights: Array, kept: Array | None = None) -> Spread:
-        """The weights of those that were run; in an image, of those that are kept for it."""
-        rows = [one.active[0] for one in seen.passes]
-        run = weights[rows]
-        xp = library_of(run)
-        own = xp.ones_like(run) if kept is None else _reach(wide(kept[rows]), run.ndim)
-        run = run * own
-        total = xp.sum(run, axis=0, keepdims=True)
-        # What was skipped leaves its weight to the others; where they had none, evenly.
-        even = xp.broadcast_to(own / xp.sum(own, axis=0, keepdims=True), tuple(run.shape))
-        run = xp.where(total == 0, even, run / xp.where(total == 0, xp.ones_like(total), total))
-        # See `_kept` for those without weight.
-        heavy = [n for n in range(len(rows)) if bool((run[n] != 0).any())]
-        taken = heavy if seen.masks is None else list(range(len(rows)))
-        used = tuple(seen.passes[n] for n in taken)
-        masks = None if seen.masks is None else seen.masks[[rows[n] for n in taken]]
-        return Spread(used, run[taken], len(weights), self.patch, self.how, masks)
+    def _blend(self, seen: Seen, weights: Array, count: int) -> Spread:
+        """Of those that have weight; under masks of all, since one may be all that a pixel has."""
+        masks = None if seen.masks is None else seen.masks[alone_in(seen.passes)]
+        blend = Spread(seen.passes, (weights,), count, self.patch, self.how, masks)
+        heavy = [n for n in range(len(weights)) if bool((weights[n] != 0).any())]
+        if masks is not None or len(heavy) == len(weights):
+            return blend
+        return blend.take(heavy, (weights[heavy],))
 
 
 def _standardised(likeness: Array, scope: Scope, frozen: Array | None) -> Array:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen
 from loramix.compose.modes.blends import single
+from loramix.errors import ParamError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,15 @@ class Merge:
     name: ClassVar[str] = "merge"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = "weights"
+    settled: ClassVar[str | None] = "all adapters are one, in one forward"
     guidance: ClassVar[Guidance] = Cfg()
 
     method: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(getattr(self.method, "name", self.method), str):
+            message = f"merge: method = {self.method!r}: give a text such as ties:density=0.3"
+            raise ParamError(message)
 
     def prepare(self, model: Model) -> object:  # noqa: ARG002 - the protocol's
         """Nothing."""

@@ -31,6 +31,10 @@ class Switch:
     name: ClassVar[str] = "switch"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = "w-switch"
+    settled: ClassVar[str | None] = (
+        "one adapter acts at a time, by the number of the step; for turns of 3 steps write "
+        "switch:every=3"
+    )
     guidance: ClassVar[Guidance] = Cfg()
 
     every: int = 5

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from loramix.compose.functional.checks import check_number
+from loramix.compose.functional.checks import check_number, number_of
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import BASE, Blend, Model, Moment, Pass, Seen, alone
 from loramix.compose.modes.composite import by_shares
@@ -46,18 +46,25 @@ def importance_of(prompt: str, triggers: Sequence[str]) -> tuple[float, ...]:
     return tuple(count / total for count in counts)
 
 
-def check_importance(owner: str, importance: Sequence[float]) -> None:
-    """Refuse what are no importances.
+def checked_importance(owner: str, importance: Sequence[float]) -> tuple[float, ...]:
+    """Importances as Python has them.
+
+    Parameters
+    ----------
+    importance : numbers in a list, an array, ...
 
     Raises
     ------
-    ParamError : a negative number, or none above 0.
+    ParamError : no list of numbers, a negative number, or none above 0.
     """
-    for value in importance:
-        check_number(owner, "importance", value)
-    if importance and not any(importance):
-        message = f"{owner}: importance = {tuple(importance)}: at least one must be above 0"
+    if isinstance(importance, str) or not hasattr(importance, "__len__"):
+        message = f"{owner}: importance = {importance!r}: give a number for each adapter"
         raise ParamError(message)
+    found = tuple(check_number(owner, "importance", number_of(value)) for value in importance)
+    if found and not any(found):
+        message = f"{owner}: importance = {found}: at least one must be above 0"
+        raise ParamError(message)
+    return found
 
 
 def weighed(owner: str, moment: Moment, importance: Sequence[float]) -> Moment:
@@ -105,12 +112,13 @@ class WComposite:
     name: ClassVar[str] = "w-composite"
     per_pixel: ClassVar[bool] = True
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = "they are your importances: give 0 to those that shall rest"
     guidance: ClassVar[Guidance] = Cfg()
 
     importance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_importance(self.name, self.importance)
+        object.__setattr__(self, "importance", checked_importance(self.name, self.importance))
 
     def prepare(self, model: Model) -> object:
         """Nothing, but the numbers must fit."""

@@ -8,7 +8,7 @@ from loramix.compose.functional.checks import check_count
 from loramix.compose.guidance import Cfg, Guidance
 from loramix.compose.modes.base import Blend, Model, Moment, Pass, Seen, alone
 from loramix.compose.modes.blends import single
-from loramix.compose.modes.w_composite import check_importance, weighed
+from loramix.compose.modes.w_composite import checked_importance, weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class WSwitch:
     name: ClassVar[str] = "w-switch"
     per_pixel: ClassVar[bool] = False
     in_place_of_priors: ClassVar[str | None] = None
+    settled: ClassVar[str | None] = (
+        "one adapter acts at a time, by the number of the step; for turns of 3 steps write "
+        "w-switch:every=3"
+    )
     guidance: ClassVar[Guidance] = Cfg()
 
     every: int = 5
@@ -44,7 +48,7 @@ class WSwitch:
 
     def __post_init__(self) -> None:
         check_count(self.name, "every", self.every)
-        check_importance(self.name, self.importance)
+        object.__setattr__(self, "importance", checked_importance(self.name, self.importance))
 
     def prepare(self, model: Model) -> object:
         """Nothing, but the numbers must fit."""
