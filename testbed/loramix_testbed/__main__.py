@@ -4,8 +4,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loramix_testbed.places import QUALITY, RECORD
+
+if TYPE_CHECKING:
+    from loramix_testbed.matrix.running import Cell
 
 _SILENT = {
     "DIFFUSERS_VERBOSITY": "error",
@@ -33,22 +37,52 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the record and the page")
     parser.add_argument("--workers", type=int, help="processes, each with one core")
     parser.add_argument("--device", default="cpu", help="where to draw and train, such as cuda")
-    parser.add_argument("--only", help="methods, separated by commas")
+    parser.add_argument("--only", help="methods, separated by semicolons")
     parser.add_argument("--packages", action="store_true", help="fonts: list the Debian packages")
     parser.add_argument("--what", default="all", help="train: base, judge, adapters or names")
     asked = parser.parse_args(arguments)
     for name, value in _SILENT.items():
         os.environ.setdefault(name, value)
+    if asked.device != "cpu" and (why := _unusable(asked.device)):
+        parser.error(f"--device {asked.device}: {why}; cpu is always there")
+    if asked.only and (unknown := _unknown(asked)):
+        parser.error(f"--only: no method {', '.join(unknown)}; see docs/QUALITY.md for the names")
     return _COMMANDS[asked.command](asked)
 
 
-def _measure(asked: argparse.Namespace) -> int:
+def _unusable(device: str) -> str:
+    """Why nothing can be put on a device, in torch's words; empty if it can be."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # whatever the kind says
+        return str(error).partition("\n")[0]
+    return ""
+
+
+def _unknown(asked: argparse.Namespace) -> list[str]:
+    """Names of `--only` that the matrix does not have."""
+    return sorted(_named(asked.only) - {cell.method for cell in _cells(asked)})
+
+
+def _named(methods: str) -> set[str]:
+    """Names between semicolons: some have commas."""
+    return {name.strip() for name in methods.split(";")}
+
+
+def _cells(asked: argparse.Namespace) -> "list[Cell]":
     from loramix_testbed.matrix.cells import full, quick
+
+    return full() if asked.full else quick()
+
+
+def _measure(asked: argparse.Namespace) -> int:
     from loramix_testbed.matrix.running import Record, run
 
-    cells = full() if asked.full else quick()
+    cells = _cells(asked)
     if asked.only:
-        names = set(asked.only.split(","))
+        names = _named(asked.only)
         cells = [cell for cell in cells if cell.method in names]
     run(cells, Record(_record(asked)), workers=asked.workers, device=asked.device)
     return _report(asked)

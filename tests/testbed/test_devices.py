@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loramix_testbed.__main__ import main
 from loramix_testbed.matrix.methods import METHODS
 from loramix_testbed.matrix.running import Cell, Record, run
 from loramix_testbed.matrix.stacks import Stack
@@ -36,3 +37,19 @@ def test_training_is_on_the_device() -> None:
     loss.backward()
     assert {value.device.type for value in trained} == {"meta"}
     assert all(value.grad is not None for value in trained)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--device", "nonsense", "--device nonsense: Expected one of cpu, cuda"),
+        ("--only", "auto; sums", "--only: no method sums;"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_is_drawn(
+    option: str, value: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--quick", option, value, "--out", str(tmp_path / "out")])
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
