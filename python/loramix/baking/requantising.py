@@ -62,7 +62,8 @@ def add(rows: Rows, out: npt.NDArray[np.uint8], threads: int | None) -> tuple[li
 
     Notes
     -----
-    Cost: 2 R flops per entry and some passes over it.  Resident: a dozen times 1 MB, or times a row where that is longer.
+    Cost: 2 R flops per entry and some passes over it, on one thread.  Resident: a dozen MB, or a
+    dozen rows where they are longer.
     """
     cols = rows.group[1]
     sums = np.zeros(4)
