@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints.models import modules_of, raw, tensors_of
-from helpers import F64, Raw, decode, encode, read_safetensors, relative, write_safetensors
+from helpers import (
+    F64,
+    Raw,
+    decode,
+    encode,
+    pairs,
+    read_safetensors,
+    relative,
+    write_adapter,
+    write_safetensors,
+)
 
 from loramix import FormatError, OutputError, ParamError, bake, extract, load
 from loramix.formats.layout import Module
@@ -316,3 +326,17 @@ def test_bytes_do_not_depend_on_threads(models: Models, tmp_path: Path) -> None:
         extract(models.tuned, models.base, rank=4, path=path, threads=threads)
         found.add(path.read_bytes())
     assert len(found) == 1
+
+
+def test_adapters_are_no_models(models: Models, tmp_path: Path) -> None:
+    """The difference of two factors is no difference of two weights."""
+    adapters = [write_adapter(tmp_path / f"{seed}.safetensors", pairs(seed, 2)) for seed in (1, 2)]
+    out = tmp_path / "out.safetensors"
+    pattern = r"1\.safetensors: an adapter, such as .*lora_.*where a model is wanted"
+    with pytest.raises(FormatError, match=pattern):
+        extract(*adapters, path=out)
+    with pytest.raises(FormatError, match=pattern):
+        bake(adapters[0], adapters[1:], path=out)
+    with pytest.raises(FormatError, match=pattern):
+        extract(models.tuned, adapters[0], path=out)
+    assert not out.exists()

@@ -161,7 +161,6 @@ def test_bytes_depend_on_nothing_else(stack: Stack, monkeypatch: pytest.MonkeyPa
     bake(base.path, stack.paths, "ties", path=outs[0], force=True, threads=1)
     monkeypatch.setattr(stripping, "STRIP_BYTES", 128)
     monkeypatch.setattr(requantising, "_ENTRIES", 1)
-    monkeypatch.setattr(requantising, "_TILE", 1)
     bake(base.path, stack.paths, "ties", path=outs[1], force=True, threads=2)
     assert outs[0].read_bytes() == outs[1].read_bytes()
 

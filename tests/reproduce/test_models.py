@@ -68,9 +68,13 @@ def test_baked_files(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "moved", "out.safetensors"]
 
 
-def test_baked_folders(stack: Stack, tmp_path: Path, elsewhere: Any) -> None:
+@pytest.mark.parametrize("options", [{"method": "ties"}, {"samples": 7}], ids=str)
+def test_baked_folders(
+    options: dict[str, Any], stack: Stack, tmp_path: Path, elsewhere: Any
+) -> None:
+    """With a recipe in the headers, and with the decisions of groups."""
     base, out = pipeline(tmp_path / "base"), tmp_path / "out"
-    bake(base, stack.paths, "ties", weights=WEIGHTS, path=out)
+    bake(base, stack.paths, weights=WEIGHTS, path=out, **options)
     places = elsewhere(base, *stack.paths)
     again = tmp_path / "again"
     found = reproduce(out, [places], output=again)

@@ -16,9 +16,8 @@ from loramix.checkpoints.scaling import Scaling
 from loramix.raw import RawGroup, RawWhole
 from loramix.tensors import F32
 
-_ENTRIES = 1 << 21
-"""Numbers that are worked on at a time: 8 MB in f32."""
-_TILE = 128
+_ENTRIES = 1 << 18
+"""Numbers that are worked on at a time: 1 MB in f32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,8 @@ def add(rows: Rows, out: npt.NDArray[np.uint8], threads: int | None) -> tuple[li
 
     Notes
     -----
-    Cost: 2 R flops per entry and some passes over it.  Resident: eight times 8 MB.
+    Cost: 2 R flops per entry and some passes over it, on one thread.  Resident: a dozen MB, or a
+    dozen rows where they are longer.
     """
     cols = rows.group[1]
     sums = np.zeros(4)
@@ -86,7 +86,7 @@ def add(rows: Rows, out: npt.NDArray[np.uint8], threads: int | None) -> tuple[li
 
 def _pieces(rows: Rows, cols: int) -> Iterator[tuple[int, int]]:
     """Half-open rows that are worked on at a time."""
-    height = max(_ENTRIES // max(cols, 1) // _TILE, 1) * _TILE
+    height = max(_ENTRIES // max(cols, 1), 1)
     for start in range(rows.start, rows.stop, height):
         yield start, min(start + height, rows.stop)
 

@@ -11,6 +11,7 @@ from loramix.checkpoints.naming import Names, Place, Stored
 from loramix.checkpoints.scaling import Scaling, scaled, scaling_of
 from loramix.errors import FormatError
 from loramix.finding import plain_name
+from loramix.formats.keys import has_role
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
 from loramix.io.safetensors import SafetensorsFile
 from loramix.tensors import Tensor
@@ -215,7 +216,8 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
 
     Raises
     ------
-    FormatError : no safetensors file, an index that does not fit, two tensors for one target.
+    FormatError : no safetensors file, an index that does not fit, two tensors for one target, an
+        adapter.
     ParamError : no such architecture.
     OSError : it cannot be read.
     """
@@ -223,7 +225,20 @@ def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkp
         load_layout(architecture)  # says what is known
     found = find(Path(path))
     shards = tuple(_open(part) for part in found.parts)
+    _refuse_adapters(shards)
     return _named(Path(path), found.root, shards, _tensors(shards, found), architecture)
+
+
+def _refuse_adapters(shards: Sequence[Shard]) -> None:
+    """Refuse files that have nothing but tensors of adapters: differences of those mean nothing."""
+    for shard in shards:
+        names = shard.file.tensors
+        if names and all(map(has_role, names)):
+            message = (
+                f"{shard.path}: an adapter, such as {next(iter(names))}, where a model is wanted: "
+                "name the base model that adapters are for"
+            )
+            raise FormatError(message)
 
 
 def _named(

@@ -1,8 +1,9 @@
 """What a user wants to be made again: its files, and what they say of themselves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loramix import finding
 from loramix.checkpoints.finding import find as find_model
@@ -79,15 +80,21 @@ def _model(path: StrPath) -> Output:
 
 def _refuse_several(records: Sequence[Record], files: Sequence[Path], path: StrPath) -> None:
     """Refuse files that were made in several runs: none of them says which was the last."""
-    alone = [replace(one, base=None) for one in records]
-    for file, record, one in zip(files, records, alone, strict=True):
+    first = _run(records[0])
+    for file, record in zip(files, records, strict=True):
         if record.base is None or record.base.place is None:
             message = f"{file}: a file of a model, but its header is that of an adapter or a file"
             raise FormatError(message)
-        if one != alone[0] or record.base.name != (records[0].base or record.base).name:
+        if _run(record) != first:
             message = (
                 f"{path}: {files[0].name} and {file.name} were made by different runs of loramix "
                 "bake, and nothing says which was the last: make it again from the original "
                 "model with all adapters"
             )
             raise FormatError(message)
+
+
+def _run(record: Record) -> tuple[Any, ...]:
+    """What all files of one run say alike."""
+    base = (record.base.name, record.base.architecture) if record.base is not None else None
+    return (record.version, record.sources, record.decisions, record.seed, record.backend, base)
