@@ -7,7 +7,7 @@
 //! Bits are equal between instruction sets: the compiler vectorises only what keeps IEEE results
 //! (no reassociation), and FMA, the one feature that would tempt a body to change them, is never
 //! switched on in the AVX2 build and never emitted without an explicit `mul_add`.
-#![allow(unsafe_code)] // the only place: a feature-gated call is unsafe until the CPU was asked
+#![allow(unsafe_code)] // a feature-gated call is unsafe until the CPU was asked; `bf16` has such calls, too
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -62,7 +62,8 @@ static CEILING: AtomicU8 = AtomicU8::new(Isa::Avx512 as u8);
 
 /// Caps what [`run`] chooses, for tests and benches that compare instruction sets.
 ///
-/// Process-wide so that it reaches worker threads; a race changes speed, never bits.
+/// Process-wide so that it reaches worker threads; a race changes speed, and bits only of products of
+/// bf16 numbers, whose instruction counts as one of the widest set.
 pub fn set_ceiling(isa: Isa) {
     CEILING.store(isa as u8, Ordering::Relaxed);
 }

@@ -12,7 +12,7 @@
 
 use crate::condense::{check_result, decompose};
 use crate::dtype::Dtype;
-use crate::passes::Dense;
+use crate::passes::{Dense, Found};
 use crate::recompress::{Recompressed, Rule, check_rule};
 use crate::start::random;
 use crate::{Error, Result};
@@ -50,8 +50,9 @@ pub fn extract(
     let dense = Dense { values, rows, cols };
     loop {
         let basis = random(cols, rank + SPARE)?;
-        let (found, square) = dense.times(&basis);
-        let done = decompose(&dense, &found, square, (rank, STEPS), rule, dtype, out)?;
+        let (columns, square) = dense.times(&basis);
+        let found = Found { columns, square, coarse: false };
+        let done = decompose(&dense, &found, (rank, STEPS), rule, dtype, out)?;
         if rank == most || rule.is_met(&done) {
             return Ok(done);
         }

@@ -7,6 +7,8 @@
 
 pub mod account;
 pub mod bake;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
+mod bf16;
 mod cholesky;
 pub mod condense;
 pub mod dense;

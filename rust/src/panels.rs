@@ -14,11 +14,11 @@ use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use rayon::prelude::*;
 
-use crate::Result;
 use crate::cholesky;
 use crate::gram::{add_lower, mirror};
 use crate::spectrum::Spectrum;
 use crate::tile::{Real, TILE, pieces};
+use crate::{Result, bf16};
 
 /// Relative square below which a direction is rounding noise of f32 values.
 const DEPENDENT: f64 = 1e-13;
@@ -28,6 +28,8 @@ pub(crate) const DIM: f64 = 1e-4;
 const JOB: usize = 16;
 /// Columns of the lower triangle computed by one product.
 const PANEL: usize = 32;
+/// A cache line of a column.
+const BLOCK: usize = 16;
 
 /// How the numbers of a tile lie in memory.
 #[derive(Clone, Copy, PartialEq)]
@@ -68,7 +70,6 @@ impl Panels {
 
     /// All numbers, row by row, with room for `extra` more at the end of each.
     pub(crate) fn in_rows(&self, extra: usize) -> Vec<f32> {
-        const BLOCK: usize = 16; // a cache line of a column
         let stride = self.width + extra;
         let mut made = vec![0.0; self.len * stride];
         for rows in self.ranges() {
@@ -82,6 +83,21 @@ impl Panels {
             }
         }
         made
+    }
+
+    /// Every column as the left side of a product of bf16 numbers, for panels in [`Order::Rows`].
+    pub(crate) fn rounded_columns(&self) -> Vec<u32> {
+        let mut columns = vec![0f32; self.len * self.width];
+        for rows in pieces(self.len, BLOCK) {
+            for column in 0..self.width {
+                for row in rows.clone() {
+                    columns[column * self.len + row] = self.values[row * self.width + column];
+                }
+            }
+        }
+        let mut words = vec![0; self.width * self.len.div_ceil(2)];
+        bf16::rounded(&columns, self.len, &mut words);
+        words
     }
 
     /// Every tile's rows and numbers, to be filled in parallel.

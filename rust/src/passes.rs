@@ -8,16 +8,71 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Kernel};
+use crate::dtype::Dtype;
 use crate::panels::{Order, Panels};
 use crate::probe::{PROBES, add_left, signs};
 use crate::rng::Stream;
-use crate::scratch::floats;
+use crate::scratch::{floats, words};
+use crate::sink::put;
+use crate::{Result, bf16};
+
+/// Rows that are rounded at a time: they stay in L2.
+const ROUNDED: usize = 64;
 
 /// A row-major matrix.
 pub(crate) struct Dense<'v> {
     pub(crate) values: &'v [f32],
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+}
+
+/// A matrix M times a basis, which finds its directions.
+pub(crate) struct Found {
+    /// `rows x p`.
+    pub(crate) columns: Panels,
+    /// Squared Frobenius norm of M.
+    pub(crate) square: f64,
+    /// Whether both sides were rounded to bf16 first.
+    pub(crate) coarse: bool,
+}
+
+/// The right side of products, `k x width`.
+enum Side<'b> {
+    Whole(MatRef<'b, f32>),
+    Rounded(bf16::Right),
+}
+
+impl<'b> Side<'b> {
+    fn new(values: &'b [f32], k: usize, width: usize, coarse: bool) -> Result<Self> {
+        if !coarse {
+            return Ok(Self::Whole(MatRef::from_row_major_slice(values, k, width)));
+        }
+        let mut bytes = vec![0; values.len() * Dtype::Bf16.size()];
+        put(Dtype::Bf16, values, &mut bytes)?;
+        Ok(Self::Rounded(bf16::Right::new(&bytes, k, width)))
+    }
+
+    /// Rows of `k` numbers times this.
+    fn times(&self, rows: &[f32], k: usize, out: &mut [f32]) {
+        match self {
+            Self::Whole(right) => {
+                let (n, width) = (rows.len() / k, right.ncols());
+                let rows = MatRef::from_row_major_slice(rows, n, k);
+                let out = MatMut::from_row_major_slice_mut(out, n, width);
+                matmul(out, Accum::Replace, rows, right, 1.0, Par::Seq);
+            }
+            Self::Rounded(right) => {
+                let width = out.len() / (rows.len() / k);
+                let blocks = rows.chunks(ROUNDED * k).zip(out.chunks_mut(ROUNDED * width));
+                for (rows, out) in blocks {
+                    words(rows.len() / k * k.div_ceil(2), |left| {
+                        bf16::rounded(rows, k, left);
+                        right.times(left, 1.0, out);
+                    });
+                }
+            }
+        }
+    }
 }
 
 impl Dense<'_> {
@@ -48,27 +103,28 @@ impl Dense<'_> {
 
     /// [`Self::times`], and `Z^T self X` of [`crate::probe::sketch`] for the streams of X and Z: X
     /// stands beside the basis, where the vectors of a product have room.
-    pub(crate) fn times_beside(
+    ///
+    /// Where it may be `coarse`, both sides are rounded to bf16 first.
+    pub(crate) fn look(
         &self,
         basis: &Panels,
         (right, left): (&Stream, &Stream),
-    ) -> (Panels, f64, Vec<f64>) {
+        coarse: bool,
+    ) -> Result<(Found, Vec<f64>)> {
         let (p, width) = (basis.width, basis.width + PROBES);
-        let mut made = Panels::new(self.rows, p, Order::Rows);
+        let mut columns = Panels::new(self.rows, p, Order::Rows);
         let signs = signs(right, 0, self.cols);
         let mut both = basis.in_rows(PROBES);
         for (row, signs) in both.chunks_exact_mut(width).zip(signs.chunks_exact(PROBES)) {
             row[p..].copy_from_slice(signs);
         }
-        let both = MatRef::from_row_major_slice(&both, self.cols, width);
+        let both = Side::new(&both, self.cols, width, coarse)?;
         let tile = |(rows, out): (Range<usize>, &mut [f32])| {
             let tile = self.rows(&rows);
             let square = square(tile);
-            let tile = MatRef::from_row_major_slice(tile, rows.len(), self.cols);
             let mut random = Vec::with_capacity(rows.len() * PROBES);
             floats(rows.len() * width, |product| {
-                let target = MatMut::from_row_major_slice_mut(product, rows.len(), width);
-                matmul(target, Accum::Replace, tile, both, 1.0, Par::Seq);
+                both.times(tile, self.cols, product);
                 for (out, row) in out.chunks_exact_mut(p).zip(product.chunks_exact(width)) {
                     out.copy_from_slice(&row[..p]);
                     random.extend_from_slice(&row[p..]);
@@ -78,19 +134,30 @@ impl Dense<'_> {
             add_left(&mut sketch, &random, left, rows.start);
             (square, sketch)
         };
-        let found: Vec<(f64, Vec<f64>)> = made.tiles_mut().map(tile).collect();
+        let tiles: Vec<(f64, Vec<f64>)> = columns.tiles_mut().map(tile).collect();
         let (mut square, mut sketch) = (0.0, vec![0.0; PROBES * PROBES]);
-        for (own, part) in found {
+        for (own, part) in tiles {
             square += own;
             sketch.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
-        (made, square, sketch)
+        Ok((Found { columns, square, coarse }, sketch))
     }
 
-    /// `left^T * self` for an orthonormal `rows x q`, transposed: `cols x q`.
-    pub(crate) fn projected(&self, left: &Panels) -> Panels {
+    /// `left^T * self` for an orthonormal `rows x q`, transposed: `cols x q`.  Where it may be
+    /// `coarse`, both sides are rounded to bf16 first.
+    pub(crate) fn projected(&self, left: &Panels, coarse: bool) -> Panels {
         let q = left.width;
         let mut made = Panels::new(self.cols, q, Order::Columns);
+        if coarse {
+            let left = left.rounded_columns();
+            made.tiles_mut().for_each(|(cols, out)| {
+                bf16::room(self.rows, cols.len(), |words| {
+                    let part = bf16::Right::rounded(self.values, self.cols, cols, words);
+                    part.times(&left, 1.0, out);
+                });
+            });
+            return made;
+        }
         let all = MatRef::from_row_major_slice(self.values, self.rows, self.cols);
         let left = MatRef::from_row_major_slice(&left.values, self.rows, q).transpose();
         made.tiles_mut().for_each(|(cols, out)| {

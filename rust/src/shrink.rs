@@ -78,7 +78,7 @@ pub(crate) fn clean_part(part: &Part<'_, '_>, noise: f64, scratch: &mut [f32]) -
     let mut without = Shrunk::of(&right, noise, rows)?;
     for _ in 0..STEPS {
         left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
-        right = dense.projected(&left);
+        right = dense.projected(&left, false);
         let before = without.found();
         without = Shrunk::of(&right, noise, rows)?;
         if without.found() - before <= SETTLED * without.found() {
@@ -149,10 +149,10 @@ fn leading(
         return Ok(None);
     }
     let mut left = orthonormal(&found, false)?;
-    let mut right = dense.projected(&left);
+    let mut right = dense.projected(&left, false);
     for _ in 0..FIRST {
         left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
-        right = dense.projected(&left);
+        right = dense.projected(&left, false);
     }
     Ok(Some((left, right, square)))
 }

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use loramix_core::condense::{Part, condense};
-use loramix_core::dtype::Dtype;
+use loramix_core::dtype::{Dtype, Matrix, encode};
 use loramix_core::elementwise::{Factored, Prepared, Program, Reduce, Vote};
 use loramix_core::recompress::Rule;
 use loramix_core::rng::Stream;
@@ -69,6 +69,53 @@ fn condense_holds_on_degenerate_shapes() {
 
 /// Deltas larger than those that get more steps, whose stack is wider than what is kept.
 const LARGE: (usize, usize) = (600, 520);
+
+/// Entries of a product, beside what was meant: the norm of the difference by that of the latter.
+fn apart(all: &[f32], rank: usize, meant: &[f32], (rows, cols): (usize, usize)) -> f64 {
+    let (up, down) = all.split_at(rows * rank);
+    let got = product(up, down, rows, cols);
+    let gaps = got.iter().zip(meant).map(|(g, m)| g - f64::from(*m));
+    norm(gaps) / norm(meant.iter().map(|m| f64::from(*m)))
+}
+
+#[test]
+fn outputs_of_few_digits_lose_no_more_than_their_own_rounding() {
+    let ((rows, cols), weights) = (LARGE, [1.0, -0.7, 0.5]);
+    let pairs = related(3, 24, false);
+    let group = group(&pairs, &weights, rows, cols);
+    let source = Factored::new(&group, weights.to_vec()).unwrap();
+    let mut meant = vec![0.0; rows * cols];
+    Prepared::new(&ties(), &source).unwrap().run(&mut meant).unwrap();
+    for rank in [8, 24, 72, 100] {
+        let rule = Rule { rank: Some(rank), ..Rule::default() };
+        let to = |dtype| condensed_to(dtype, &group, (ties(), &weights), &meant, &rule).unwrap();
+        let (fine, numbers) = to(Dtype::F32);
+        let (short, rounded) = to(Dtype::Bf16);
+        assert_eq!((fine.rank, short.rank), (rank, rank));
+        let mut bytes = vec![0; 2 * numbers.len()];
+        let mut later = vec![0.0; numbers.len()];
+        encode(Dtype::Bf16, &numbers, &mut bytes).unwrap();
+        let bytes = Matrix::new(Dtype::Bf16, 1, later.len(), &bytes).unwrap();
+        bytes.decode_f32(0..1, 0..numbers.len(), &mut later, numbers.len()).unwrap();
+        let [whole, now, then] =
+            [&numbers, &rounded, &later].map(|all| apart(all, rank, &meant, LARGE));
+        assert!(now <= then * 1.0005, "{rank}: {whole} {then} {now}");
+        assert!((short.relative_error / fine.relative_error - 1.0).abs() < 2e-4, "{rank}");
+    }
+}
+
+#[test]
+fn outputs_of_few_digits_are_found_exactly_where_little_is_cut() {
+    let ((rows, cols), weights) = (LARGE, [1.0, -0.7]);
+    let pairs = related(2, 24, false);
+    let group = group(&pairs, &weights, rows, cols);
+    let source = Factored::new(&group, weights.to_vec()).unwrap();
+    let mut meant = vec![0.0; rows * cols];
+    Prepared::new(&SUM, &source).unwrap().run(&mut meant).unwrap();
+    let whole = Rule { rank: Some(48), ..Rule::default() };
+    let (done, _) = condensed_to(Dtype::Bf16, &group, (SUM, &weights), &meant, &whole).unwrap();
+    assert!(done.relative_error < 1e-5, "{}", done.relative_error);
+}
 
 /// Up factors of their own, down factors of which `shared` are the same.
 fn related(count: u64, rank: usize, shared: bool) -> Vec<Pair> {
