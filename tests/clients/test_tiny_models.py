@@ -24,7 +24,7 @@ from formats.builders import Built, Truth, gap, gaps, total
 from peft import PeftModel
 
 import loramix
-from loramix.formats.layout import LAYOUTS, Layout
+from loramix.formats.layout import LAYOUTS, Layout, load_layout
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning",
@@ -59,6 +59,7 @@ _FLUX2_KOHYA = {
 }
 _FLUX2_COMFYUI = {"norm_out.linear": "wrong"}  # its halves stay where the original has them
 _WAN_KOHYA = {"condition_embedder.*": "error", "patch_embedding": "error", "proj_out": "error"}
+_Z_IMAGE = {"all_x_embedder.*": "dropped", "all_final_layer.*": "dropped"}
 _VACE = {"vace_blocks.*": "error", "vace_patch_embedding": "error"}
 WRONG: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("sd15", "kohya"): {},
@@ -73,7 +74,9 @@ WRONG: Mapping[tuple[str, str], Mapping[str, str]] = {
         **{k: v for k, v in _FLUX1_KOHYA.items() if k[:4] not in ("time", "norm")},
         "distilled_guidance_layer.*": "error",
     },
-    ("z_image", "kohya"): {"all_x_embedder.*": "dropped", "all_final_layer.*": "dropped"},
+    ("z_image", "kohya"): _Z_IMAGE,
+    # What is fused or named otherwise is dropped, too, where names keep their dots.
+    ("z_image", "comfyui"): {**_Z_IMAGE, "*.attention.to_*": "dropped"},
     ("qwen_image", "kohya"): {},
     ("qwen_image", "comfyui"): {},
     ("wan21_t2v_1_3b", "kohya"): _WAN_KOHYA,
@@ -91,19 +94,27 @@ WRONG: Mapping[tuple[str, str], Mapping[str, str]] = {
 FOREIGN = (
     ("sd15", "comfyui"),
     ("sd15", "original"),
+    ("sd21", "comfyui"),
+    ("sdxl", "comfyui"),
     ("sdxl", "plain"),
     ("sd3_medium", "kohya"),
+    ("sd3_medium", "comfyui"),
+    ("sd35_medium", "kohya"),
     ("sd35_medium", "comfyui"),
-    ("flux1", "original"),
+    ("sd35_large", "kohya"),
+    ("sd35_large", "comfyui"),
     ("flux1", "comfyui"),
+    ("flux1", "original"),
     ("flux2_dev", "original"),
     ("chroma", "comfyui"),
     ("lumina2", "kohya"),
+    ("lumina2", "comfyui"),
     ("qwen_image", "plain"),
     ("wan21_t2v_1_3b", "original"),
     ("ltx_video_2b", "kohya"),
     ("hunyuan_video", "kohya"),
     ("hunyuan_video", "comfyui"),
+    ("ace_step_1_5", "comfyui"),
 )
 
 
@@ -171,6 +182,15 @@ def test_no_architecture_is_forgotten() -> None:
     other_sizes = {"flux2_klein_9b", "wan21_t2v_14b", "ltx_video_13b"}
     not_in_diffusers = {"ace_step_v1", "llama3_8b", "qwen2_5_7b"}
     assert CLIENTS.keys() == set(LAYOUTS) - other_sizes - not_in_diffusers
+
+
+def test_no_dialect_is_forgotten() -> None:
+    """Every model has a row for the names of Kohya, if it has any, and for those of ComfyUI."""
+    flat = {name for name in CLIENTS if load_layout(name).modules[0].kohya is not None}
+    assert CLIENTS.keys() - flat == {"ace_step_1_5"}
+    pairs = {(name, "kohya") for name in flat} | {(name, "comfyui") for name in CLIENTS}
+    assert pairs <= WRONG.keys() | set(FOREIGN)
+    assert not WRONG.keys() & set(FOREIGN)
 
 
 @pytest.mark.parametrize("name", CLIENTS)

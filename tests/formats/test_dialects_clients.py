@@ -195,6 +195,29 @@ def test_what_a_program_does_not_load_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
 
 
+@pytest.mark.parametrize("client", ["diffusers", "peft"])
+def test_a_module_that_the_model_does_not_have_is_refused(client: str, tmp_path: Path) -> None:
+    """Its names would be those of the input, and no program has a place for it."""
+    block = "transformer.transformer_blocks.{}.attn"
+    stems = [f"{block.format(i)}.to_{x}" for i in range(4) for x in "qkv"]
+    tensors = {}
+    for stem in (*stems, f"{block.format(0)}.surprise"):
+        tensors |= spell(stem, pair(3072, 3072, 1, 1), "AB", (3072, 3072))
+    # A mask and a picture: a layer of the model's own, of another size.
+    tensors |= spell("transformer.x_embedder", pair(3072, 384, 1, 1), "AB", (3072, 384))
+    path = Built(tensors, {}).save(tmp_path / "source.safetensors")
+    adapter = load(path, architecture="flux1")
+    out = tmp_path / "out"
+    name = "transformer.transformer_blocks.0.attn.surprise"
+    with pytest.raises(
+        FormatError, match=rf"no module of flux1 is called {name}, so {client} .*--skip"
+    ):
+        convert(adapter, out, client=client)
+    assert not out.exists()
+    made = convert(path, out, client=client, architecture="flux1", skip=["*surprise*"])
+    assert any(target.key == "transformer.x_embedder" for target in made.plan.adapters[0].targets)
+
+
 def test_one_module_too_many_is_enough(tmp_path: Path) -> None:
     """Musubi files have no text encoders: nothing is written, nothing is left out silently."""
     key = "text_encoder.text_model.encoder.layers.0.mlp.fc1"

@@ -10,12 +10,21 @@ import pytest
 from baking.cases import WEIGHTS, base_tensors, two_adapters, write_base
 from checkpoints.models import write_shards
 from families.files import CASES, RELATIVE, file_of
-from helpers import Stack, encode, read_safetensors, write_safetensors
+from helpers import (
+    MODULES,
+    Stack,
+    encode,
+    pairs,
+    read_safetensors,
+    write_adapter,
+    write_safetensors,
+)
 
 import loramix
 from loramix import FormatError, LoramixError, OutputError, bake, extract, reproduce
 
 BARE = {name.removeprefix("model.diffusion_model."): one for name, one in base_tensors().items()}
+ONE = dict(list(MODULES.items())[:1])
 
 
 @pytest.fixture
@@ -114,6 +123,25 @@ def test_models_baked_twice(stack: Stack, tmp_path: Path, elsewhere: Any) -> Non
     found = reproduce(out, [places])
     assert found.identical
     assert found.sources[0][0] == "mid"
+
+
+def test_folders_of_which_the_last_run_changed_a_part(
+    stack: Stack, tmp_path: Path, elsewhere: Any
+) -> None:
+    """The other files still say how they were made before."""
+    base, mid, out = pipeline(tmp_path / "base"), tmp_path / "mid", tmp_path / "out"
+    bake(base, stack.paths[:1], path=mid)
+    small = write_adapter(tmp_path / "in/small.safetensors", pairs(5, 1, modules=ONE))
+    bake(mid, [small], path=out)
+    changed = [
+        file.name
+        for file in (out / "unet").glob("*.safetensors")
+        if file.read_bytes() != (mid / "unet" / file.name).read_bytes()
+    ]
+    assert len(changed) == 1
+    found = reproduce(out, [elsewhere(base, mid, small, *stack.paths)])
+    assert found.identical
+    assert [name for name, _ in found.sources] == ["mid", "small"]
 
 
 def test_families_that_are_relative_to_the_base(tmp_path: Path, elsewhere: Any) -> None:

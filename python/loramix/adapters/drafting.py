@@ -57,9 +57,15 @@ class Drafting:
 
     def notes(self) -> list[str]:
         """What was noticed, one line each."""
-        return [
+        found = [
             f"{self._counts[what]} {text}" for what, text in _NOTES.items() if self._counts[what]
         ]
+        said = scales.header_alpha(self._file.metadata)
+        if said is not None and self._counts["bare"]:
+            what = f"{self._counts['bare']} pairs have no alpha: scale 1, as in every client"
+            rest = f"{said[0]} = {said[1][:20]} in the header is not read"
+            found.append(f"{what}; {rest}: if it is meant, the weight is alpha / rank")
+        return found
 
     def _of(self, entry: keys.Entry) -> list[Delta]:
         stem = split_stem(entry.stem)
@@ -118,6 +124,7 @@ class Drafting:
                 "there is no config: rslora says how alpha is used, not what it is"
             )
             raise ParamError(message)
+        self._counts["bare"] += 1
         self._counts["no alpha"] += stem.dialect == "kohya"
         return 1.0
 

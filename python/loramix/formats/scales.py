@@ -114,6 +114,12 @@ def scalar(tensor: Tensor, where: str) -> float:
     return value
 
 
+def header_alpha(metadata: Mapping[str, str]) -> tuple[str, str] | None:
+    """Under which name a header states an alpha, and what: some writers do, and no client looks."""
+    found = ((name, metadata.get(name)) for name in ("alpha", "lora_alpha"))
+    return next(((name, text) for name, text in found if text), None)
+
+
 def configs(metadata: Mapping[str, str], where: str) -> dict[str, PeftConfig]:
     """Configs that go with a file, by component ("" if they are for all of it).
 

@@ -55,6 +55,7 @@ class OriginRecord:
     sha256, size : of the file; no size: not known.
     place : of the file in the folder of the model, parts joined by slashes; None: it is the model.
     architecture : whose names its weights were looked up by; None: of none that is known.
+    history : what the file itself said of how it was made; None: nothing of loramix.
     """
 
     name: str
@@ -62,6 +63,7 @@ class OriginRecord:
     size: int | None = None
     place: str | None = None
     architecture: str | None = None
+    history: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +161,15 @@ def _place(table: Table, key: str) -> str:
 
 
 def _origin(table: Table, key: str) -> OriginRecord:
-    return _known(table.table(key), _ORIGIN).make(OriginRecord, _ORIGIN, ("name", "sha256"))
+    found = table.table(key)
+    values = {"history" if k == trained.KEY else k: v for k, v in found.values.items()}
+    known = _known(Table(values, found.where), _ORIGIN)
+    return known.make(OriginRecord, _ORIGIN, ("name", "sha256"))
 
 
 _BASE: Mapping[str, Reader] = {"name": _name, "sha256": Table.text, "size": Table.integer}
 _ORIGIN: Mapping[str, Reader] = {
-    **_BASE, "place": _place, "architecture": one_of(tuple(LAYOUTS)),
+    **_BASE, "place": _place, "architecture": one_of(tuple(LAYOUTS)), "history": Table.text,
 }  # fmt: skip
 _SOURCE: Mapping[str, Reader] = {
     "name": _name, "sha256": Table.text, "size": Table.integer, "weight": _weight,

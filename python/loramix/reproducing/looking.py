@@ -1,6 +1,6 @@
 """What a user wants to be made again: its files, and what they say of themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,25 +73,40 @@ def _model(path: StrPath) -> Output:
     if not told:
         message = f"{path}: made by something else: no header in it has anything of loramix"
         raise FormatError(message)
-    records = [read_record(strings, str(file)) for file, strings in told.items()]
-    _refuse_several(records, list(told), path)
-    return Output(found.root, None, tuple(records))
+    records = [(file, read_record(strings, str(file))) for file, strings in told.items()]
+    return Output(found.root, None, _last(records, path))
 
 
-def _refuse_several(records: Sequence[Record], files: Sequence[Path], path: StrPath) -> None:
-    """Refuse files that were made in several runs: none of them says which was the last."""
-    first = _run(records[0])
-    for file, record in zip(files, records, strict=True):
-        if record.base is None or record.base.place is None:
-            message = f"{file}: a file of a model, but its header is that of an adapter or a file"
-            raise FormatError(message)
-        if _run(record) != first:
-            message = (
-                f"{path}: {files[0].name} and {file.name} were made by different runs of loramix "
-                "bake, and nothing says which was the last: make it again from the original "
-                "model with all adapters"
-            )
-            raise FormatError(message)
+def _last(told: Sequence[tuple[Path, Record]], path: StrPath) -> tuple[Record, ...]:
+    """Records of the last run; files that it did not change may have those of earlier ones.
+
+    Raises
+    ------
+    FormatError : no run was into a folder, or nothing says which was the last.
+    """
+    placed = [(file, one) for file, one in told if one.base is not None and one.base.place]
+    if not placed:
+        message = f"{told[0][0]}: a file of a model, but its header is that of an adapter or a file"
+        raise FormatError(message)
+    earlier = [_run(one) for file, record in placed for one in _history(record, str(file))]
+    last = [(file, one) for file, one in placed if _run(one) not in earlier] or placed
+    first, record = last[0]
+    other = next((file for file, one in last if _run(one) != _run(record)), None)
+    if other is not None:
+        message = (
+            f"{path}: {first.name} and {other.name} were made by different runs of loramix bake, "
+            "and nothing says which was the last: make it again from the original model with all "
+            "adapters"
+        )
+        raise FormatError(message)
+    return tuple(one for _, one in last)
+
+
+def _history(record: Record, where: str) -> Iterator[Record]:
+    """What was done before to the file that something was baked into."""
+    while record.base is not None and record.base.history is not None:
+        record = read_record({trained.KEY: record.base.history}, where)
+        yield record
 
 
 def _run(record: Record) -> tuple[Any, ...]:

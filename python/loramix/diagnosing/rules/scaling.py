@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from loramix.diagnosing.findings import Finding, convert, without
 from loramix.diagnosing.subject import Module, Subject
 from loramix.formats.dialects import is_flat
-from loramix.formats.scales import CONFIG
+from loramix.formats.scales import CONFIG, header_alpha
 from loramix.formats.trained import KEY
 
 _FAR = 4.0
@@ -78,9 +78,9 @@ def _is_odd(module: Module) -> bool:
 
 def alpha_in_header(subject: Subject) -> Iterator[Finding]:
     """Some writers put alpha into the header, where no client looks."""
-    said = subject.strings.get("alpha") or subject.strings.get("lora_alpha")
-    if said and not any(_has_scale(module) for module in subject.modules):
-        where = "alpha" if "alpha" in subject.strings else "lora_alpha"
-        what = f"the header says alpha = {said[:20]}, and no tensor does: clients take scale 1"
+    said = header_alpha(subject.strings)
+    if said is not None and not any(_has_scale(module) for module in subject.modules):
+        where, text = said
+        what = f"the header says alpha = {text[:20]}, and no tensor does: clients take scale 1"
         mend = "use it at the strength alpha / rank"
         yield Finding("alpha-in-header", "warning", where, what, mend)

@@ -4,13 +4,13 @@ A module that a program does not know is skipped there, often without a word; so
 program is refused if it has one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from loramix.errors import FormatError, ParamError
 from loramix.formats.dialects.forms import form_of
-from loramix.formats.layout import Layout
+from loramix.formats.layout import Layout, flatten
 from loramix.types import Target
 
 _SD = ("sd15", "sd21", "sdxl")
@@ -96,16 +96,36 @@ def client_for(name: str, layout: Layout | None, usual: str) -> Client:
 def refuse_unread(client: Client, layout: Layout, targets: Iterable[Target]) -> None:
     """Refuse an output of which a client would not load everything.
 
+    A module is known by its name alone: some models have layers of their own size, as those that
+    take a mask beside the picture.
+
     Raises
     ------
     FormatError : with the names of the modules.
     """
+    targets = list(targets)
     globs = (*client.unread.get("*", ()), *client.unread.get(layout.name, ()))
     keys = [t.key for t in targets if any(fnmatchcase(t.key, glob) for glob in globs)]
     if keys:
-        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         message = (
-            f"{client.name} does not load {', '.join(keys[:3])}{more}; leave them out with --skip, "
-            "or choose a --dialect instead of --for"
+            f"{client.name} does not load {_some(keys)}; leave them out with --skip, or choose a "
+            "--dialect instead of --for"
         )
         raise FormatError(message)
+    odd = [t.key for t in targets if not t.is_vector and not _is_known(layout, t.key)]
+    if odd:
+        message = (
+            f"no module of {layout.name} is called {_some(odd)}, so {client.name} has no place for "
+            "it; leave such modules out with --skip, or choose a --dialect instead of --for"
+        )
+        raise FormatError(message)
+
+
+def _is_known(layout: Layout, key: str) -> bool:
+    component, _, name = key.partition(".")
+    return layout.find(flatten(name), component) is not None
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
