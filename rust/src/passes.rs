@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::dispatch::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::panels::{Order, Panels};
-use crate::probe::{PROBES, add_left, signs};
+use crate::probe::{BUCKETS, add_left, signs};
 use crate::rng::Stream;
 use crate::scratch::{floats, words};
 use crate::sink::put;
@@ -111,18 +111,18 @@ impl Dense<'_> {
         (right, left): (&Stream, &Stream),
         coarse: bool,
     ) -> Result<(Found, Vec<f64>)> {
-        let (p, width) = (basis.width, basis.width + PROBES);
+        let (p, width) = (basis.width, basis.width + BUCKETS);
         let mut columns = Panels::new(self.rows, p, Order::Rows);
         let signs = signs(right, 0, self.cols);
-        let mut both = basis.in_rows(PROBES);
-        for (row, signs) in both.chunks_exact_mut(width).zip(signs.chunks_exact(PROBES)) {
-            row[p..].copy_from_slice(signs);
+        let mut both = basis.in_rows(BUCKETS);
+        for (at, (row, sign)) in both.chunks_exact_mut(width).zip(signs).enumerate() {
+            row[p + at % BUCKETS] = sign;
         }
         let both = Side::new(&both, self.cols, width, coarse)?;
         let tile = |(rows, out): (Range<usize>, &mut [f32])| {
             let tile = self.rows(&rows);
             let square = square(tile);
-            let mut random = Vec::with_capacity(rows.len() * PROBES);
+            let mut random = Vec::with_capacity(rows.len() * BUCKETS);
             floats(rows.len() * width, |product| {
                 both.times(tile, self.cols, product);
                 for (out, row) in out.chunks_exact_mut(p).zip(product.chunks_exact(width)) {
@@ -130,12 +130,12 @@ impl Dense<'_> {
                     random.extend_from_slice(&row[p..]);
                 }
             });
-            let mut sketch = vec![0.0; PROBES * PROBES];
+            let mut sketch = vec![0.0; BUCKETS * BUCKETS];
             add_left(&mut sketch, &random, left, rows.start);
             (square, sketch)
         };
         let tiles: Vec<(f64, Vec<f64>)> = columns.tiles_mut().map(tile).collect();
-        let (mut square, mut sketch) = (0.0, vec![0.0; PROBES * PROBES]);
+        let (mut square, mut sketch) = (0.0, vec![0.0; BUCKETS * BUCKETS]);
         for (own, part) in tiles {
             square += own;
             sketch.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);

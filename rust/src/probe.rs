@@ -1,20 +1,25 @@
-//! How far two groups' deltas are apart, measured on random vectors.
+//! How far two groups' deltas are apart, measured on a few random sums.
 //!
-//! For X with independent +-1 entries, `E |A X|^2 = probes * |A|_F^2` (Hutchinson 1990), so the
-//! difference of what was meant and what was written is measured end to end, decoding included,
-//! without cancellation of large Gram entries: `2 R probes` flops per row and column.
+//! A count sketch (Charikar, Chen & Farach-Colton 2002; Clarkson & Woodruff 2013): entry `j` of a
+//! vector goes to bucket `j mod 8` with a random sign, as the matrix X with one +-1 in every row.
+//! `E |A X|_F^2 = |A|_F^2`, and likewise with `Z^T` on the left, so the difference of what was meant and
+//! what was written is measured end to end, decoding included, without cancellation of large Gram
+//! entries.  One addition per entry, where eight random vectors (Hutchinson 1990) take eight.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
+use crate::dispatch::{self, Kernel};
 use crate::group::Group;
 use crate::recompress::Mixing;
 use crate::rng::Stream;
 use crate::tile::{TILE, down_tile, pieces, up_tile};
 use crate::{Error, Result};
 
-/// Number of random vectors; the estimate of a full-rank difference is good to a few percent.
-pub const PROBES: usize = 8;
+/// Number of buckets; the estimate of a full-rank difference is good to a few percent.
+pub const BUCKETS: usize = 8;
+/// Sums side by side, whole turns of the buckets: they do not wait for each other.
+const LANES: usize = 8 * BUCKETS;
 
 /// Estimated Frobenius norms of `a - b` and of `a`, up to rounding of f32 products.
 ///
@@ -38,13 +43,12 @@ pub fn difference(a: &Group<'_>, b: &Group<'_>, stream: &Stream) -> Result<(f64,
             sums.1 += f64::from(*x) * f64::from(*x);
         }
     }
-    let norm = |sum: f64| (sum / PROBES as f64).sqrt();
-    Ok((norm(sums.0), norm(sums.1)))
+    Ok((sums.0.sqrt(), sums.1.sqrt()))
 }
 
-/// `Z^T A X` of a factored delta, `PROBES x PROBES` row-major, Z and X with entries +-1.
+/// `Z^T A X` of a factored delta, `BUCKETS x BUCKETS` row-major.
 ///
-/// Sixty-four numbers that stand for a matrix: `E (Z^T A X)_ij^2 = |A|_F^2`.
+/// Sixty-four numbers that stand for a matrix: the sum of their squares is `|A|_F^2` on average.
 ///
 /// # Errors
 /// What the bytes refuse.
@@ -53,7 +57,7 @@ pub fn sketch(group: &Group<'_>, right: &Stream, left: &Stream) -> Result<Vec<f6
 }
 
 fn finish(group: &Group<'_>, projected: &[f32], left: &Stream) -> Result<Vec<f64>> {
-    let mut sum = vec![0f64; PROBES * PROBES];
+    let mut sum = vec![0f64; BUCKETS * BUCKETS];
     for rows in pieces(group.rows(), TILE) {
         let tile = rows_of(group, projected, rows.clone())?;
         add_left(&mut sum, &tile, left, rows.start);
@@ -79,11 +83,11 @@ pub fn sketch_mixed(
         });
     }
     let raw = downs(group, right)?;
-    let raw = MatRef::from_row_major_slice(&raw, group.rank(), PROBES);
+    let raw = MatRef::from_row_major_slice(&raw, group.rank(), BUCKETS);
     let mixed = &mixing.up * (&mixing.down * raw);
     let factors = group.factors();
-    let projected: Vec<f32> = (0..group.rank() * PROBES)
-        .map(|x| (mixed[(x / PROBES, x % PROBES)] * factors[x / PROBES]) as f32)
+    let projected: Vec<f32> = (0..group.rank() * BUCKETS)
+        .map(|x| (mixed[(x / BUCKETS, x % BUCKETS)] * factors[x / BUCKETS]) as f32)
         .collect();
     finish(group, &projected, left)
 }
@@ -91,64 +95,85 @@ pub fn sketch_mixed(
 /// The same of a dense row-major matrix.
 pub fn sketch_dense(values: &[f32], cols: usize, right: &Stream, left: &Stream) -> Vec<f64> {
     let signs = signs(right, 0, cols);
-    let signs = MatRef::from_row_major_slice(&signs, cols, PROBES);
-    let mut sum = vec![0f64; PROBES * PROBES];
-    for (index, tile) in values.chunks(TILE * cols.max(1)).enumerate() {
-        let n = tile.len() / cols;
-        let mut out = vec![0f32; n * PROBES];
-        let target = MatMut::from_row_major_slice_mut(&mut out, n, PROBES);
-        let tile = MatRef::from_row_major_slice(tile, n, cols);
-        matmul(target, Accum::Replace, tile, signs, 1.0, Par::Seq);
-        add_left(&mut sum, &out, left, index * TILE);
+    let mut sum = vec![0f64; BUCKETS * BUCKETS];
+    for (index, tile) in values.chunks((TILE * cols).max(1)).enumerate() {
+        add_left(&mut sum, &fold(tile, &signs), left, index * TILE);
     }
     sum
 }
 
-/// Random signs of `count` rows or columns from `first` on, `PROBES` each.
+/// Random signs of `count` rows or columns from `first` on.
 pub(crate) fn signs(stream: &Stream, first: usize, count: usize) -> Vec<f32> {
-    let mut words = vec![0u32; count * PROBES];
-    stream.fill((first * PROBES) as u64, &mut words);
+    let mut words = vec![0u32; count];
+    stream.fill(first as u64, &mut words);
     words.iter().map(|w| if w >> 31 == 0 { 1.0 } else { -1.0 }).collect()
 }
 
-/// Adds `Z^T rows` for `rows` of `PROBES` numbers from `first` on.
-pub(crate) fn add_left(sum: &mut [f64], rows: &[f32], left: &Stream, first: usize) {
-    let signs = signs(left, first, rows.len() / PROBES);
-    for (row, signs) in rows.chunks_exact(PROBES).zip(signs.chunks_exact(PROBES)) {
-        for (i, sign) in signs.iter().enumerate() {
-            for (j, value) in row.iter().enumerate() {
-                sum[i * PROBES + j] += f64::from(sign * value);
+/// Rows of as many numbers as there are signs, times X: [`BUCKETS`] numbers for each.
+pub(crate) fn fold(rows: &[f32], signs: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0f32; rows.len() / signs.len().max(1) * BUCKETS];
+    dispatch::run(Fold { rows, signs, sums: &mut sums });
+    sums
+}
+
+struct Fold<'v> {
+    rows: &'v [f32],
+    signs: &'v [f32],
+    sums: &'v mut [f32],
+}
+
+impl Kernel for Fold<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) {
+        let (signs, last_signs) = self.signs.as_chunks::<LANES>();
+        let rows = self.rows.chunks_exact(self.signs.len().max(1));
+        for (row, sums) in rows.zip(self.sums.as_chunks_mut::<BUCKETS>().0) {
+            let (blocks, last) = row.as_chunks::<LANES>();
+            let mut lanes = [0f32; LANES];
+            for (block, signs) in blocks.iter().zip(signs) {
+                for lane in 0..LANES {
+                    lanes[lane] += block[lane] * signs[lane];
+                }
+            }
+            let last = lanes.iter_mut().zip(last.iter().zip(last_signs));
+            last.for_each(|(lane, (value, sign))| *lane += value * sign);
+            for turn in lanes.as_chunks::<BUCKETS>().0 {
+                sums.iter_mut().zip(turn).for_each(|(sum, lane)| *sum += lane);
             }
         }
     }
 }
 
-/// `factors * D X`, `R x PROBES` row-major.
+/// Adds `Z^T rows` for `rows` of [`BUCKETS`] numbers from `first` on.
+pub(crate) fn add_left(sum: &mut [f64], rows: &[f32], left: &Stream, first: usize) {
+    let rows = rows.as_chunks::<BUCKETS>().0;
+    for (at, (row, sign)) in rows.iter().zip(signs(left, first, rows.len())).enumerate() {
+        let sum = &mut sum[(first + at) % BUCKETS * BUCKETS..][..BUCKETS];
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(sign * value));
+    }
+}
+
+/// `factors * D X`, `R x BUCKETS` row-major.
 fn project(group: &Group<'_>, stream: &Stream) -> Result<Vec<f32>> {
     let sum = downs(group, stream)?;
     let factors = group.factors();
-    Ok(sum.iter().enumerate().map(|(x, s)| (s * factors[x / PROBES]) as f32).collect())
+    Ok(sum.iter().enumerate().map(|(x, s)| (s * factors[x / BUCKETS]) as f32).collect())
 }
 
 /// `D X`, likewise.
 fn downs(group: &Group<'_>, stream: &Stream) -> Result<Vec<f64>> {
     let rank = group.rank();
-    let mut sum = vec![0f64; rank * PROBES];
+    let mut sum = vec![0f64; rank * BUCKETS];
     let mut tile = vec![0f32; rank * TILE];
-    let mut block = vec![0f32; rank * PROBES];
     for cols in pieces(group.cols(), TILE) {
         let n = cols.len();
         let signs = signs(stream, cols.start, n);
         down_tile(group, cols, &mut tile[..rank * n])?;
-        matmul(
-            MatMut::from_row_major_slice_mut(&mut block, rank, PROBES),
-            Accum::Replace,
-            MatRef::from_row_major_slice(&tile[..rank * n], rank, n),
-            MatRef::from_row_major_slice(&signs, n, PROBES),
-            1.0,
-            Par::Seq,
-        );
-        sum.iter_mut().zip(&block).for_each(|(s, b)| *s += f64::from(*b));
+        let folded = fold(&tile[..rank * n], &signs);
+        sum.iter_mut().zip(&folded).for_each(|(s, b)| *s += f64::from(*b));
     }
     Ok(sum)
 }
@@ -156,13 +181,13 @@ fn downs(group: &Group<'_>, stream: &Stream) -> Result<Vec<f64>> {
 fn rows_of(group: &Group<'_>, projected: &[f32], rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
     let (n, rank) = (rows.len(), group.rank());
     let mut tile = vec![0f32; n * rank];
-    let mut out = vec![0f32; n * PROBES];
+    let mut out = vec![0f32; n * BUCKETS];
     up_tile(group, rows, &mut tile)?;
     matmul(
-        MatMut::from_row_major_slice_mut(&mut out, n, PROBES),
+        MatMut::from_row_major_slice_mut(&mut out, n, BUCKETS),
         Accum::Replace,
         MatRef::from_row_major_slice(&tile, n, rank),
-        MatRef::from_row_major_slice(projected, rank, PROBES),
+        MatRef::from_row_major_slice(projected, rank, BUCKETS),
         1.0,
         Par::Seq,
     );

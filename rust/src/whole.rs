@@ -1,12 +1,11 @@
 //! The result of a program itself, entry by entry, with an account of the members in it.
 //!
 //! One pass over the f32 result M after the program, tile by tile: bytes of the output type, the
-//! square, and the product with random signs X, for the sketch `Z^T M X`.  The inner products
-//! `<M, U_i D_i>` are summed while the deltas are at hand; where that is not possible, they are the
-//! sum of `(M D_i^T) * U_i`, and M is multiplied by `[D^T | X]`.
+//! square, and M X for the sketch `Z^T M X`.  The inner products `<M, U_i D_i>` are summed while the
+//! deltas are at hand; where that is not possible, they are the sum of `(M D_i^T) * U_i`.
 //!
-//! Cost: `16 rows cols` flops, or `2 rows cols (R + 8)`, and one read of M, which is the only dense
-//! matrix; beside them `(rows + cols) R^2` for the Gram matrices of the factors.
+//! Cost: one read of M, which is the only dense matrix, and `(rows + cols) R^2` flops for the Gram
+//! matrices of the factors; `2 rows cols R` where M is multiplied by `D^T`.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -19,11 +18,14 @@ use crate::dtype::Dtype;
 use crate::gram::{factor_grams, is_safe};
 use crate::group::{Group, Member};
 use crate::passes::square;
-use crate::probe::{PROBES, add_left, signs};
+use crate::probe::{BUCKETS, add_left, fold, signs};
 use crate::rng::Stream;
 use crate::scratch::floats;
 use crate::sink::put;
 use crate::tile::{TILE, down_tile, up_tile};
+
+/// Entries that are encoded and looked at together: they stay in cache.
+const BLOCK: usize = 1 << 14;
 
 /// What was made of a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,12 +94,13 @@ fn encode(
         out[..rows * cols * size].fill(0); // there are gaps
     }
     let mut account = Account::default();
-    let (mut squares, mut sketch) = (0.0, vec![0.0; PROBES * PROBES]);
+    let (mut squares, mut sketch) = (0.0, vec![0.0; BUCKETS * BUCKETS]);
     for (part, known) in parts.iter().zip(known) {
         let range = part.row_start * cols..(part.row_start + part.group.rows()) * cols;
         let bytes = &mut out[range.start * size..range.end * size];
-        let view = View::new(part, known.and_then(|known| without_factors(part, &known)), right)?;
-        let sums = view.encode(&values[range], left, dtype, bytes)?;
+        let known = known.and_then(|known| without_factors(part, &known));
+        let view = View::new(part, known, (right, left))?;
+        let sums = view.encode(&values[range], dtype, bytes)?;
         account = account.beside(view.account(&sums));
         squares += sums.square;
         add(&mut sketch, &sums.sketch);
@@ -121,11 +124,15 @@ struct View<'g, 'a> {
     row_start: usize,
     /// The inner products with the members, if they are known.
     known: Option<Vec<f64>>,
-    /// `[D; X^T]`, every member's D times a power of two; without D where it is not needed.
-    right: Vec<f32>,
+    /// Every member's D times a power of two; empty where it is not needed.
+    downs: Vec<f32>,
     /// These powers, by column of the stack.
     scales: Vec<f64>,
     gram: Vec<f64>,
+    /// Those of X.
+    signs: Vec<f32>,
+    /// That of Z.
+    left: &'g Stream,
 }
 
 /// What is summed over the tiles of a result.
@@ -137,7 +144,11 @@ struct Sums {
 }
 
 impl<'g, 'a> View<'g, 'a> {
-    fn new(part: &Part<'g, 'a>, known: Option<Vec<f64>>, probes: &Stream) -> Result<Self> {
+    fn new(
+        part: &Part<'g, 'a>,
+        known: Option<Vec<f64>>,
+        (right, left): (&Stream, &'g Stream),
+    ) -> Result<Self> {
         let (group, row_start, cols) = (part.group, part.row_start, part.group.cols());
         let mut grams = factor_grams::<f32>(group)?;
         if !is_safe(group, &grams) {
@@ -145,21 +156,18 @@ impl<'g, 'a> View<'g, 'a> {
         }
         let gram = inner(group, &grams);
         let scales = scales(group, &gram, &grams.down);
-        let rank = if known.is_some() { 0 } else { group.rank() };
-        let mut right = vec![0f32; (rank + PROBES) * cols];
-        let (downs, random) = right.split_at_mut(rank * cols);
+        let mut downs = Vec::new();
         if known.is_none() {
-            down_tile(group, 0..cols, downs)?;
+            downs.resize(group.rank() * cols, 0f32);
+            down_tile(group, 0..cols, &mut downs)?;
         }
         for (row, scale) in downs.chunks_exact_mut(cols.max(1)).zip(&scales) {
             for value in row {
                 *value = (f64::from(*value) * scale) as f32;
             }
         }
-        for (at, sign) in signs(probes, 0, cols).into_iter().enumerate() {
-            random[at % PROBES * cols + at / PROBES] = sign;
-        }
-        Ok(Self { group, row_start, known, right, scales, gram })
+        let signs = signs(right, 0, cols);
+        Ok(Self { group, row_start, known, downs, scales, gram, signs, left })
     }
 
     fn account(self, sums: &Sums) -> Account {
@@ -170,21 +178,19 @@ impl<'g, 'a> View<'g, 'a> {
         Account { gram: self.gram, along }
     }
 
-    /// Rows of `right` that are of D.
-    fn rank(&self) -> usize {
-        if self.known.is_some() { 0 } else { self.group.rank() }
-    }
-
     /// Writes the entries; tiles in parallel, their sums in order.
-    fn encode(&self, values: &[f32], left: &Stream, dtype: Dtype, out: &mut [u8]) -> Result<Sums> {
+    fn encode(&self, values: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<Sums> {
         let step = (TILE * self.group.cols()).max(1);
         let tiles = values.par_chunks(step).zip(out.par_chunks_mut(step * dtype.size()));
         let one = |(index, (values, out)): (usize, (&[f32], &mut [u8]))| {
-            put(dtype, values, out)?;
-            self.sums(index * TILE, values, left)
+            let mut sums = self.encode_rows(index * TILE, values, dtype, out)?;
+            if self.known.is_none() {
+                self.add_along(index * TILE, values, &mut sums.along)?;
+            }
+            Ok(sums)
         };
         let found: Vec<Sums> = tiles.enumerate().map(one).collect::<Result<_>>()?;
-        let mut all = Sums::new(self.rank());
+        let mut all = Sums::new(self.group.rank());
         for sums in found {
             all.square += sums.square;
             add(&mut all.along, &sums.along);
@@ -193,38 +199,54 @@ impl<'g, 'a> View<'g, 'a> {
         Ok(all)
     }
 
-    /// Sums over some rows of the part, from `first` on.
-    fn sums(&self, first: usize, values: &[f32], left: &Stream) -> Result<Sums> {
-        let (cols, rank) = (self.group.cols(), self.rank());
-        let (n, width) = (values.len() / cols, rank + PROBES);
-        let mut sums = Sums { square: square(values), ..Sums::new(rank) };
-        floats(n * (width + rank), |scratch| {
-            let (product, up) = scratch.split_at_mut(n * width);
-            if self.known.is_none() {
-                up_tile(self.group, first..first + n, up)?;
-            }
+    /// Writes some rows of the part, from `first` on; sums without the inner products.
+    fn encode_rows(
+        &self,
+        first: usize,
+        values: &[f32],
+        dtype: Dtype,
+        out: &mut [u8],
+    ) -> Result<Sums> {
+        let mut sums = Sums::new(self.group.rank());
+        let cols = self.group.cols();
+        let step = (BLOCK / cols).max(1) * cols;
+        let blocks = values.chunks(step).zip(out.chunks_mut(step * dtype.size()));
+        let mut first = self.row_start + first;
+        for (values, out) in blocks {
+            put(dtype, values, out)?;
+            sums.square += square(values);
+            let folded = fold(values, &self.signs);
+            add_left(&mut sums.sketch, &folded, self.left, first);
+            first += values.len() / cols;
+        }
+        Ok(sums)
+    }
+
+    /// Adds `(M D^T) * U` over some rows of the part, from `first` on.
+    fn add_along(&self, first: usize, values: &[f32], sums: &mut [f64]) -> Result<()> {
+        let (cols, rank) = (self.group.cols(), self.group.rank());
+        let n = values.len() / cols;
+        floats(2 * n * rank, |scratch| {
+            let (product, up) = scratch.split_at_mut(n * rank);
+            up_tile(self.group, first..first + n, up)?;
             let tile = MatRef::from_row_major_slice(values, n, cols);
-            let right = MatRef::from_row_major_slice(&self.right, width, cols).transpose();
-            let target = MatMut::from_row_major_slice_mut(product, n, width);
-            matmul(target, Accum::Replace, tile, right, 1.0, Par::Seq);
-            let mut random = Vec::with_capacity(n * PROBES);
-            for (index, row) in product.chunks_exact(width).enumerate() {
-                let (along, probes) = row.split_at(rank);
-                let up = &up[index * rank..][..rank];
-                for ((sum, x), y) in sums.along.iter_mut().zip(along).zip(up) {
+            let downs = MatRef::from_row_major_slice(&self.downs, rank, cols).transpose();
+            let target = MatMut::from_row_major_slice_mut(product, n, rank);
+            matmul(target, Accum::Replace, tile, downs, 1.0, Par::Seq);
+            let rows = product.chunks_exact(rank.max(1)).zip(up.chunks_exact(rank.max(1)));
+            for (along, up) in rows {
+                for ((sum, x), y) in sums.iter_mut().zip(along).zip(up) {
                     *sum += f64::from(*x) * f64::from(*y);
                 }
-                random.extend_from_slice(probes);
             }
-            add_left(&mut sums.sketch, &random, left, self.row_start + first);
-            Ok(sums)
+            Ok(())
         })
     }
 }
 
 impl Sums {
     fn new(rank: usize) -> Self {
-        Self { square: 0.0, along: vec![0.0; rank], sketch: vec![0.0; PROBES * PROBES] }
+        Self { square: 0.0, along: vec![0.0; rank], sketch: vec![0.0; BUCKETS * BUCKETS] }
     }
 }
 

@@ -23,8 +23,8 @@ from loramix.backends.torch_programs import norm_of
 from loramix.raw import RawGroup
 from loramix.tensors import F64, ITEM_BYTES
 
-PROBES = 8
-"""Random vectors on either side of a sketch."""
+BUCKETS = 8
+"""Sums that a sketch has on either side."""
 _SPARE = 8
 _SMALL_SIDE = 256
 """Side up to which the whole singular value decomposition costs little."""
@@ -167,12 +167,13 @@ def _range(dense: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
 def sketch(left: torch.Tensor, right: torch.Tensor | None, key: int) -> tuple[float, ...]:
     """``Z^T M X`` of ``M = left @ right`` (or `left`), as `rust/src/probe.rs` draws Z and X."""
 
-    def probes(count: int, place: int) -> torch.Tensor:
-        words = draws.words(0, key, place, count * PROBES, left.device)
-        return draws.signs(words).reshape(count, PROBES)
+    def buckets(count: int, place: int) -> torch.Tensor:
+        signs = draws.signs(draws.words(0, key, place, count, left.device))
+        turns = torch.eye(BUCKETS, dtype=signs.dtype, device=signs.device)
+        return signs[:, None] * turns.repeat(count // BUCKETS + 1, 1)[:count]
 
     cols = left.shape[1] if right is None else right.shape[1]
-    x, z = probes(cols, 0), probes(len(left), 1)
+    x, z = buckets(cols, 0), buckets(len(left), 1)
     seen = wide(left @ narrow(x, left.device)) if right is None else left @ (right @ x)
     return tuple((z.T @ seen).cpu().flatten().tolist())
 

@@ -150,7 +150,7 @@ def _row_of(target: Target, layout: Layout | None) -> int:
 
 
 def _gaps(pairs: Sequence[tuple[Done, RawGroup]], threads: int | None) -> list[tuple[float, float]]:
-    """Norms of (meant - written, meant), estimated on random vectors."""
+    """Norms of (meant - written, meant), estimated by random sums."""
     read_back = [group for _, group in pairs]
     groups = [item.step.group() for item, _ in pairs]
     if not pairs[0][0].made.sketch:
@@ -161,9 +161,9 @@ def _gaps(pairs: Sequence[tuple[Done, RawGroup]], threads: int | None) -> list[t
     sketches = with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
     found = []
     for (item, _), sketch in zip(pairs, sketches, strict=True):
-        meant_sketch = np.array(item.made.sketch)
-        gap = np.array(sketch) - meant_sketch
-        found.append((float(np.sqrt((gap**2).mean())), float(np.sqrt((meant_sketch**2).mean()))))
+        meant = np.array(item.made.sketch)
+        gap = float(np.linalg.norm(np.array(sketch) - meant))
+        found.append((gap, float(np.linalg.norm(meant))))
     return found
 
 

@@ -57,7 +57,7 @@ impl Kernel for Tile<'_> {
         for (index, out) in out.chunks_mut(PIECE).enumerate() {
             let place = Place { values, len, at: index * PIECE };
             let inside = &mut inside[..out.len()];
-            let seen = Seen { out, inside, reached: &mut survey.reached };
+            let seen = Seen { out: &mut *out, inside, reached: &mut survey.reached };
             match edges {
                 0 if at_once => together::<0>(rule, brackets, place, seen),
                 1 if at_once => together::<1>(rule, brackets, place, seen),
@@ -65,7 +65,10 @@ impl Kernel for Tile<'_> {
                 _ => staged.fill(rule, place, seen),
             }
             if edges > 0 {
-                survey.collect(start, place, inside, &mut lanes);
+                let open = survey.collect(start, place, inside, &mut lanes);
+                for lane in open {
+                    out[*lane as usize] = 0.0;
+                }
             }
         }
         staged.add_to(&mut survey.reached, len);

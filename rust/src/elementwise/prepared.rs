@@ -209,9 +209,7 @@ impl<'s, S: Source> Prepared<'s, S> {
             let decided = &mut decided[..n];
             decide(&self.positions, &[], 0, &kept[..cuts.len() * n], decided);
             for (member, along) in along.iter_mut().enumerate() {
-                for ((place, value), entry) in places.iter().zip(&*decided).zip(entries(member)) {
-                    *along += (f64::from(*value) - f64::from(out[*place])) * f64::from(*entry);
-                }
+                *along += dots::dot(entries(member), decided);
             }
             for (place, value) in places.iter().zip(decided) {
                 out[*place] = *value;

@@ -53,23 +53,24 @@ impl Survey {
         self.values.iter_mut().for_each(|values| values.reserve_exact(places));
     }
 
-    /// Adds the positions of a place, at most [`PIECE`], that are flagged with 1; `start` is that of
-    /// its tile.
+    /// Adds the positions of a place, at most [`PIECE`], that are flagged with 1, and says where in it
+    /// they are; `start` is that of its tile.
     #[inline(always)]
     #[allow(clippy::inline_always)] // dispatched loops call it
-    pub(super) fn collect(
+    pub(super) fn collect<'m>(
         &mut self,
         start: usize,
         place: Place<'_>,
         flags: &[u8],
-        memory: &mut [u32; PIECE],
-    ) {
+        memory: &'m mut [u32; PIECE],
+    ) -> &'m [u32] {
         let lanes = set(flags, memory);
         self.places.extend(lanes.iter().map(|lane| start + place.at + *lane as usize));
         for (values, entries) in self.values.iter_mut().zip(place.values.chunks_exact(place.len)) {
             let entries = &entries[place.at..][..flags.len()];
             values.extend(lanes.iter().map(|lane| entries[*lane as usize]));
         }
+        lanes
     }
 
     /// One member's collected entries with magnitude bits in a range, in `memory`.
