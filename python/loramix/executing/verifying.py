@@ -161,9 +161,9 @@ def _gaps(pairs: Sequence[tuple[Done, RawGroup]], threads: int | None) -> list[t
     sketches = with_names(groups, partial(_core.sketch, read_back, keys, threads=threads))
     found = []
     for (item, _), sketch in zip(pairs, sketches, strict=True):
-        meant = np.array(item.made.sketch)
-        gap = float(np.linalg.norm(np.array(sketch) - meant))
-        found.append((gap, float(np.linalg.norm(meant))))
+        wanted = np.array(item.made.sketch)
+        gap = np.array(sketch) - wanted
+        found.append((float(np.linalg.norm(gap)), float(np.linalg.norm(wanted))))
     return found
 
 
