@@ -128,9 +128,9 @@ fn impostor(bytes: &[u8]) -> Option<String> {
     } else if text.starts_with(b"version https://git-lfs") {
         "a git-lfs pointer: run `git lfs pull`, or download the file itself"
     } else if bytes.starts_with(b"PK") {
-        "a zip archive, as torch.save writes: load it with torch and save it as safetensors"
+        "a zip archive, as torch.save writes: torch.load(FILE, weights_only=True) reads it, safetensors.torch.save_file writes it anew"
     } else if matches!(bytes, [0x80, 2..=5, ..]) {
-        "a Python pickle: load it with torch and save it as safetensors"
+        "a Python pickle: torch.load(FILE, weights_only=True) reads it, safetensors.torch.save_file writes it anew"
     } else if bytes.iter().take(8).all(printable) {
         "plain text, perhaps an error message of the server: open it and look"
     } else {
