@@ -12,6 +12,7 @@
 //! Further steps come nearer to the best: they are made where they are asked for, where most of E is
 //! random, and before a rank is taken to be too small for what is asked of it.  Where a share or an
 //! error is asked for, the rank is doubled until it is held.
+//!
 //! Where the machine multiplies bf16 numbers twice as fast, M E is made of M and E rounded to bf16, and
 //! for outputs with no more digits than bf16 `Q^T M` of Q and M, too.  Directions are sought, so what
 //! that loses is of second order: where a tenth of M or more is cut off, less than a ten-thousandth

@@ -104,7 +104,8 @@ impl Dense<'_> {
     /// [`Self::times`], and `Z^T self X` of [`crate::probe::sketch`] for the streams of X and Z: X
     /// stands beside the basis, where the vectors of a product have room.
     ///
-    /// Where it may be `coarse`, both sides are rounded to bf16 first.
+    /// Where it may be `coarse`, both sides are rounded to bf16 first, so the sketch is off by a
+    /// thousandth: a hundredth of what is cut where that is accepted.
     pub(crate) fn look(
         &self,
         basis: &Panels,

@@ -129,9 +129,9 @@ struct View<'g, 'a> {
     /// These powers, by column of the stack.
     scales: Vec<f64>,
     gram: Vec<f64>,
-    /// Those of X.
+    /// Random signs of X, by column.
     signs: Vec<f32>,
-    /// That of Z.
+    /// The stream of Z.
     left: &'g Stream,
 }
 

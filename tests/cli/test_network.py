@@ -1,4 +1,4 @@
-"""No command opens a socket, whatever is named: every one runs where that is an error."""
+"""Commands that read or write files open no socket: they run where that is an error."""
 
 import json
 import subprocess
