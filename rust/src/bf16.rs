@@ -9,6 +9,9 @@
 //! blocks nor on the threads.
 #![allow(unsafe_code)] // intrinsics take pointers; calls to gated functions come after `supported`
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use std::ops::Range;
 
 use crate::scratch::words;
@@ -102,7 +105,8 @@ impl<'w> Right<&'w [Word]> {
     }
 }
 
-/// Calls `one` with every word, its pair of rows and its vector of a row.
+/// Calls `one` with every word, its pair of rows and its vector of a row.  Rows are read from end to
+/// end, for they may lie pages apart.
 #[inline(always)]
 #[allow(clippy::inline_always)] // or what it calls is not compiled with the vectors of the machine
 fn fill(
@@ -111,15 +115,14 @@ fn fill(
     words: &mut [Word],
     mut one: impl FnMut(usize, usize, &mut Word),
 ) {
-    let mut rest = words;
-    for block in blocks(cols.div_ceil(LANES)) {
-        let (own, others) = rest.split_at_mut(pairs * block.len());
-        for (pair, own) in own.chunks_exact_mut(block.len()).enumerate() {
-            for (vector, word) in block.clone().zip(own) {
+    let vectors = cols.div_ceil(LANES);
+    for pair in 0..pairs {
+        for block in blocks(vectors) {
+            let own = &mut words[pairs * block.start + pair * block.len()..][..block.len()];
+            for (vector, word) in block.zip(own) {
                 one(pair, vector, word);
             }
         }
-        rest = others;
     }
 }
 
@@ -175,185 +178,6 @@ pub(crate) fn rounded(values: &[f32], cols: usize, words: &mut [u32]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     drop(rows);
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-        _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_storeu_ps,
-    };
-    use std::mem::transmute;
-    use std::ops::Range;
-
-    use super::{LANES, ROWS, Word, blocks, fill};
-
-    /// Where a block of a product goes.
-    #[derive(Clone, Copy)]
-    struct Place {
-        /// First column.
-        from: usize,
-        /// Columns, fewer than those of its vectors at the end of a row.
-        width: usize,
-        /// Of the product.
-        cols: usize,
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn times(
-        words: &[Word],
-        (pairs, cols): (usize, usize),
-        left: &[u32],
-        factor: f32,
-        out: &mut [f32],
-    ) {
-        let (rows, mut rest) = (left.len() / pairs, words);
-        for vectors in blocks(cols.div_ceil(LANES)) {
-            let (own, others) = rest.split_at(pairs * vectors.len());
-            let from = vectors.start * LANES;
-            let at = Place { from, width: cols.min(vectors.end * LANES) - from, cols };
-            for first in (0..rows).step_by(ROWS) {
-                let n = ROWS.min(rows - first);
-                let left = &left[first * pairs..][..n * pairs];
-                let out = &mut out[first * cols..][..n * cols];
-                match vectors.len() {
-                    1 => some_rows::<1>(n, left, own, factor, at, out),
-                    2 => some_rows::<2>(n, left, own, factor, at, out),
-                    3 => some_rows::<3>(n, left, own, factor, at, out),
-                    4 => some_rows::<4>(n, left, own, factor, at, out),
-                    5 => some_rows::<5>(n, left, own, factor, at, out),
-                    _ => some_rows::<6>(n, left, own, factor, at, out),
-                }
-            }
-            rest = others;
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn some_rows<const C: usize>(
-        n: usize,
-        left: &[u32],
-        right: &[Word],
-        factor: f32,
-        at: Place,
-        out: &mut [f32],
-    ) {
-        match n {
-            1 => block::<1, C>(left, right, factor, at, out),
-            2 => block::<2, C>(left, right, factor, at, out),
-            3 => block::<3, C>(left, right, factor, at, out),
-            _ => block::<ROWS, C>(left, right, factor, at, out),
-        }
-    }
-
-    /// `R` rows of `C` vectors: all sums stay in registers.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn block<const R: usize, const C: usize>(
-        left: &[u32],
-        right: &[Word],
-        factor: f32,
-        at: Place,
-        out: &mut [f32],
-    ) {
-        let (right, _) = right.as_chunks::<C>();
-        let mut lefts = [left; R];
-        for (r, left) in lefts.iter_mut().enumerate() {
-            *left = &left[r * right.len()..][..right.len()];
-        }
-        let mut sums = [[_mm512_setzero_ps(); C]; R];
-        for (pair, right) in right.iter().enumerate() {
-            // SAFETY: the types are plain bits of one size.
-            let right = unsafe { right.map(|words| transmute::<Word, __m512bh>(words)) };
-            for (sums, left) in sums.iter_mut().zip(lefts) {
-                let left = _mm512_set1_epi32(left[pair].cast_signed());
-                // SAFETY: as above.
-                let left = unsafe { transmute::<__m512i, __m512bh>(left) };
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = _mm512_dpbf16_ps(*sum, left, right);
-                }
-            }
-        }
-        let factor = _mm512_set1_ps(factor);
-        for (r, sums) in sums.into_iter().enumerate() {
-            let out = &mut out[r * at.cols + at.from..][..at.width];
-            if at.width == C * LANES {
-                for (sum, out) in sums.into_iter().zip(out.as_chunks_mut::<LANES>().0) {
-                    // SAFETY: `out` is as long as a vector.
-                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(sum, factor)) }
-                }
-            } else {
-                let mut scaled = [[0f32; LANES]; C];
-                for (sum, scaled) in sums.into_iter().zip(&mut scaled) {
-                    // SAFETY: as above.
-                    unsafe { _mm512_storeu_ps(scaled.as_mut_ptr(), _mm512_mul_ps(sum, factor)) }
-                }
-                out.copy_from_slice(&scaled.as_flattened()[..at.width]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn rounded(row: &[f32], words: &mut [u32]) {
-        for (row, words) in row.chunks(2 * LANES).zip(words.chunks_mut(LANES)) {
-            let high = vector(&row[row.len().min(LANES)..]);
-            let both = _mm512_cvtne2ps_pbh(high, vector(row));
-            // SAFETY: the types are plain bits of one size.
-            let both = unsafe { transmute::<__m512bh, Word>(both) };
-            match words.first_chunk_mut() {
-                Some(whole) => *whole = both,
-                None => words.copy_from_slice(&both[..words.len()]),
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn right(values: &[f32], stride: usize, cols: Range<usize>, words: &mut [Word]) {
-        let k = values.len() / stride;
-        let row = |i: usize| if i < k { &values[i * stride..][cols.clone()] } else { &[] };
-        fill(k.div_ceil(2), cols.len(), words, |pair, vector, word| {
-            let (low, high) = (row(2 * pair), row(2 * pair + 1));
-            let from = |row: &'_ [f32]| (vector * LANES).min(row.len());
-            *word = joined(&low[from(low)..], &high[from(high)..]);
-        });
-    }
-
-    /// Sixteen numbers of two rows, or fewer and zeros: one of each in every word.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    #[inline]
-    fn joined(low: &[f32], high: &[f32]) -> Word {
-        // SAFETY: the types are plain bits of one size.
-        unsafe {
-            let order = transmute::<[u16; 2 * LANES], __m512i>(MIXED);
-            let both =
-                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(vector(high), vector(low)));
-            transmute(_mm512_permutexvar_epi16(order, both))
-        }
-    }
-
-    /// The first numbers of some, or all and zeros.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    fn vector(values: &[f32]) -> __m512 {
-        if values.len() >= LANES {
-            // SAFETY: there are as many numbers as a vector has.
-            return unsafe { _mm512_loadu_ps(values.as_ptr()) };
-        }
-        let mut whole = [0f32; LANES];
-        whole[..values.len()].copy_from_slice(values);
-        // SAFETY: as above.
-        unsafe { _mm512_loadu_ps(whole.as_ptr()) }
-    }
-
-    /// Numbers of two vectors in turn.
-    const MIXED: [u16; 2 * LANES] = {
-        let (mut order, mut at) = ([0; 2 * LANES], 0);
-        while at < 2 * LANES {
-            order[at] = (at / 2 + at % 2 * LANES) as u16;
-            at += 1;
-        }
-        order
-    };
 }
 
 #[cfg(test)]

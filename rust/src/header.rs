@@ -127,10 +127,9 @@ fn impostor(bytes: &[u8]) -> Option<String> {
         "an HTML or XML page, perhaps of a login or an error: check the address and the token"
     } else if text.starts_with(b"version https://git-lfs") {
         "a git-lfs pointer: run `git lfs pull`, or download the file itself"
-    } else if bytes.starts_with(b"PK") {
-        "a zip archive, as torch.save writes: torch.load(FILE, weights_only=True) reads it, safetensors.torch.save_file writes it anew"
-    } else if matches!(bytes, [0x80, 2..=5, ..]) {
-        "a Python pickle: torch.load(FILE, weights_only=True) reads it, safetensors.torch.save_file writes it anew"
+    } else if bytes.starts_with(b"PK") || matches!(bytes, [0x80, 2..=5, ..]) {
+        "a Python pickle or a zip archive of one, as torch.save writes: \
+         torch.load(FILE, weights_only=True) reads it, safetensors.torch.save_file writes it anew"
     } else if bytes.iter().take(8).all(printable) {
         "plain text, perhaps an error message of the server: open it and look"
     } else {
