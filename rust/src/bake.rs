@@ -13,21 +13,26 @@ pub mod checksum;
 
 use std::ops::Range;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Kernel};
 use crate::dtype::{Dtype, Matrix};
+use crate::expand::Product;
 use crate::gram::check_finite;
 use crate::group::Group;
 use crate::sink::put;
-use crate::tile::{Real, down_tile, pieces, up_tile};
+use crate::tile::{Real, pieces};
 use crate::{Error, Result};
 
-const ROWS: usize = 128;
-const COLS: usize = 512;
-const LANES: usize = 8;
+/// Entries of the delta that are made at a time, which stay in L2, in whole rows.
+const TILE: usize = 1 << 16;
+const LEAST: usize = 4;
+const MOST: usize = 128;
+/// Entries that are added and measured at a time: they stay in L1.
+const STEP: usize = 1 << 11;
+/// Entries that are widened at a time.
+const SPAN: usize = 256;
+const LANES: usize = 16;
 
 /// A member that is given entry by entry: `factor * matrix` in some rows of the delta.
 #[derive(Clone, Copy)]
@@ -132,90 +137,62 @@ fn tiles<T: Number>(
     first: usize,
     out: &mut [u8],
 ) -> Result<Survival> {
-    let (cols, rank) = (base.cols(), delta.group.rank());
-    let mut down = vec![T::default(); rank * cols];
-    down_tile(delta.group, 0..cols, &mut down)?;
-    let adding = Adding { base, delta, first, down: &down };
-    let chunks = out.par_chunks_mut((ROWS * cols * base.dtype().size()).max(1)).enumerate();
-    let one = |(index, out): (usize, &mut [u8])| {
-        let start = index * ROWS;
-        adding.rows(start..(start + ROWS).min(base.rows()), out)
+    let cols = base.cols().max(1);
+    let adding = Adding { base, delta, product: Product::<T>::new(delta.group)?, first };
+    let rows = (TILE / cols).clamp(LEAST, MOST);
+    let tiles = out.par_chunks_mut(rows * cols * base.dtype().size()).enumerate();
+    let one = |room: &mut Vec<T>, (index, out): (usize, &mut [u8])| {
+        let start = index * rows;
+        adding.tile(start..(start + rows).min(base.rows()), room, out)
     };
-    let sums: Vec<Survival> = chunks.map(one).collect::<Result<_>>()?;
+    let sums: Vec<Survival> = tiles.map_init(Vec::new, one).collect::<Result<_>>()?;
     Ok(sums.into_iter().fold(Survival::default(), Survival::plus))
 }
 
 struct Adding<'x, 'g, 'a, T> {
     base: &'x Matrix<'a>,
     delta: &'x Delta<'g, 'a>,
+    product: Product<'g, 'a, T>,
     first: usize,
-    down: &'x [T],
 }
 
 impl<T: Number> Adding<'_, '_, '_, T> {
-    /// Rows of the base, whose bytes go to `out`.
-    fn rows(&self, rows: Range<usize>, out: &mut [u8]) -> Result<Survival> {
-        let (n, cols, rank) = (rows.len(), self.base.cols(), self.delta.group.rank());
-        let (dtype, size) = (self.base.dtype(), self.base.dtype().size());
-        let mut up = vec![T::default(); n * rank];
-        up_tile(self.delta.group, self.first + rows.start..self.first + rows.end, &mut up)?;
-        let factors = self.delta.group.factors();
-        for row in up.chunks_exact_mut(rank.max(1)) {
-            row.iter_mut().zip(&factors).for_each(|(x, f)| *x = T::from_f64(x.to_f64() * f));
-        }
-        let mut tile = vec![T::default(); 3 * n * COLS.min(cols)];
+    /// Rows of the base, whose bytes go to `out`; `room` is grown and used again.
+    fn tile(&self, rows: Range<usize>, room: &mut Vec<T>, out: &mut [u8]) -> Result<Survival> {
+        let (cols, size) = (self.base.cols(), self.base.dtype().size());
+        let step = (STEP / cols.max(1)).max(1);
+        room.resize((rows.len() + 2 * step) * cols, T::default());
+        let (delta, rest) = room.split_at_mut(rows.len() * cols);
+        let (weight, stored) = rest.split_at_mut(step * cols);
+        self.expand(&rows, delta, weight)?;
         let mut sums = Survival::default();
-        for part in pieces(cols, COLS) {
-            let width = part.len();
-            let (moved, rest) = tile.split_at_mut(n * width);
-            let (weight, rest) = rest.split_at_mut(n * width);
-            let stored = &mut rest[..n * width];
-            self.expand(&rows, &part, &up, moved, stored)?;
-            T::decode(self.base, rows.clone(), part.clone(), weight, width)?;
-            for ((stored, weight), delta) in stored.iter_mut().zip(&*weight).zip(&*moved) {
-                *stored = weight.plus(*delta);
-            }
-            for (row, values) in stored.chunks_exact(width).enumerate() {
-                let at = (row * cols + part.start) * size;
-                T::encode(dtype, values, &mut out[at..at + width * size])?;
-            }
-            let written = Matrix::new(dtype, n, cols, out)?;
-            T::decode(&written, 0..n, part, stored, width)?;
-            let delta = &*moved;
+        let parts = pieces(rows.len(), step).zip(delta.chunks((step * cols).max(1)));
+        for ((part, delta), out) in parts.zip(out.chunks_mut((step * cols * size).max(1))) {
+            let (weight, stored) = (&mut weight[..delta.len()], &mut stored[..delta.len()]);
+            let part = rows.start + part.start..rows.start + part.end;
+            T::decode(self.base, part.clone(), 0..cols, weight, cols)?;
+            dispatch::run(Plus { weight, delta, sum: stored });
+            T::encode(self.base.dtype(), stored, out)?;
+            let written = Matrix::new(self.base.dtype(), part.len(), cols, out)?;
+            T::decode(&written, 0..part.len(), 0..cols, stored, cols)?;
             sums = sums.plus(dispatch::run(Sums { weight, delta, stored }));
         }
         Ok(sums)
     }
 
-    /// The delta of a tile; `spare` is as large.
-    fn expand(
-        &self,
-        rows: &Range<usize>,
-        part: &Range<usize>,
-        up: &[T],
-        out: &mut [T],
-        spare: &mut [T],
-    ) -> Result<()> {
-        let (n, rank) = (rows.len(), self.delta.group.rank());
-        if rank == 0 {
-            out.fill(T::default());
-        } else {
-            let up = MatRef::from_row_major_slice(up, n, rank);
-            let down = MatRef::from_row_major_slice(self.down, rank, self.base.cols());
-            let down = down.subcols(part.start, part.len());
-            let target = MatMut::from_row_major_slice_mut(&mut *out, n, part.len());
-            matmul(target, Accum::Replace, up, down, T::from_f64(1.0), Par::Seq);
-        }
+    /// Rows of the delta; `spare` holds a row at least.
+    fn expand(&self, rows: &Range<usize>, out: &mut [T], spare: &mut [T]) -> Result<()> {
+        let cols = self.base.cols();
+        let wanted = self.first + rows.start..self.first + rows.end;
+        self.product.fill(wanted.clone(), out)?;
         for whole in &self.delta.whole {
-            let wanted = self.first + rows.start..self.first + rows.end;
+            let factor = T::from_f64(whole.factor);
             let start = wanted.start.max(whole.row_start);
             let end = wanted.end.min(whole.row_start + whole.matrix.rows());
-            if start < end {
-                let own = start - whole.row_start..end - whole.row_start;
-                let values = &mut spare[..own.len() * part.len()];
-                T::decode(&whole.matrix, own, part.clone(), values, part.len())?;
-                let factor = T::from_f64(whole.factor);
-                let target = &mut out[(start - wanted.start) * part.len()..][..values.len()];
+            for row in start..end {
+                let (own, values) = (row - whole.row_start, &mut spare[..cols]);
+                T::decode(&whole.matrix, own..own + 1, 0..cols, values, cols)?;
+                let target = &mut out[(row - wanted.start) * cols..][..cols];
                 target.iter_mut().zip(values).for_each(|(t, v)| *t = t.plus(v.times(factor)));
             }
         }
@@ -264,6 +241,24 @@ impl Number for f64 {
     }
 }
 
+struct Plus<'v, T> {
+    weight: &'v [T],
+    delta: &'v [T],
+    sum: &'v mut [T],
+}
+
+impl<T: Number> Kernel for Plus<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    fn run(self) {
+        for ((sum, weight), delta) in self.sum.iter_mut().zip(self.weight).zip(self.delta) {
+            *sum = weight.plus(*delta);
+        }
+    }
+}
+
 struct Sums<'v, T> {
     weight: &'v [T],
     delta: &'v [T],
@@ -273,30 +268,39 @@ struct Sums<'v, T> {
 impl<T: Number> Kernel for Sums<'_, T> {
     type Output = Survival;
 
-    /// Eight sums side by side for each number: as accurate as one, and none waits for itself.
+    /// Sums of `LANES` numbers side by side: as accurate as one, and none waits for itself.
     #[inline(always)]
-    #[allow(clippy::inline_always)] // or it is not compiled with the vectors of the machine
+    #[allow(clippy::inline_always)] // as above
     fn run(self) -> Survival {
-        let mut lanes = [[0f64; LANES]; 4];
-        let mut add = |at: usize, w: T, d: T, s: T| {
-            let (moved, delta) = (s.to_f64() - w.to_f64(), d.to_f64());
-            lanes[0][at] += delta * delta;
-            lanes[1][at] += moved * moved;
-            lanes[2][at] += moved * delta;
-            lanes[3][at] += (moved - delta) * (moved - delta);
-        };
-        let (weights, rest) = self.weight.as_chunks::<LANES>();
-        let blocks = weights.iter().zip(self.delta.as_chunks::<LANES>().0);
-        for ((w, d), s) in blocks.zip(self.stored.as_chunks::<LANES>().0) {
-            for at in 0..LANES {
-                add(at, w[at], d[at], s[at]);
+        let [mut delta, mut moved, mut along, mut gap] = [[0f64; LANES]; 4];
+        // In f64 first, then one sum after the other: all at once are not made into vectors.
+        let [mut wanted, mut change, mut lost] = [[0f64; SPAN]; 3];
+        let parts = self.weight.chunks(SPAN).zip(self.delta.chunks(SPAN));
+        for ((weights, deltas), stored) in parts.zip(self.stored.chunks(SPAN)) {
+            let n = weights.len();
+            let numbers = weights.iter().zip(deltas).zip(stored);
+            let places = wanted.iter_mut().zip(&mut change).zip(&mut lost);
+            for (((wanted, change), lost), ((weight, delta), stored)) in places.zip(numbers) {
+                *wanted = delta.to_f64();
+                *change = stored.to_f64() - weight.to_f64();
+                *lost = *change - *wanted;
             }
+            add_products(&mut delta, &wanted[..n], &wanted[..n]);
+            add_products(&mut moved, &change[..n], &change[..n]);
+            add_products(&mut along, &change[..n], &wanted[..n]);
+            add_products(&mut gap, &lost[..n], &lost[..n]);
         }
-        let tail = self.weight.len() - rest.len();
-        for (at, w) in rest.iter().enumerate() {
-            add(at, *w, self.delta[tail + at], self.stored[tail + at]);
-        }
-        let [delta, moved, along, gap] = lanes.map(|lane| lane.iter().sum());
+        let [delta, moved, along, gap] = [delta, moved, along, gap].map(|lanes| lanes.iter().sum());
         Survival { delta, moved, along, gap }
     }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)] // as above
+fn add_products(lanes: &mut [f64; LANES], x: &[f64], y: &[f64]) {
+    let ((blocks, x), (others, y)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in blocks.iter().zip(others) {
+        lanes.iter_mut().zip(x.iter().zip(y)).for_each(|(lane, (x, y))| *lane += x * y);
+    }
+    lanes.iter_mut().zip(x.iter().zip(y)).for_each(|(lane, (x, y))| *lane += x * y);
 }

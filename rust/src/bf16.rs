@@ -14,6 +14,8 @@ mod avx512;
 
 use std::ops::Range;
 
+use faer::Accum;
+
 use crate::scratch::words;
 
 /// Numbers of one vector.
@@ -149,17 +151,17 @@ fn blocks(vectors: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl<W: AsRef<[Word]>> Right<W> {
-    /// `factor * left * self`, row-major; `left` as [`left`] or [`rounded`] makes it.
+    /// Writes `factor * left * self`, row-major, or adds it; `left` as [`left`] or [`rounded`] makes it.
     ///
     /// # Panics
     /// Where [`supported`] says no, and for sides that do not fit.
-    pub(crate) fn times(&self, left: &[u32], factor: f32, out: &mut [f32]) {
+    pub(crate) fn times(&self, left: &[u32], factor: f32, accum: Accum, out: &mut [f32]) {
         assert!(supported());
         assert_eq!(left.len() * self.cols, out.len() * self.pairs);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has what the function is compiled for.
         unsafe {
-            avx512::times(self.words.as_ref(), (self.pairs, self.cols), left, factor, out);
+            avx512::times(self.words.as_ref(), (self.pairs, self.cols), left, (factor, accum), out);
         }
     }
 }
@@ -240,8 +242,13 @@ mod tests {
             let mut words = vec![7; n * k.div_ceil(2)];
             let mut out = vec![f32::NAN; n * m];
             left(&bytes(&a), k, &mut words);
-            right.times(&words, 0.3, &mut out);
+            right.times(&words, 0.3, Accum::Replace, &mut out);
             assert_eq!(out, wanted, "{n} x {k} x {m}");
+            let product = plain(&a, &b, (n, k, m), 1.0);
+            let twice = product.iter().zip(&out).map(|(sum, before)| sum.mul_add(-0.7, *before));
+            let twice: Vec<f32> = twice.collect();
+            right.times(&words, -0.7, Accum::Add, &mut out);
+            assert_eq!(out, twice, "{n} x {k} x {m}");
             let mut again = vec![7; words.len()];
             rounded(&a, k, &mut again);
             assert_eq!(words, again);

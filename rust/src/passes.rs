@@ -67,7 +67,7 @@ impl<'b> Side<'b> {
                 for (rows, out) in blocks {
                     words(rows.len() / k * k.div_ceil(2), |left| {
                         bf16::rounded(rows, k, left);
-                        right.times(left, 1.0, out);
+                        right.times(left, 1.0, Accum::Replace, out);
                     });
                 }
             }
@@ -154,7 +154,7 @@ impl Dense<'_> {
             made.tiles_mut().for_each(|(cols, out)| {
                 bf16::room(self.rows, cols.len(), |words| {
                     let part = bf16::Right::rounded(self.values, self.cols, cols, words);
-                    part.times(&left, 1.0, out);
+                    part.times(&left, 1.0, Accum::Replace, out);
                 });
             });
             return made;

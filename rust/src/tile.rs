@@ -22,10 +22,12 @@ pub(crate) trait Real: RealField + Copy + Send + Sync + Default {
     ) -> Result<()>;
     fn from_f64(value: f64) -> Self;
     fn to_f64(self) -> f64;
+    /// The same numbers, if they are f32.
+    fn floats(values: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 macro_rules! real {
-    ($type:ty, $decode:ident) => {
+    ($type:ty, $decode:ident, $floats:expr) => {
         impl Real for $type {
             fn decode(
                 matrix: &Matrix<'_>,
@@ -42,11 +44,14 @@ macro_rules! real {
             fn to_f64(self) -> f64 {
                 self as f64
             }
+            fn floats(values: &mut [Self]) -> Option<&mut [f32]> {
+                $floats(values)
+            }
         }
     };
 }
-real!(f32, decode);
-real!(f64, exact);
+real!(f32, decode, Some);
+real!(f64, exact, |_| None);
 
 fn exact(
     matrix: &Matrix<'_>,

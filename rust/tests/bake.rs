@@ -37,6 +37,8 @@ fn values(dtype: Dtype, data: &[u8]) -> Vec<f64> {
 /// A weight, two low-rank members (one of some of the rows), and a dense one of some of them.
 struct Case {
     dtype: Dtype,
+    /// Type of the factors.
+    side: Dtype,
     rows: usize,
     cols: usize,
     rank: usize,
@@ -51,11 +53,16 @@ const FACTORS: [f64; 3] = [0.75, -0.3, 1.25];
 
 impl Case {
     fn new(dtype: Dtype, rows: usize, cols: usize, rank: usize) -> Self {
+        Self::of(dtype, Dtype::F32, rows, cols, rank)
+    }
+
+    fn of(dtype: Dtype, factors: Dtype, rows: usize, cols: usize, rank: usize) -> Self {
         let start = rows / 3;
         let some = rows - start;
-        let side = |seed, count| bytes(Dtype::F32, &numbers(seed, count));
+        let side = |seed, count| bytes(factors, &numbers(seed, count));
         Self {
             dtype,
+            side: factors,
             rows,
             cols,
             rank,
@@ -69,8 +76,8 @@ impl Case {
 
     fn group(&self) -> Group<'_> {
         let member = |i: usize, rows, row_start| Member {
-            up: Matrix::new(Dtype::F32, rows, self.rank, &self.ups[i]).unwrap(),
-            down: Matrix::new(Dtype::F32, self.rank, self.cols, &self.downs[i]).unwrap(),
+            up: Matrix::new(self.side, rows, self.rank, &self.ups[i]).unwrap(),
+            down: Matrix::new(self.side, self.rank, self.cols, &self.downs[i]).unwrap(),
             factor: FACTORS[i],
             row_start,
         };
@@ -99,7 +106,7 @@ impl Case {
     /// The delta, entry by entry.
     fn truth(&self) -> Vec<f64> {
         let (up, down): (Vec<_>, Vec<_>) = (0..2)
-            .map(|i| (values(Dtype::F32, &self.ups[i]), values(Dtype::F32, &self.downs[i])))
+            .map(|i| (values(self.side, &self.ups[i]), values(self.side, &self.downs[i])))
             .unzip();
         let dense = values(Dtype::F16, &self.dense);
         let mut out = vec![0.0; self.rows * self.cols];
@@ -134,11 +141,13 @@ const TYPES: [(Dtype, f64); 6] = [
     (Dtype::F8E5m2, 1.26e-1),
 ];
 
+const SIDES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
 #[test]
 fn entries_are_the_rounded_sum_and_sums_are_what_became_of_them() {
     for (rows, cols, rank) in SIZES {
-        for (dtype, step) in TYPES {
-            let case = Case::new(dtype, rows, cols, rank);
+        for ((dtype, step), side) in TYPES.iter().flat_map(|one| SIDES.map(|side| (*one, side))) {
+            let case = Case::of(dtype, side, rows, cols, rank);
             let (out, sums) = case.run().unwrap();
             let (base, got, delta) = (values(dtype, &case.base), values(dtype, &out), case.truth());
             let noise = if dtype == Dtype::F64 { 1e-14 } else { 3e-6 };
@@ -181,7 +190,12 @@ fn rounding_is_that_of_ieee_to_nearest_even() {
 
 #[test]
 fn strips_and_threads_change_no_bit() {
-    let case = Case::new(Dtype::Bf16, 300, 700, 5);
+    for side in SIDES {
+        strips_and_threads(&Case::of(Dtype::Bf16, side, 300, 700, 5));
+    }
+}
+
+fn strips_and_threads(case: &Case) {
     let (whole, _) = case.run().unwrap();
     for threads in [1, 2, 7] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

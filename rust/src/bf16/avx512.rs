@@ -2,11 +2,13 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
-    _mm512_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps,
+    _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
 use std::mem::transmute;
 use std::ops::Range;
+
+use faer::Accum;
 
 use super::{LANES, ROWS, Word, blocks, fill};
 
@@ -29,7 +31,7 @@ pub(super) fn times(
     words: &[Word],
     (pairs, cols): (usize, usize),
     left: &[u32],
-    factor: f32,
+    last: (f32, Accum),
     out: &mut [f32],
 ) {
     let (rows, mut rest) = (left.len() / pairs, words);
@@ -42,12 +44,12 @@ pub(super) fn times(
             let left = &left[first * pairs..][..n * pairs];
             let out = &mut out[first * cols..][..n * cols];
             match vectors.len() {
-                1 => some_rows::<1>(n, left, own, factor, at, out),
-                2 => some_rows::<2>(n, left, own, factor, at, out),
-                3 => some_rows::<3>(n, left, own, factor, at, out),
-                4 => some_rows::<4>(n, left, own, factor, at, out),
-                5 => some_rows::<5>(n, left, own, factor, at, out),
-                _ => some_rows::<6>(n, left, own, factor, at, out),
+                1 => some_rows::<1>(n, left, own, last, at, out),
+                2 => some_rows::<2>(n, left, own, last, at, out),
+                3 => some_rows::<3>(n, left, own, last, at, out),
+                4 => some_rows::<4>(n, left, own, last, at, out),
+                5 => some_rows::<5>(n, left, own, last, at, out),
+                _ => some_rows::<6>(n, left, own, last, at, out),
             }
         }
         rest = others;
@@ -59,15 +61,15 @@ fn some_rows<const C: usize>(
     n: usize,
     left: &[u32],
     right: &[Word],
-    factor: f32,
+    last: (f32, Accum),
     at: Place,
     out: &mut [f32],
 ) {
     match n {
-        1 => block::<1, C>(left, right, factor, at, out),
-        2 => block::<2, C>(left, right, factor, at, out),
-        3 => block::<3, C>(left, right, factor, at, out),
-        _ => block::<ROWS, C>(left, right, factor, at, out),
+        1 => block::<1, C>(left, right, last, at, out),
+        2 => block::<2, C>(left, right, last, at, out),
+        3 => block::<3, C>(left, right, last, at, out),
+        _ => block::<ROWS, C>(left, right, last, at, out),
     }
 }
 
@@ -76,7 +78,7 @@ fn some_rows<const C: usize>(
 fn block<const R: usize, const C: usize>(
     left: &[u32],
     right: &[Word],
-    factor: f32,
+    last: (f32, Accum),
     at: Place,
     out: &mut [f32],
 ) {
@@ -98,21 +100,15 @@ fn block<const R: usize, const C: usize>(
             }
         }
     }
-    let factor = _mm512_set1_ps(factor);
+    let factor = _mm512_set1_ps(last.0);
     for (r, sums) in sums.into_iter().enumerate() {
         let out = &mut out[r * at.cols + at.from..][..at.width];
-        if at.width == C * LANES {
-            for (sum, out) in sums.into_iter().zip(out.as_chunks_mut::<LANES>().0) {
-                // SAFETY: `out` is as long as a vector.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(sum, factor)) }
-            }
-        } else {
-            let mut scaled = [[0f32; LANES]; C];
-            for (sum, scaled) in sums.into_iter().zip(&mut scaled) {
-                // SAFETY: as above.
-                unsafe { _mm512_storeu_ps(scaled.as_mut_ptr(), _mm512_mul_ps(sum, factor)) }
-            }
-            out.copy_from_slice(&scaled.as_flattened()[..at.width]);
+        for (sum, out) in sums.into_iter().zip(out.chunks_mut(LANES)) {
+            let value = match last.1 {
+                Accum::Replace => _mm512_mul_ps(sum, factor),
+                Accum::Add => _mm512_fmadd_ps(sum, factor, vector(out)),
+            };
+            store(value, out);
         }
     }
 }
@@ -163,14 +159,21 @@ fn joined(low: &[f32], high: &[f32]) -> Word {
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn vector(values: &[f32]) -> __m512 {
-    if values.len() >= LANES {
-        // SAFETY: there are as many numbers as a vector has.
-        return unsafe { _mm512_loadu_ps(values.as_ptr()) };
-    }
-    let mut whole = [0f32; LANES];
-    whole[..values.len()].copy_from_slice(values);
-    // SAFETY: as above.
-    unsafe { _mm512_loadu_ps(whole.as_ptr()) }
+    // SAFETY: no more numbers are read than there are.
+    unsafe { _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr()) }
+}
+
+/// Writes the first numbers of a vector, as many as there is room for.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store(numbers: __m512, out: &mut [f32]) {
+    // SAFETY: no more numbers are written than there is room for.
+    unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), first(out.len()), numbers) }
+}
+
+/// A mask of the first numbers of a vector.
+fn first(count: usize) -> u16 {
+    if count < LANES { (1 << count) - 1 } else { u16::MAX }
 }
 
 /// Numbers of two vectors in turn.

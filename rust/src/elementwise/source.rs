@@ -6,11 +6,10 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
 use super::sample::RUN;
-use crate::bf16;
 use crate::dispatch::{self, Kernel};
-use crate::dtype::{Dtype, Matrix};
-use crate::group::{Group, Member};
-use crate::scratch::words;
+use crate::dtype::Matrix;
+use crate::expand::Half;
+use crate::group::Group;
 use crate::{Error, Result};
 
 /// Rows of a product that a few vectors hold.
@@ -52,7 +51,7 @@ pub struct Factored<'g, 'a> {
     /// The down sides, and room for a run behind them.
     downs: Vec<Vec<f32>>,
     /// The same of members that are stored in bf16, where the machine multiplies such numbers.
-    halves: Vec<Option<bf16::Right>>,
+    halves: Vec<Option<Half>>,
 }
 
 impl<'g, 'a> Factored<'g, 'a> {
@@ -75,18 +74,9 @@ impl<'g, 'a> Factored<'g, 'a> {
             Ok(values)
         };
         let downs = group.members().iter().map(|m| decode(&m.down)).collect::<Result<_>>()?;
-        let halves = group.members().iter().map(halves).collect();
+        let halves = group.members().iter().map(Half::of).collect();
         Ok(Self { group, weights, downs, halves })
     }
-}
-
-/// The down side, if the products of the member's numbers can be made in bf16.
-fn halves(member: &Member<'_>) -> Option<bf16::Right> {
-    let Member { up, down, .. } = member;
-    let stored = up.dtype() == Dtype::Bf16 && down.dtype() == Dtype::Bf16;
-    let some = down.rows() > 0 && down.cols() > 0;
-    (stored && some && bf16::supported())
-        .then(|| bf16::Right::new(down.bytes(), down.rows(), down.cols()))
 }
 
 impl Factored<'_, '_> {
@@ -119,12 +109,8 @@ impl Source for Factored<'_, '_> {
     fn fill(&self, member: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let (one, cols) = (&self.group.members()[member], self.cols());
         let (n, rank) = (rows.len(), one.up.cols());
-        if let Some(right) = &self.halves[member] {
-            let bytes = &one.up.bytes()[2 * rank * rows.start..2 * rank * rows.end];
-            words(n * rank.div_ceil(2), |left| {
-                bf16::left(bytes, rank, left);
-                right.times(left, one.factor as f32, out);
-            });
+        if let Some(half) = &self.halves[member] {
+            half.times(one, rows, Accum::Replace, out);
             return Ok(());
         }
         let ups = self.ups(member, &rows)?;
