@@ -1,9 +1,9 @@
 //! Deltas added to base weights: `W' = round(W + delta)`, and what of the delta survives it.
 //!
-//! The delta is multiplied out, added, rounded, stored and measured in tiles of 128 rows by 512
-//! columns, which stay in cache: it never exists as a whole.  What a member has entry by entry is
-//! added as it is.  Arithmetic is f32, and f64 where the base is F64; rounding is to nearest, ties
-//! to even.
+//! The delta is multiplied out in tiles of whole rows, which stay in L2, and added, rounded, stored and
+//! measured in parts of them, which stay in L1: it never exists as a whole, and the base is read from
+//! end to end.  What a member has entry by entry is added as it is.  Arithmetic is f32, and f64 where
+//! the base is F64; rounding is to nearest, ties to even.
 //!
 //! Cost for a delta of rank R: `2 R` flops per entry, one read and one write of the base; one
 //! decode of the down stack.  Sums run over fixed tiles in a fixed order: no bit of the output
@@ -24,10 +24,10 @@ use crate::sink::put;
 use crate::tile::{Real, pieces};
 use crate::{Error, Result};
 
-/// Entries of the delta that are made at a time, which stay in L2, in whole rows.
+/// Entries of the delta that are made at a time, about: they stay in L2.
 const TILE: usize = 1 << 16;
-const LEAST: usize = 4;
-const MOST: usize = 128;
+/// Bounds of their rows, which are a power of two: strips begin at multiples of the larger one.
+const ROWS: (usize, usize) = (4, 128);
 /// Entries that are added and measured at a time: they stay in L1.
 const STEP: usize = 1 << 11;
 /// Entries that are widened at a time.
@@ -139,7 +139,7 @@ fn tiles<T: Number>(
 ) -> Result<Survival> {
     let cols = base.cols().max(1);
     let adding = Adding { base, delta, product: Product::<T>::new(delta.group)?, first };
-    let rows = (TILE / cols).clamp(LEAST, MOST);
+    let rows = 1 << (TILE / cols).clamp(ROWS.0, ROWS.1).ilog2();
     let tiles = out.par_chunks_mut(rows * cols * base.dtype().size()).enumerate();
     let one = |room: &mut Vec<T>, (index, out): (usize, &mut [u8])| {
         let start = index * rows;

@@ -16,6 +16,8 @@ use std::ops::Range;
 
 use faer::Accum;
 
+use crate::dtype::Dtype;
+use crate::group::Member;
 use crate::scratch::words;
 
 /// Numbers of one vector.
@@ -35,6 +37,15 @@ pub(crate) fn supported() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn supported() -> bool {
     false
+}
+
+/// Whether the products of a member's numbers, times a factor, can be made here.
+pub(crate) fn multiplies(member: &Member<'_>, factor: f64) -> bool {
+    let Member { up, down, .. } = member;
+    let stored = up.dtype() == Dtype::Bf16 && down.dtype() == Dtype::Bf16;
+    let some = down.rows() > 0 && down.cols() > 0;
+    let held = factor == 0.0 || (factor as f32).is_normal();
+    stored && some && held && supported()
 }
 
 /// The left side of a product: two neighbours of a row in each word, the first one low.
@@ -186,7 +197,7 @@ pub(crate) fn rounded(values: &[f32], cols: usize, words: &mut [u32]) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::dtype::{Dtype, encode};
+    use crate::dtype::encode;
     use crate::rng::Stream;
 
     fn numbers(len: usize, seed: u64) -> Vec<f32> {

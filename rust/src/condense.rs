@@ -35,7 +35,7 @@ use crate::elementwise::{Factored, Prepared, Program};
 use crate::gram::check_finite;
 use crate::group::{Group, Member};
 use crate::panels::{DIM, Panels, leading_turn, orthonormal, well_conditioned};
-use crate::passes::{Dense, Found};
+use crate::passes::{self, Dense, Found};
 use crate::recompress::{Recompressed, Rule, check_rule};
 use crate::rng::Stream;
 use crate::scratch::floats;
@@ -241,13 +241,14 @@ pub(crate) fn decompose(
         left = orthonormal(&dense.times(&well_conditioned(&right)?).0, false)?;
         right = dense.projected(&left, coarse);
     }
-    let mut core = right.gram::<f64>();
-    if quick && steps == 0 && outside(&core, square) < NEAR * square {
+    let quick = quick && steps == 0;
+    let mut core = if quick { right.gram::<f32>() } else { right.gram::<f64>() };
+    if quick && outside(&right, square) < NEAR * square {
         left = orthonormal(columns, false)?; // f32 Gram matrices leave angles of up to 0.1 degrees
         right = dense.projected(&left, coarse);
         core = right.gram::<f64>();
     }
-    let mut rest = outside(&core, square);
+    let mut rest = outside(&right, square);
     if rest < CANCELLED * square {
         rest = dense.residual(&left, &right);
     }
@@ -277,10 +278,9 @@ fn wanted(parts: &[Part<'_, '_>], rows: usize, rule: &Rule) -> (usize, usize, us
     (cols, first, most)
 }
 
-/// What `square` has more than the trace.
-fn outside(core: &Mat<f64>, square: f64) -> f64 {
-    let held: f64 = (0..core.nrows()).map(|j| core[(j, j)]).sum();
-    (square - held).max(0.0)
+/// What `square` has more than that of the projection.
+fn outside(right: &Panels, square: f64) -> f64 {
+    (square - passes::square(&right.values)).max(0.0)
 }
 
 /// An orthonormal basis of the columns; if it may be `quick`, of their `most` leading directions.

@@ -6,7 +6,6 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use crate::dtype::Dtype;
 use crate::gram::check_finite;
 use crate::group::{Group, Member};
 use crate::scratch::words;
@@ -133,11 +132,8 @@ pub(crate) struct Half(bf16::Right);
 impl Half {
     /// `None` where they cannot.
     pub(crate) fn of(member: &Member<'_>) -> Option<Self> {
-        let Member { up, down, factor, .. } = member;
-        let stored = up.dtype() == Dtype::Bf16 && down.dtype() == Dtype::Bf16;
-        let some = down.rows() > 0 && down.cols() > 0;
-        let held = *factor == 0.0 || (*factor as f32).is_normal();
-        (stored && some && held && bf16::supported())
+        let down = &member.down;
+        bf16::multiplies(member, member.factor)
             .then(|| Self(bf16::Right::new(down.bytes(), down.rows(), down.cols())))
     }
 

@@ -16,10 +16,10 @@ use std::ops::Range;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use crate::Result;
 use crate::group::{Group, Member};
 use crate::rng::Stream;
 use crate::tile::decode;
+use crate::{Result, bf16};
 
 /// Clusters of rows, and of columns, that standard errors are estimated from.
 pub(super) const CLUSTERS: usize = 16;
@@ -85,20 +85,34 @@ impl Lines {
 }
 
 /// The rows of up and the columns of down of one member.
-struct Picked {
-    rank: usize,
-    /// `rows x rank`, row-major, times the factor.
-    up: Vec<f32>,
-    /// For every cluster of columns `rank x columns`, row-major.
-    down: Vec<f32>,
+enum Picked {
+    Floats {
+        rank: usize,
+        /// `rows x rank`, row-major, times the factor.
+        up: Vec<f32>,
+        /// For every cluster of columns `rank x columns`, row-major.
+        down: Vec<f32>,
+    },
+    /// As they are stored, where products of bf16 numbers can be made.
+    Halves {
+        pairs: usize,
+        /// `rows x pairs`.
+        up: Vec<u32>,
+        /// One for every cluster of columns.
+        downs: Vec<bf16::Right>,
+        factor: f32,
+    },
 }
 
 impl Picked {
     fn new(member: &Member<'_>, rows: &Lines, cols: &Lines, scale: f64) -> Result<Self> {
+        let factor = member.factor * scale;
+        if bf16::multiplies(member, factor) {
+            return Ok(Self::halves(member, rows, cols, factor as f32));
+        }
         let rank = member.up.cols();
         let (mut up, mut down) = (vec![0f32; rows.len() * rank], vec![0f32; rank * cols.len()]);
         let covered = member.row_start..member.row_start + member.up.rows();
-        let factor = member.factor * scale;
         for (row, out) in rows.indices.iter().zip(up.chunks_exact_mut(rank.max(1))) {
             if covered.contains(row) {
                 let row = row - covered.start;
@@ -119,7 +133,55 @@ impl Picked {
                 out.for_each(|(d, column)| *d = line[*column]);
             }
         }
-        Ok(Self { rank, up, down })
+        Ok(Self::Floats { rank, up, down })
+    }
+
+    fn halves(member: &Member<'_>, rows: &Lines, cols: &Lines, factor: f32) -> Self {
+        let (rank, width) = (member.up.cols(), member.down.cols());
+        let mut picked = vec![0; 2 * rank * rows.len()];
+        for (row, out) in rows.indices.iter().zip(picked.chunks_exact_mut(2 * rank)) {
+            let own = row.checked_sub(member.row_start).filter(|row| *row < member.up.rows());
+            if let Some(row) = own {
+                out.copy_from_slice(&member.up.bytes()[2 * rank * row..][..2 * rank]);
+            }
+        }
+        let pairs = rank.div_ceil(2);
+        let mut up = vec![0; pairs * rows.len()];
+        bf16::left(&picked, rank, &mut up);
+        let columns = |cluster| {
+            let columns = &cols.indices[cols.cluster(cluster)];
+            let mut bytes = Vec::with_capacity(2 * rank * columns.len());
+            for line in member.down.bytes().as_chunks::<2>().0.chunks_exact(width) {
+                for column in columns {
+                    bytes.extend_from_slice(&line[*column]);
+                }
+            }
+            bf16::Right::new(&bytes, rank, columns.len())
+        };
+        let downs = (0..cols.clusters()).map(columns).collect();
+        Self::Halves { pairs, up, downs, factor }
+    }
+
+    /// Entries in some rows and one cluster of columns, row-major.
+    fn fill(&self, rows: Range<usize>, cluster: usize, cols: Range<usize>, out: &mut [f32]) {
+        match self {
+            Self::Floats { rank, up, down } => {
+                let up = &up[rows.start * rank..rows.end * rank];
+                let down = &down[rank * cols.start..rank * cols.end];
+                matmul(
+                    MatMut::from_row_major_slice_mut(out, rows.len(), cols.len()),
+                    Accum::Replace,
+                    MatRef::from_row_major_slice(up, rows.len(), *rank),
+                    MatRef::from_row_major_slice(down, *rank, cols.len()),
+                    1.0,
+                    Par::Seq,
+                );
+            }
+            Self::Halves { pairs, up, downs, factor } => {
+                let up = &up[rows.start * pairs..rows.end * pairs];
+                downs[cluster].times(up, *factor, Accum::Replace, out);
+            }
+        }
     }
 }
 
@@ -145,17 +207,6 @@ impl Block {
 
     /// Entries of one member, in some rows and one cluster of columns, row-major.
     pub(super) fn fill(&self, member: usize, rows: Range<usize>, panel: usize, out: &mut [f32]) {
-        let Picked { rank, up, down } = &self.members[member];
-        let cols = self.cols.cluster(panel);
-        let up = &up[rows.start * rank..rows.end * rank];
-        let down = &down[rank * cols.start..rank * cols.end];
-        matmul(
-            MatMut::from_row_major_slice_mut(out, rows.len(), cols.len()),
-            Accum::Replace,
-            MatRef::from_row_major_slice(up, rows.len(), *rank),
-            MatRef::from_row_major_slice(down, *rank, cols.len()),
-            1.0,
-            Par::Seq,
-        );
+        self.members[member].fill(rows, panel, self.cols.cluster(panel), out);
     }
 }
