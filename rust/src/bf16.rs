@@ -39,13 +39,15 @@ pub(crate) fn supported() -> bool {
     false
 }
 
+/// Factors that may come last: without them f32 products neither overflow nor vanish.
+const MODERATE: Range<f64> = 1e-18..1e18;
+
 /// Whether the products of a member's numbers, times a factor, can be made here.
 pub(crate) fn multiplies(member: &Member<'_>, factor: f64) -> bool {
     let Member { up, down, .. } = member;
     let stored = up.dtype() == Dtype::Bf16 && down.dtype() == Dtype::Bf16;
     let some = down.rows() > 0 && down.cols() > 0;
-    let held = factor == 0.0 || (factor as f32).is_normal();
-    stored && some && held && supported()
+    stored && some && (factor == 0.0 || MODERATE.contains(&factor.abs())) && supported()
 }
 
 /// The left side of a product: two neighbours of a row in each word, the first one low.

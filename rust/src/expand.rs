@@ -57,7 +57,8 @@ impl<'g, 'a, T: Real> Product<'g, 'a, T> {
     /// Bytes that do not decode.
     pub(crate) fn new(group: &'g Group<'a>) -> Result<Self> {
         let halves = || group.members().iter().map(Half::of).collect();
-        if let Some(halves) = T::floats(&mut []).and_then(|_| halves()) {
+        let floats = T::floats(&mut []);
+        if let Some(halves) = floats.and_then(|_| halves()) {
             return Ok(Self { group, downs: Downs::Halves(halves) });
         }
         let mut stack = vec![T::default(); group.rank() * group.cols()];

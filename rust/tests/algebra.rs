@@ -433,6 +433,19 @@ fn what_cancels_is_zero() {
 }
 
 #[test]
+fn factors_that_undo_the_size_of_their_sides_lose_nothing() {
+    for (side, factor) in [(1e25, 1e-50), (1e-25, 1e50), (1e8, 1e-16)] {
+        let bytes = bf16::from_f64(side).to_le_bytes();
+        let sides = Matrix::new(Dtype::Bf16, 1, 1, &bytes).unwrap();
+        let member = Member { up: sides, down: sides, factor, row_start: 0 };
+        let mut out = [0f32; 1];
+        expand(&Group::new(1, 1, vec![member]).unwrap(), 0..1, &mut out).unwrap();
+        let stored = bf16::from_f64(side).to_f64();
+        assert!(close(f64::from(out[0]), stored * stored * factor, 1e-6), "{side}: {}", out[0]);
+    }
+}
+
+#[test]
 fn a_stack_kept_whole_keeps_every_digit() {
     for (up, down) in [(1.0_f32, 1.0_f32), (1.0, 1e-6), (1e-6, 1e4)] {
         let mut one = pair(Dtype::F32, 20, 30, 3, 8);
