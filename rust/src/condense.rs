@@ -243,12 +243,13 @@ pub(crate) fn decompose(
     }
     let quick = quick && steps == 0;
     let mut core = if quick { right.gram::<f32>() } else { right.gram::<f64>() };
-    if quick && outside(&right, square) < NEAR * square {
+    let mut rest = outside(&right, square);
+    if quick && rest < NEAR * square {
         left = orthonormal(columns, false)?; // f32 Gram matrices leave angles of up to 0.1 degrees
         right = dense.projected(&left, coarse);
         core = right.gram::<f64>();
+        rest = outside(&right, square);
     }
-    let mut rest = outside(&right, square);
     if rest < CANCELLED * square {
         rest = dense.residual(&left, &right);
     }

@@ -48,7 +48,7 @@ pub(crate) struct Product<'g, 'a, T> {
 enum Downs<T> {
     /// The stack, and the factors of its columns.
     Stack(Vec<T>, Vec<f64>),
-    /// Those of every member by itself.
+    /// Those of every member by itself, where T is f32.
     Halves(Vec<Half>),
 }
 

@@ -110,6 +110,10 @@ impl Picked {
         if bf16::multiplies(member, factor) {
             return Ok(Self::halves(member, rows, cols, factor as f32));
         }
+        Self::floats(member, rows, cols, factor)
+    }
+
+    fn floats(member: &Member<'_>, rows: &Lines, cols: &Lines, factor: f64) -> Result<Self> {
         let rank = member.up.cols();
         let (mut up, mut down) = (vec![0f32; rows.len() * rank], vec![0f32; rank * cols.len()]);
         let covered = member.row_start..member.row_start + member.up.rows();
