@@ -16,8 +16,8 @@ RawWhole: TypeAlias = tuple[str, memoryview, float, int, int]
 """A member given entry by entry: type, bytes, factor, first row, rows."""
 RawStrip: TypeAlias = tuple[str, memoryview, int, "RawGroup", list[RawWhole], int]
 """Rows of a base weight (type, bytes, rows), its delta in both forms, first row of that."""
-RawBaked: TypeAlias = tuple[float, float, float, float, int]
-"""``|delta|^2``, ``|moved|^2``, ``<moved, delta>``, ``|moved - delta|^2``, checksum."""
+RawBaked: TypeAlias = tuple[float, float, float, int]
+"""``|delta|^2``, ``|moved|^2``, ``<moved, delta>``, checksum."""
 RawFactored: TypeAlias = tuple[int, float, float, float, list[float], list[float], list[float]]
 
 

@@ -6,21 +6,14 @@
 //! Source: IEEE 754-2019 (F64, F32, F16); OCP OFP8 1.0 for `F8_E4M3` (the "fn" variant: no
 //! infinities, NaN is `0x7f` and `0xff`) and `F8_E5M2`.
 
+pub(crate) mod codec;
 mod convert;
 
 use std::ops::Range;
 
-use self::convert::{
-    MAGNITUDE, Tile, f32_to_bf16, f32_to_e4m3, f32_to_e5m2, f32_to_f16, find, store,
-};
+use self::codec::{Bf16, Codec, F8E4m3, F8E5m2, F16, F32};
+use self::convert::{MAGNITUDE, Tile, find, store};
 use crate::error::{Error, Result};
-
-/// f32 magnitudes, as bits, from which on rounding gives infinity.
-const F32_LIMIT: u32 = 0x7F80_0000;
-const F16_LIMIT: u32 = 0x477F_F000; // 65520, half-way between 65504 and 2^16
-const BF16_LIMIT: u32 = 0x7F7F_8000; // half-way between the last bfloat16 and 2^128
-const E4M3_LIMIT: u32 = 0x43E8_0001; // next after 464, half-way from 448, which is even
-const E5M2_LIMIT: u32 = 0x4770_0000; // 61440, half-way between 57344 and 2^16
 
 /// An element type that the library reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,7 +170,7 @@ impl<'a> Matrix<'a> {
                 let magnitude = |b| u64::from_le_bytes(b) & (u64::MAX >> 1);
                 find(bytes, magnitude, 0x7FF0_0000_0000_0000)
             }
-            Dtype::F32 => find(bytes, |b| u32::from_le_bytes(b) & MAGNITUDE, F32_LIMIT),
+            Dtype::F32 => find(bytes, |b| u32::from_le_bytes(b) & MAGNITUDE, F32::LIMIT),
             Dtype::F16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7FFF, 0x7C00),
             Dtype::Bf16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7FFF, 0x7F80),
             Dtype::F8E4m3 => find(bytes, |[b]| b & 0x7F, 0x7F),
@@ -250,15 +243,13 @@ pub fn encode(dtype: Dtype, src: &[f32], dst: &mut [u8]) -> Result<()> {
         let expected = format!("{} elements of {}", src.len(), dtype.name());
         return Err(shape("dst", expected, &format!("{} bytes", dst.len())));
     }
-    let f16 = |x| f32_to_f16(x).to_le_bytes();
-    let bf16 = |x| f32_to_bf16(x).to_le_bytes();
     let (peak, limit) = match dtype {
-        Dtype::F64 => (store(src, dst, |x| f64::from(x).to_le_bytes()), F32_LIMIT),
-        Dtype::F32 => (store(src, dst, f32::to_le_bytes), F32_LIMIT),
-        Dtype::F16 => (store(src, dst, f16), F16_LIMIT),
-        Dtype::Bf16 => (store(src, dst, bf16), BF16_LIMIT),
-        Dtype::F8E4m3 => (store(src, dst, |x| [f32_to_e4m3(x)]), E4M3_LIMIT),
-        Dtype::F8E5m2 => (store(src, dst, |x| [f32_to_e5m2(x)]), E5M2_LIMIT),
+        Dtype::F64 => (store(src, dst, |x| f64::from(x).to_le_bytes()), F32::LIMIT),
+        Dtype::F32 => (store(src, dst, F32::store), F32::LIMIT),
+        Dtype::F16 => (store(src, dst, F16::store), F16::LIMIT),
+        Dtype::Bf16 => (store(src, dst, Bf16::store), Bf16::LIMIT),
+        Dtype::F8E4m3 => (store(src, dst, F8E4m3::store), F8E4m3::LIMIT),
+        Dtype::F8E5m2 => (store(src, dst, F8E5m2::store), F8E5m2::LIMIT),
     };
     if peak < limit {
         return Ok(());

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value)] // functions called from Python own what they extract
 
 mod baking;
+mod digest;
 mod job;
 mod programs;
 mod results;
@@ -337,6 +338,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(statistics::statistics, module)?)?;
     module.add_function(wrap_pyfunction!(baking::bake, module)?)?;
     module.add_function(wrap_pyfunction!(baking::checksums, module)?)?;
+    module.add_class::<digest::Blake3>()?;
     module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::owners, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::first_unequal, module)?)?;

@@ -26,7 +26,6 @@ from loramix.raw import RawStrip
 from loramix.tensors import Tensor
 from loramix.types import Adapter
 
-STRIP_BYTES = 16 << 20
 _BATCH_BYTES = 48 << 20
 
 

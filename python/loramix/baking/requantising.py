@@ -66,7 +66,7 @@ def add(rows: Rows, out: npt.NDArray[np.uint8], threads: int | None) -> tuple[li
     dozen rows where they are longer.
     """
     cols = rows.group[1]
-    sums = np.zeros(4)
+    sums = np.zeros(3)
     beyond = 0
     for start, stop in _pieces(rows, cols):
         span = slice((start - rows.start) * cols, (stop - rows.start) * cols)
@@ -77,9 +77,8 @@ def add(rows: Rows, out: npt.NDArray[np.uint8], threads: int | None) -> tuple[li
         out[span] = numbers
         there = rows.scaling.expand(rows.dtype, numbers.data, start, shape, rows.where)
         moved = there.astype(np.float64) - weight
-        gap = moved - delta
         wide = delta.astype(np.float64)
-        sums += [(wide**2).sum(), (moved**2).sum(), (moved * wide).sum(), (gap**2).sum()]
+        sums += [(wide**2).sum(), (moved**2).sum(), (moved * wide).sum()]
         beyond += lost
     return sums.tolist(), beyond
 

@@ -44,18 +44,19 @@ class Survival:
     ----------
     delta, moved : ``|delta|^2``, ``|moved|^2``.
     along : ``<moved, delta>``.
-    gap : ``|moved - delta|^2``.
     """
 
     delta: float = 0.0
     moved: float = 0.0
     along: float = 0.0
-    gap: float = 0.0
 
     @property
     def share(self) -> float:
-        """How much of the delta's energy survives the rounding: 1 is all, 0 or less is nothing."""
-        return 1 - self.gap / self.delta if self.delta > 0 else 1.0
+        """How much of the delta's energy survives the rounding: 1 is all, 0 or less is nothing.
+
+        ``1 - |moved - delta|^2 / |delta|^2``.
+        """
+        return min(1.0, (2 * self.along - self.moved) / self.delta) if self.delta > 0 else 1.0
 
     @property
     def cosine(self) -> float:
@@ -72,7 +73,6 @@ class Survival:
             math.fsum(one.delta for one in each),
             math.fsum(one.moved for one in each),
             math.fsum(one.along for one in each),
-            math.fsum(one.gap for one in each),
         )
 
 

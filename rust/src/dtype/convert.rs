@@ -12,6 +12,7 @@
 #![allow(clippy::inline_always)] // what a dispatched loop calls must be compiled with it
 
 use super::Dtype;
+use super::codec::{Bf16, Codec, F8E4m3, F8E5m2, F16, F32};
 use crate::dispatch::{self, Kernel};
 
 /// f32 bits without the sign.
@@ -140,11 +141,11 @@ impl<T: From<f32>> Tile<'_, T> {
     /// Decodes every type but F64, which has no exact f32.
     pub(super) fn decode_narrow(self, dtype: Dtype) {
         match dtype {
-            Dtype::F64 | Dtype::F32 => self.decode(|b| T::from(f32::from_le_bytes(b))),
-            Dtype::F16 => self.decode(|b| T::from(f16_to_f32(u16::from_le_bytes(b)))),
-            Dtype::Bf16 => self.decode(|b| T::from(bf16_to_f32(u16::from_le_bytes(b)))),
-            Dtype::F8E4m3 => self.decode(|[b]| T::from(e4m3_to_f32(b))),
-            Dtype::F8E5m2 => self.decode(|[b]| T::from(e5m2_to_f32(b))),
+            Dtype::F64 | Dtype::F32 => self.decode(|b| T::from(F32::load(b))),
+            Dtype::F16 => self.decode(|b| T::from(F16::load(b))),
+            Dtype::Bf16 => self.decode(|b| T::from(Bf16::load(b))),
+            Dtype::F8E4m3 => self.decode(|b| T::from(F8E4m3::load(b))),
+            Dtype::F8E5m2 => self.decode(|b| T::from(F8E5m2::load(b))),
         }
     }
 }

@@ -18,8 +18,8 @@ struct RawWhole(String, Bytes, f64, usize, usize);
 #[derive(FromPyObject)]
 pub(super) struct RawStrip(String, Bytes, usize, RawGroup, Vec<RawWhole>, usize);
 
-/// `|delta|^2`, `|moved|^2`, `<moved, delta>`, `|moved - delta|^2`, checksum of the bytes.
-type Baked = (f64, f64, f64, f64, u64);
+/// `|delta|^2`, `|moved|^2`, `<moved, delta>`, checksum of the bytes.
+type Baked = (f64, f64, f64, u64);
 
 /// Base plus delta of every strip, into its range of the arena, in the type of the base.
 #[pyfunction]
@@ -45,8 +45,8 @@ impl RawStrip {
         let base = Matrix::new(Dtype::parse(dtype)?, *rows, group.cols(), borrow(bytes)?)?;
         let whole = whole.iter().map(|raw| raw.view(group.cols())).collect::<Result<_>>()?;
         let done = calculate::add(&base, &Delta { group: &group, whole }, *first, room)?;
-        let Survival { delta, moved, along, gap } = done;
-        Ok((delta, moved, along, gap, checksum(room)))
+        let Survival { delta, moved, along } = done;
+        Ok((delta, moved, along, checksum(room)))
     }
 }
 
