@@ -321,5 +321,5 @@ class InMemory:
     def release(self) -> None:
         """Nothing was mapped."""
 
-    def sha256(self) -> str:
-        return "0" * 64
+    def digest(self) -> str:
+        return "sha256:" + "0" * 64

@@ -10,8 +10,8 @@ from loramix.methods.base import Program
 from loramix.raw import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 
 __all__ = [
-    "VERSION", "CoreError", "Scratch", "approximate", "bake", "checksums", "condense", "cores",
-    "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract",
+    "VERSION", "Blake3", "CoreError", "Scratch", "approximate", "bake", "checksums", "condense",
+    "cores", "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract",
     "first_not_finite", "first_unequal", "give_back", "gram", "kept", "owners", "program_gram",
     "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
     "statistics", "store", "whole",
@@ -185,6 +185,17 @@ def program_gram(
 
     N are those that it sees: that do not go around it.
     """
+
+@final
+class Blake3:
+    """BLAKE3 of 256 bits, with the methods of `hashlib`."""
+
+    def __new__(cls) -> Self: ...
+    def update(self, data: Any) -> None:
+        """More of the bytes."""
+
+    def hexdigest(self) -> str:
+        """Of all bytes so far, 64 letters."""
 
 @final
 class Scratch:

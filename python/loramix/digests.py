@@ -9,7 +9,7 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
-from loramix.io.safetensors import sha256_of
+from loramix.io.hashing import digest_of, placeholder
 from loramix.types import Adapter
 
 
@@ -19,7 +19,7 @@ class Digest:
 
     Attributes
     ----------
-    file : sha256 of its tensor file.
+    file : of its tensor file, see `loramix.io.hashing`.
     base : that of the base model that its deltas are relative to; None: they are relative to none.
     """
 
@@ -39,10 +39,10 @@ def _digests(adapters: Sequence[Adapter], files: dict[Path, Future[str]]) -> lis
         base, own = adapter.base, None
         if base is not None:
             key = base.path or id(base)
-            own = bases[key] = bases.get(key) or base.sha256()
+            own = bases[key] = bases.get(key) or base.digest()
         source = adapter.source
         known = files.get(source.path) if source.path is not None else None
-        found.append(Digest(known.result() if known else source.sha256(), own))
+        found.append(Digest(known.result() if known else source.digest(), own))
     return found
 
 
@@ -72,7 +72,7 @@ class Hashing:
 
     def begin(self, path: Path) -> None:
         """Somebody will ask for the digest of this file."""
-        self._begun[path] = self._pool.submit(sha256_of, path, self._stop)
+        self._begun[path] = self._pool.submit(digest_of, path, "sha256", self._stop)
 
     def of(self, adapters: Sequence[Adapter]) -> Future[list[Digest]]:
         """What `digests_of` finds, as soon as it is there."""
@@ -81,7 +81,8 @@ class Hashing:
 
 def placeholders(adapters: Sequence[Adapter]) -> list[Digest]:
     """What takes the room of digests that are not known yet."""
-    return [Digest("0" * 64, "0" * 64 if one.base is not None else None) for one in adapters]
+    file, base = placeholder("sha256"), placeholder("blake3")
+    return [Digest(file, base if one.base is not None else None) for one in adapters]
 
 
 def config_digest(text: str) -> str:

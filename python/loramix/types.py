@@ -174,8 +174,8 @@ class Source(Protocol):
     def release(self) -> None:
         """Give touched pages back; they are read again when needed."""
 
-    def sha256(self) -> str:
-        """Digest of the whole file."""
+    def digest(self) -> str:
+        """What tells it from all others, see `loramix.io.hashing`."""
 
 
 class Weights(Protocol):
@@ -210,8 +210,8 @@ class Base(Weights, Protocol):
     def release(self) -> None:
         """Give touched pages back; they are read again when needed."""
 
-    def sha256(self) -> str:
-        """Digest of the file; of several, digest of their digests, one a line."""
+    def digest(self) -> str:
+        """What tells it from all others, see `loramix.io.hashing`."""
 
 
 @dataclass(frozen=True, slots=True)

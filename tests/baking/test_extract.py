@@ -1,7 +1,6 @@
 """Adapters from differences: against the dense SVD in float64, and back into the base."""
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from helpers import (
 
 from loramix import FormatError, OutputError, ParamError, bake, extract, load
 from loramix.formats.layout import Module
+from loramix.io.hashing import digest_of
 
 PREFIX = "model.diffusion_model."
 MODULES = modules_of("sdxl", "unet", 9)
@@ -149,7 +149,7 @@ def test_defaults(models: Models) -> None:
     record = json.loads(made.adapter.source.metadata["loramix"])
     assert record["method"] == {"name": "extract"}
     assert [one["weight"] for one in record["sources"]] == [1, -1]
-    assert record["sources"][1]["sha256"] == sha256(models.base.read_bytes()).hexdigest()
+    assert record["sources"][1]["digest"] == digest_of(models.base, "blake3")
 
 
 def test_the_type_is_that_of_the_tuned_weights(tmp_path: Path) -> None:

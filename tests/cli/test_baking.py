@@ -1,6 +1,5 @@
 """The commands that read base models."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,8 @@ import pytest
 from baking.cases import base_tensors, stored, two_adapters, write_base
 from cli.program import Outcome
 from helpers import decode, encode, read_safetensors, write_safetensors
+
+from loramix.io.hashing import digest_of
 
 Run = Callable[..., Outcome]
 
@@ -146,9 +147,9 @@ def test_inspect_says_how_a_model_was_made(here: Path, run: Run) -> None:
     done = run("inspect", "out.safetensors", "base.safetensors", "source-0.safetensors")
     assert (done.code, done.err) == (0, "")
     baked, base, adapter = done.out.split("\n\n")
-    digest = hashlib.sha256((here / "base.safetensors").read_bytes()).hexdigest()
+    digest = digest_of(here / "base.safetensors", "blake3")
     assert "linear of 0.8 source-0" in baked
-    assert f"base: sha256 {digest[:12]}" in baked
+    assert f"base: {digest[:19].replace(':', ' ')}" in baked
     assert "loramix reproduce out.safetensors --sources DIR" in baked
     assert base.startswith("model")
     assert "made by" not in base
@@ -156,7 +157,7 @@ def test_inspect_says_how_a_model_was_made(here: Path, run: Run) -> None:
     done = run("inspect", "out.safetensors", "--json")
     (facts,) = json.loads(done.out)
     assert facts["kind"] == "model"
-    assert facts["provenance"]["base"]["sha256"] == digest
+    assert facts["provenance"]["base"]["digest"] == digest
     folder = here / "pipeline"
     (folder / "transformer").mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")

@@ -55,7 +55,7 @@ def test_not_identical(run: Run) -> None:
 def test_refusals(run: Run) -> None:
     done = run("reproduce", "ab.safetensors", "--sources", "deep/er")
     assert done.code == 1
-    assert done.err.startswith("error: 1 of 2 sources are not in deep/er: b (sha256 ")
+    assert done.err.startswith("error: 1 of 2 sources are not in deep/er: b (sha256:")
     assert run("reproduce", "ab.safetensors").code == 2
     done = run("reproduce", "noted.safetensors", "--sources", "deep")
     assert (done.code, done.out) == (1, "")

@@ -111,7 +111,7 @@ def test_all_in_one_stack(run: Run, tmp_path: Path) -> None:
     told = json.loads(read_safetensors(out)[1]["loramix"])["sources"]
     assert [one["name"] for one in told if "base" in one] == ["dora", "oft", "ia3"]
     code, said = run("inspect", out)
-    assert "model: sha256" in said
+    assert "model: blake3" in said
 
 
 def test_a_dora_as_a_lora(dora: tuple[Path, F64, Path], run: Run, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_recipes_plans_and_what_is_made_again(
     sources = ["--sources", path, "--sources", plain]
     code, said = run("reproduce", one, *sources)
     assert code == 1
-    assert "base model model (sha256" in said
+    assert "base model model (blake3:" in said
     assert run("reproduce", one, *sources, "--base", away / "b.bin")[0] == 0
     tensors, _ = read_safetensors(away / "b.bin")
     name = f"{STEM}.weight"

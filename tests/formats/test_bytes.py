@@ -12,8 +12,9 @@ from helpers import pairs, read_safetensors, write_adapter
 
 from loramix import OutputError, _core, convert, load
 from loramix.digests import Hashing
-from loramix.io import safetensors, writing
-from loramix.io.safetensors import SafetensorsFile, sha256_of
+from loramix.io import hashing, writing
+from loramix.io.hashing import digest_of, digest_of_bytes
+from loramix.io.safetensors import SafetensorsFile
 from loramix.io.writing import SafetensorsWriter
 
 BUFFER = writing._BUFFER_BYTES
@@ -54,12 +55,32 @@ def test_pieces_of_any_size_arrive(sizes: list[int], tmp_path: Path) -> None:
 def test_digests_go_over_pieces(
     extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safetensors, "_HASH_BYTES", 2 * mmap.ALLOCATIONGRANULARITY)
+    monkeypatch.setattr(hashing, "_PIECE_BYTES", 2 * mmap.ALLOCATIONGRANULARITY)
     path = tmp_path / "file"
-    path.write_bytes(noise(6 * mmap.ALLOCATIONGRANULARITY + extra))
-    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    path.write_bytes(b"")
-    assert sha256_of(path) == hashlib.sha256(b"").hexdigest()
+    data = noise(6 * mmap.ALLOCATIONGRANULARITY + extra)
+    for content in (data, b""):
+        path.write_bytes(content)
+        assert digest_of(path, "sha256") == f"sha256:{hashlib.sha256(content).hexdigest()}"
+        assert digest_of(path, "blake3") == digest_of_bytes(content, "blake3")
+
+
+@pytest.mark.parametrize(
+    ("size", "digest"),
+    [
+        (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+        (1024, "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7"),
+        (1025, "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444"),
+        (31744, "62b6960e1a44bcc1eb1a611a8d6235b6b4b78f32e7abc4fb4c6cdcce94895c47"),
+    ],
+)
+def test_blake3_is_that_of_its_specification(size: int, digest: str) -> None:
+    """Test vectors of its authors: bytes that count from 0 to 250, again and again."""
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+    assert digest_of_bytes(data, "blake3") == f"blake3:{digest}"
+    hasher = _core.Blake3()
+    for start in range(0, size, 100):
+        hasher.update(data[start : start + 100])
+    assert hasher.hexdigest() == digest
 
 
 def test_a_digest_that_nobody_wants_stops(tmp_path: Path) -> None:
@@ -68,7 +89,7 @@ def test_a_digest_that_nobody_wants_stops(tmp_path: Path) -> None:
     stop = Event()
     stop.set()
     with pytest.raises(CancelledError):
-        sha256_of(path, stop)
+        digest_of(path, "sha256", stop)
 
 
 def test_digests_begun_early_are_those_of_the_files(tmp_path: Path) -> None:
@@ -77,11 +98,11 @@ def test_digests_begun_early_are_those_of_the_files(tmp_path: Path) -> None:
         for i in range(2)
     ]
     stack = [load(path) for path in paths]
-    with Hashing() as hashing:
-        hashing.begin(paths[1])
-        found = hashing.of(stack).result()
+    with Hashing() as made:
+        made.begin(paths[1])
+        found = made.of(stack).result()
     assert [one.file for one in found] == [
-        hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+        f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths
     ]
 
 

@@ -340,8 +340,8 @@ def test_provenance(tmp_path: Path) -> None:
               output=Output(dialect=dialect, energy=0.9), path=out)  # fmt: skip
         record = json.loads(header(out)["loramix"])
         assert [s["name"] for s in record["sources"]] == ["style", "face"]
-        assert [s["sha256"] for s in record["sources"]] == [
-            hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+        assert [s["digest"] for s in record["sources"]] == [
+            f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files
         ]
         # Pairs, because the order of the globs matters.
         globs = [["text_encoder*", 0], ["*", 2]]

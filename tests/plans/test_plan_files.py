@@ -149,7 +149,7 @@ REFUSALS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda t: row(t, rank=0), r"group 1: rank = 0: allowed is at least 1"),
     (lambda t: row(t, weight=[1, 2, 3]), r"unknown key 'weight' \(did you mean weights\?\)"),
     (lambda t: t["output"].update(rank=0), r"output: rank = 0: allowed is an integer of at least"),
-    (lambda t: t["adapter"][0].update(sha256="0"), r"not the file that the plan was made for"),
+    (lambda t: t["adapter"][0].update(digest="0"), r"not the file that the plan was made for"),
     (lambda t: t["adapter"][0].pop("weight"), r"adapter 1: there is no weight"),
 ]
 

@@ -54,7 +54,7 @@ def test_missing_sources_are_named(made: Path, tmp_path: Path) -> None:
         reproduce(made, [tmp_path / "in", tmp_path / "in/style.safetensors"])
     message = str(caught.value)
     assert message.startswith("1 of 3 sources are not in ")
-    assert f"face (sha256 {digest}, {size} bytes)" in message
+    assert f"face (sha256:{digest}, {size} bytes)" in message
     assert "style" not in message.partition(": ")[2]
 
 
@@ -226,13 +226,13 @@ def test_a_method_without_a_name_is_refused_with_the_reason(tmp_path: Path) -> N
         ({"recipe": "["}, "not TOML"),
         ({"recipe": "[[adapter]]\npath = '1'\n"}, "3 sources, but its recipe has 1"),
         ({"recipe": 3}, "recipe = 3: allowed is a text"),
-        ({"sources": [{"name": "a"}]}, "sources 1: there is no sha256"),
+        ({"sources": [{"name": "a"}]}, "sources 1: there is no digest"),
         ({"sources": 3}, "sources"),
-        ({"sources": [{"name": "a", "sha256": "x", "weight": [1]}]}, "weight"),
+        ({"sources": [{"name": "a", "digest": "x", "weight": [1]}]}, "weight"),
         ({"plan": 3}, "plan = 3: allowed is a table"),
         ({"seed": "x"}, "seed"),
         ({"backend": "abacus"}, "a backend that is not here: backend = 'abacus'"),
-        ({"sources": [{"name": "a", "sha256": "x", "architecture": "sd99"}]}, "'sd99'|\"sd99\""),
+        ({"sources": [{"name": "a", "digest": "x", "architecture": "sd99"}]}, "'sd99'|\"sd99\""),
     ],
 )
 def test_broken_records(change: dict[str, Any], message: str, made: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_families_that_are_relative_to_the_base(tmp_path: Path, elsewhere: Any) 
 def test_the_base_is_named_by_the_user(stack: Stack, tmp_path: Path) -> None:
     base, out = write_base(tmp_path), tmp_path / "out.safetensors"
     bake(base, stack.paths, path=out)
-    with pytest.raises(LoramixError, match=r"base model base \(sha256 .*is not in .*with --base"):
+    with pytest.raises(LoramixError, match=r"base model base \(blake3:.*is not in .*with --base"):
         reproduce(out, [tmp_path / "in"])
     assert reproduce(out, [tmp_path / "in"], base=base).identical
     wrong = write_safetensors(tmp_path / "w.safetensors", base_tensors(seed=9), {"x": "1"})
@@ -204,7 +204,7 @@ def test_extracted_adapters(
     assert found.identical, (found.comparison, found.notes)
     assert [name for name, _ in found.sources] == ["tuned", "base"]
     shutil.rmtree(places / "1")
-    with pytest.raises(LoramixError, match=r"model tuned \(sha256 .*is not in "):
+    with pytest.raises(LoramixError, match=r"model tuned \(blake3:.*is not in "):
         reproduce(out, [places])
     with pytest.raises(loramix.ParamError, match="name the folders"):
         reproduce(out, [])
@@ -215,7 +215,7 @@ def test_extracted_adapters(
     [
         ({"place": "../x.safetensors"}, "a path below the folder"),
         ({"place": 3}, "place = 3"),
-        ({"sha256": None}, "sha256"),
+        ({"digest": None}, "digest"),
         ({"architecture": "sd99"}, "sd99"),
     ],
 )

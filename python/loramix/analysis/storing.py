@@ -35,16 +35,16 @@ class Input:
     Attributes
     ----------
     name : for messages; no part of the key.
-    sha256 : of its file.
+    digest : of its file.
     config : sha256 of the PEFT config that its scales are from; empty if there is none.
     architecture : the base model that its names were read as.
     skipped : names of the tensors that were left out.
-    base : sha256 of the model that its deltas are relative to; empty if they are relative to none.
+    base : digest of the model that its deltas are relative to; empty if they are relative to none.
     rslora : whether its scale was taken to be alpha over the root of the rank.
     """
 
     name: str
-    sha256: str
+    digest: str
     config: str
     architecture: str | None
     skipped: tuple[str, ...]
@@ -194,7 +194,7 @@ def _difference(stored: Origin, expected: Origin) -> str:
         return f"made from {_looked(stored)}, wanted are {_looked(expected)}"
     if len(stored.inputs) != len(expected.inputs):
         return f"made of {len(stored.inputs)} adapters, given are {len(expected.inputs)}"
-    digests = [[one.sha256 for one in origin.inputs] for origin in (stored, expected)]
+    digests = [[one.digest for one in origin.inputs] for origin in (stored, expected)]
     if digests[0] != digests[1] and sorted(digests[0]) == sorted(digests[1]):
         return "made of the same adapters in another order"
     pairs = zip(stored.inputs, expected.inputs, strict=True)
@@ -210,7 +210,7 @@ def _looked(origin: Origin) -> str:
 
 
 def _change(old: Input, new: Input) -> str:
-    if old.sha256 != new.sha256:
+    if old.digest != new.digest:
         return f"its content is not that of {old.name}, which the analysis was made of"
     if old.config != new.config:
         return f"its {CONFIG} is another one"

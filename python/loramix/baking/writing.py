@@ -21,6 +21,7 @@ from loramix.formats import trained
 from loramix.formats.dialects import Dialect
 from loramix.formats.dialects.forms import Form, Vectors
 from loramix.formats.layout import Layout
+from loramix.io.hashing import placeholder
 from loramix.planning.steps import Plan, Step
 from loramix.recipes.provenance import provenance
 from loramix.types import Adapter, Target
@@ -129,7 +130,7 @@ class Baking:
         with ThreadPoolExecutor(1) as hashing:
             sources = hashing.submit(digests_of, self._others())
             for shard, own in work:
-                digest = hashing.submit(shard.file.sha256)
+                digest = hashing.submit(shard.digest)
                 done = self._shard(shard, own, place, adder, (sources, digest))
                 for key, each in _by_target(done).items():
                     total = Survival.total([added.sums for added in each])
@@ -157,7 +158,7 @@ class Baking:
         adder: Adder,
         digests: "tuple[Future[list[Digest]], Future[str]]",
     ) -> list[Added]:
-        room = self._strings(shard, placeholders(self._others()), "0" * 64)
+        room = self._strings(shard, placeholders(self._others()), placeholder("blake3"))
         writer = place.writer(shard, room)
         done = adder.write(shard, own, writer)
         sources, digest = digests
@@ -187,7 +188,7 @@ class Baking:
         """What is stored of the file of the base that a file was made of."""
         model = self._model
         found: dict[str, object] = {
-            "name": model.name, "sha256": digest, "size": shard.file.size,
+            "name": model.name, "digest": digest, "size": shard.file.size,
         }  # fmt: skip
         if model.architecture is not None:
             found["architecture"] = model.architecture

@@ -6,13 +6,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from loramix.checkpoints import naming
-from loramix.checkpoints.finding import Found, Part, digest_of, find
+from loramix.checkpoints.finding import Found, Part, find
 from loramix.checkpoints.naming import Names, Place, Stored
 from loramix.checkpoints.scaling import Scaling, scaled, scaling_of
 from loramix.errors import FormatError
 from loramix.finding import plain_name
 from loramix.formats.keys import has_role
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
+from loramix.io.hashing import together
 from loramix.io.safetensors import SafetensorsFile
 from loramix.tensors import Tensor
 from loramix.types import StrPath, Target
@@ -34,6 +35,10 @@ class Shard:
     file: SafetensorsFile = field(repr=False)
     path: Path
     component: str | None
+
+    def digest(self) -> str:
+        """BLAKE3 of the file."""
+        return self.file.digest("blake3")
 
     def name(self, stored: str) -> str:
         """Name in `Checkpoint.tensors` of one of its tensors."""
@@ -198,9 +203,9 @@ class Checkpoint:
         for shard in self.shards:
             shard.file.release()
 
-    def sha256(self) -> str:
-        """Digest of the file; of several, digest of their digests, one a line."""
-        return digest_of([shard.file.sha256() for shard in self.shards])
+    def digest(self) -> str:
+        """BLAKE3 of the file, as ``blake3:...``; of several, that of theirs, one a line."""
+        return together([shard.digest() for shard in self.shards])
 
 
 def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkpoint:

@@ -5,7 +5,6 @@ with a sub-folder for each component; a model in a local cache of the Hugging Fa
 `loramix.finding`.  Nothing is downloaded.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,13 +85,6 @@ def find(path: Path) -> Found:
         )
         raise FormatError(message)
     return Found(root, parts)
-
-
-def digest_of(digests: Sequence[str]) -> str:
-    """Digest of a model from those of its files: of several the sha256 of theirs, one a line."""
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _in_folder(folder: Path, component: str | None) -> tuple[Part, ...]:

@@ -56,9 +56,9 @@ class Lender:
         if self._opened is not None:
             self._opened.release()
 
-    def sha256(self) -> str:
-        """See `Checkpoint.sha256`."""
-        return self._model.sha256()
+    def digest(self) -> str:
+        """See `Checkpoint.digest`."""
+        return self._model.digest()
 
     @property
     def _model(self) -> Checkpoint:

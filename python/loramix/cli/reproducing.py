@@ -36,7 +36,7 @@ def reproduce(
 ) -> None:
     """Make what loramix wrote again from its sources, as its header says, and compare the bytes.
 
-    Sources, and the base model that they need, are found by their sha256.  The
+    Sources, and the base model that they need, are found by their digests.  The
     exit code is 0 if every byte is the same, else 1.
     """
     import loramix

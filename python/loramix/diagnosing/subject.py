@@ -174,7 +174,7 @@ class _Part:
     def release(self) -> None:
         """Nothing to give back: the whole file does it."""
 
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """No digest of a part is ever asked for."""
         raise NotImplementedError
 

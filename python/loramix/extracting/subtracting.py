@@ -44,9 +44,9 @@ class _Origin:
         """Give touched pages back."""
         self._model.release()
 
-    def sha256(self) -> str:
-        """Digest of the model."""
-        return self._model.sha256()
+    def digest(self) -> str:
+        """That of the model."""
+        return self._model.digest()
 
 
 def plan_of(

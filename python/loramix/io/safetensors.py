@@ -4,25 +4,21 @@ A tensor's bytes are touched only when somebody uses them, and their pages can b
 (`release`), so a process that works through a file group by group stays small.
 """
 
-import hashlib
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
 from pathlib import Path
-from threading import Event
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from loramix import _core
 from loramix.errors import FormatError
+from loramix.io.hashing import Algorithm, digest_of, digest_of_bytes
 from loramix.tensors import Tensor
 
 # The buffer protocol has no name before Python 3.12.
 Buffer: TypeAlias = Any
 
-_HASH_BYTES = 32 << 20
-"""Hashed in one call: between two of them the thread waits for whoever runs Python."""
 _SMALL_BYTES = 8
 """Tensors of one number are read at once: every reader of adapters wants them."""
 
@@ -73,35 +69,11 @@ class SafetensorsFile:
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
-    def sha256(self) -> str:
+    def digest(self, algorithm: Algorithm = "sha256") -> str:
         """Digest of the whole file."""
         if self.path is None:
-            return hashlib.sha256(self._view).hexdigest()
-        return sha256_of(self.path)
-
-
-def sha256_of(path: Path, stop: Event | None = None) -> str:
-    """Digest of a file, mapped piece by piece so that its pages do not count.
-
-    Parameters
-    ----------
-    stop : is set when nobody wants it any more.
-
-    Raises
-    ------
-    CancelledError : nobody does.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        number = file.fileno()
-        size = os.fstat(number).st_size
-        for at in range(0, size, _HASH_BYTES):
-            if stop is not None and stop.is_set():
-                raise CancelledError
-            length = min(_HASH_BYTES, size - at)
-            with mmap.mmap(number, length, access=mmap.ACCESS_READ, offset=at) as piece:
-                digest.update(piece)
-    return digest.hexdigest()
+            return digest_of_bytes(self._view, algorithm)
+        return digest_of(self.path, algorithm)
 
 
 def _map(path: Path) -> tuple[mmap.mmap | None, Buffer]:

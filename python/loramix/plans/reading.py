@@ -71,7 +71,7 @@ def load_plan(
         seed=found.seed, split=found.split,
     )  # fmt: skip
     digests = [
-        Digest(entry.text("sha256"), entry.text("base_sha256") if adapter.base else None)
+        Digest(entry.text("digest"), entry.text("base_digest") if adapter.base else None)
         for entry, adapter in zip(found.adapter, stack, strict=True)
     ]
     same = found.unchanged and found.unchanged == fingerprint(made, digests)
@@ -144,13 +144,13 @@ class _Top:
 class _Adapter:
     name: str
     path: Path
-    sha256: str
+    digest: str
     weight: Weight
     architecture: str | None = None
     skip: tuple[str, ...] = ()
     rslora: bool = False
     base: Path | None = None
-    base_sha256: str = ""
+    base_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +193,9 @@ _TOP = {
     "adapter": Table.tables, "group": Table.tables,
 }  # fmt: skip
 _ADAPTER = {
-    "name": Table.text, "path": Table.path, "sha256": Table.text, "weight": Table.numbers,
+    "name": Table.text, "path": Table.path, "digest": Table.text, "weight": Table.numbers,
     "architecture": Table.text, "skip": Table.texts, "rslora": Table.truth,
-    "base": Table.path, "base_sha256": Table.text,
+    "base": Table.path, "base_digest": Table.text,
 }  # fmt: skip
 _GROUP = {
     "target": Table.text, "members": Table.texts, "method": choosing.method,
@@ -215,11 +215,11 @@ class _Bases:
         """A base model, if it is the one that the plan was made for."""
         if path not in self._there:
             opened = open_checkpoint(path)
-            self._there[path] = opened, opened.sha256()
+            self._there[path] = opened, opened.digest()
         model, found = self._there[path]
         if found != digest:
             message = (
-                f"{where}: {path} is not the base model that the plan was made for (its sha256 "
+                f"{where}: {path} is not the base model that the plan was made for (its digest "
                 "differs): make the plan again"
             )
             raise ParamError(message)
@@ -227,17 +227,17 @@ class _Bases:
 
 
 def _opened(entry: Table, bases: _Bases) -> Adapter:
-    found = entry.make(_Adapter, _ADAPTER, ("name", "path", "sha256", "weight"))
+    found = entry.make(_Adapter, _ADAPTER, ("name", "path", "digest", "weight"))
     base: Base | None = None
     if found.base is not None:
-        base = bases.checked(found.base, found.base_sha256, entry.where)
+        base = bases.checked(found.base, found.base_digest, entry.where)
     adapter = loading.load(
         found.path, name=found.name, architecture=found.architecture, skip=found.skip,
         base=base, rslora=found.rslora,
     )  # fmt: skip
-    if adapter.source.sha256() != found.sha256:
+    if adapter.source.digest() != found.digest:
         message = (
-            f"{entry.where}: {found.path} is not the file that the plan was made for (its sha256 "
+            f"{entry.where}: {found.path} is not the file that the plan was made for (its digest "
             "differs): make the plan again"
         )
         raise ParamError(message)

@@ -130,7 +130,7 @@ def _adapter(
     found: dict[str, object] = {
         "name": name,
         "path": _from(path, folder),
-        "sha256": digest.file,
+        "digest": digest.file,
         "weight": dict(weight) if isinstance(weight, Mapping) else weight,
     }
     if adapter.architecture is not None:
@@ -140,7 +140,7 @@ def _adapter(
     if adapter.reading.rslora:
         found["rslora"] = True
     if adapter.base is not None and adapter.base.path is not None:
-        found |= {"base": _from(adapter.base.path, folder), "base_sha256": digest.base}
+        found |= {"base": _from(adapter.base.path, folder), "base_digest": digest.base}
     return found
 
 

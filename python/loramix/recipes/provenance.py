@@ -92,7 +92,7 @@ def _source(
 ) -> dict[str, object]:
     found: dict[str, object] = {
         "name": adapter.name,
-        "sha256": digest.file,
+        "digest": digest.file,
         "size": adapter.source.size,
         # A mapping as pairs: its order counts, and sorted JSON would lose it.
         "weight": canonical(list(weight.items()) if isinstance(weight, Mapping) else weight),
@@ -107,7 +107,7 @@ def _source(
         found["rslora"] = True
     if adapter.base is not None and digest.base is not None:
         base = adapter.base
-        found["base"] = {"name": base.name, "sha256": digest.base, "size": base.size}
+        found["base"] = {"name": base.name, "digest": digest.base, "size": base.size}
     # One source has these strings in its own header still.
     told = trained.own(adapter.metadata) if several else {}
     if told:

@@ -36,12 +36,12 @@ class BaseRecord:
     Attributes
     ----------
     name : in reports.
-    sha256 : of its file; of several, of their digests, see `loramix.Checkpoint.sha256`.
+    digest : see `loramix.Checkpoint.digest`.
     size : of its files in bytes; None: not known.
     """
 
     name: str
-    sha256: str
+    digest: str
     size: int | None = None
 
 
@@ -52,14 +52,14 @@ class OriginRecord:
     Attributes
     ----------
     name : of the model, in reports.
-    sha256, size : of the file; no size: not known.
+    digest, size : of the file; no size: not known.
     place : of the file in the folder of the model, parts joined by slashes; None: it is the model.
     architecture : whose names its weights were looked up by; None: of none that is known.
     history : what the file itself said of how it was made; None: nothing of loramix.
     """
 
     name: str
-    sha256: str
+    digest: str
     size: int | None = None
     place: str | None = None
     architecture: str | None = None
@@ -73,7 +73,7 @@ class SourceRecord:
     Attributes
     ----------
     name : in reports, in titles and in rules of weights.
-    sha256 : of its tensor file.
+    digest : of its tensor file.
     size : of that in bytes; None: not known.
     weight : see `loramix.merge`.
     config : sha256 of the text of its ``adapter_config.json``; None: it had none.
@@ -84,7 +84,7 @@ class SourceRecord:
     """
 
     name: str
-    sha256: str
+    digest: str
     size: int | None = None
     weight: Weight = 1.0
     config: str | None = None
@@ -149,7 +149,7 @@ def _weight(table: Table, key: str) -> Weight:
 
 
 def _base(table: Table, key: str) -> BaseRecord:
-    return _known(table.table(key), _BASE).make(BaseRecord, _BASE, ("name", "sha256"))
+    return _known(table.table(key), _BASE).make(BaseRecord, _BASE, ("name", "digest"))
 
 
 def _place(table: Table, key: str) -> str:
@@ -164,15 +164,15 @@ def _origin(table: Table, key: str) -> OriginRecord:
     found = table.table(key)
     values = {"history" if k == trained.KEY else k: v for k, v in found.values.items()}
     known = _known(Table(values, found.where), _ORIGIN)
-    return known.make(OriginRecord, _ORIGIN, ("name", "sha256"))
+    return known.make(OriginRecord, _ORIGIN, ("name", "digest"))
 
 
-_BASE: Mapping[str, Reader] = {"name": _name, "sha256": Table.text, "size": Table.integer}
+_BASE: Mapping[str, Reader] = {"name": _name, "digest": Table.text, "size": Table.integer}
 _ORIGIN: Mapping[str, Reader] = {
     **_BASE, "place": _place, "architecture": one_of(tuple(LAYOUTS)), "history": Table.text,
 }  # fmt: skip
 _SOURCE: Mapping[str, Reader] = {
-    "name": _name, "sha256": Table.text, "size": Table.integer, "weight": _weight,
+    "name": _name, "digest": Table.text, "size": Table.integer, "weight": _weight,
     "config": Table.text, "architecture": one_of(tuple(LAYOUTS)), "skip": Table.texts,
     "rslora": Table.truth, "base": _base,
 }  # fmt: skip
@@ -185,7 +185,7 @@ def _known(table: Table, known: Mapping[str, Reader]) -> Table:
 
 def _sources(table: Table, key: str) -> tuple[SourceRecord, ...]:
     return tuple(
-        _known(one, _SOURCE).make(SourceRecord, _SOURCE, ("name", "sha256"))
+        _known(one, _SOURCE).make(SourceRecord, _SOURCE, ("name", "digest"))
         for one in table.tables(key)
     )
 

@@ -164,8 +164,7 @@ def _short(value: object) -> str:
 
 def _source(one: Mapping[str, Any]) -> str:
     """A source with what tells it from others, and whose it is."""
-    digest = str(one.get("sha256", "unknown"))
-    facts = [f"sha256 {digest[:_DIGITS]}"]
+    facts = [_digest(one)]
     if isinstance(one.get("size"), int):
         facts.append(cells.size(one["size"]))
     said = one.get("trained")
@@ -179,7 +178,13 @@ def _base(one: Mapping[str, Any]) -> str:
     base = one.get("base")
     if not isinstance(base, dict):
         return ""
-    return f"{base.get('name')}: sha256 {str(base.get('sha256', 'unknown'))[:_DIGITS]}"
+    return f"{base.get('name')}: {_digest(base)}"
+
+
+def _digest(one: Mapping[str, Any]) -> str:
+    """Its first digits, and what they are of."""
+    algorithm, _, digits = str(one.get("digest", "digest:unknown")).partition(":")
+    return f"{algorithm} {digits[:_DIGITS]}"
 
 
 def _rules(made: Mapping[str, Any]) -> list[tuple[str, str]]:

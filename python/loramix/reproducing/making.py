@@ -100,7 +100,7 @@ def again(records: Sequence[Record], means: Means) -> Again:
 
     Raises
     ------
-    LoramixError : sources are missing, with their names and sha256.
+    LoramixError : sources are missing, with their names and digests.
     FormatError : the record does not fit them.
     OSError : see `find_sources`.
     """
@@ -128,11 +128,11 @@ def _adapter(record: Record, means: Means) -> Again:
 
 
 def _difference(record: Record, means: Means) -> Again:
-    wanted = [BaseRecord(one.name, one.sha256, one.size) for one in record.sources]
+    wanted = [BaseRecord(one.name, one.digest, one.size) for one in record.sources]
     found = find_models(wanted, means.places)
     architecture = record.sources[0].architecture
     tuned, base = (
-        replace(found[one.sha256].read_as(architecture), name=one.name) for one in wanted
+        replace(found[one.digest].read_as(architecture), name=one.name) for one in wanted
     )
     layout = load_layout(architecture) if architecture is not None else None
     pair = Pair(tuned, base, layout)
@@ -218,7 +218,7 @@ def _opened(
         if source.config is not None:
             strings = {**strings, CONFIG: source.config}
         skip = [escape(name) for name in record.skip]
-        base = bases[record.base.sha256] if record.base is not None else own
+        base = bases[record.base.digest] if record.base is not None else own
         stack.append(
             loading.read(
                 opened, record.name, strings, architecture=record.architecture, skip=skip,

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from loramix.checkpoints import Checkpoint, open_checkpoint
-from loramix.checkpoints.finding import digest_of, find
+from loramix.checkpoints.finding import find
 from loramix.errors import FormatError, LoramixError
 from loramix.finding import INDEX, PIPELINE
-from loramix.io.safetensors import sha256_of
+from loramix.io.hashing import digest_of, together
 from loramix.recipes.records import BaseRecord, OriginRecord, SourceRecord
 from loramix.reproducing.sourcing import files_below, size_of
 from loramix.types import StrPath
@@ -18,7 +18,7 @@ from loramix.types import StrPath
 def find_models(
     wanted: Iterable[BaseRecord], places: Sequence[StrPath], named: StrPath | None = None
 ) -> dict[str, Checkpoint]:
-    """Find whole models by their sha256.
+    """Find whole models by their digests.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def find_models(
 
     Returns
     -------
-    Opened, by sha256, under the names that they had.
+    Opened, by digest, under the names that they had.
 
     Raises
     ------
@@ -40,14 +40,14 @@ def find_models(
     """
     found: dict[str, Checkpoint] = {}
     for record in dict.fromkeys(wanted):
-        if record.sha256 in found:
+        if record.digest in found:
             continue
         near = _models(places) if named is None else iter([Path(named)])
         path = next((path for path in near if _is_model(path, record)), None)
         if path is None:
-            told = f"{record.name} (sha256 {record.sha256}{size_of(record)})"
+            told = f"{record.name} ({record.digest}{size_of(record)})"
             raise LoramixError(_missing(told, places, named))
-        found[record.sha256] = replace(open_checkpoint(path), name=record.name)
+        found[record.digest] = replace(open_checkpoint(path), name=record.name)
     return found
 
 
@@ -97,7 +97,7 @@ def _missing(told: str, places: Sequence[StrPath], named: StrPath | None) -> str
 
 def _told(one: OriginRecord) -> str:
     name = one.name if one.place is None else f"{one.name}/{one.place}"
-    return f"{name} (sha256 {one.sha256}{size_of(one)})"
+    return f"{name} ({one.digest}{size_of(one)})"
 
 
 def _models(places: Sequence[StrPath]) -> Iterator[Path]:
@@ -122,7 +122,7 @@ def _is_model(path: Path, record: BaseRecord) -> bool:
     size = sum(part.path.stat().st_size for part in parts)
     if record.size not in (None, size):
         return False
-    return digest_of([sha256_of(part.path) for part in parts]) == record.sha256
+    return together([digest_of(part.path, "blake3") for part in parts]) == record.digest
 
 
 def _roots(places: Sequence[StrPath], file: OriginRecord) -> Iterator[Path]:
@@ -151,4 +151,4 @@ def _is_origin(path: Path, files: Sequence[OriginRecord]) -> bool:
 def _is_file(path: Path, one: OriginRecord) -> bool:
     if not path.is_file() or one.size not in (None, path.stat().st_size):
         return False
-    return sha256_of(path) == one.sha256
+    return digest_of(path, "blake3") == one.digest

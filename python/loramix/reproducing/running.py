@@ -73,7 +73,7 @@ def reproduce(
     Parameters
     ----------
     path : what loramix wrote: a file, a PEFT folder, a baked model in a folder.
-    sources : folders, searched with all below them, or files; names do not matter, sha256 do.
+    sources : folders, searched with all below them, or files; names do not matter, digests do.
     base : the model that was baked into, or that deltas of sources are relative to, if it is in
         none of these folders; it must be the same, too.
     output : where the new one goes, a folder for a folder; None: into a temporary place, and away
@@ -84,7 +84,7 @@ def reproduce(
     Raises
     ------
     FormatError : the file was not made by loramix, or does not say how.
-    LoramixError : sources are missing; with their names and sha256.
+    LoramixError : sources are missing; with their names and digests.
     OutputError : ``output`` is the file itself.
     OSError : a file cannot be read or written.
 

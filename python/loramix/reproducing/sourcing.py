@@ -9,7 +9,7 @@ from loramix.digests import config_digest
 from loramix.errors import FormatError, LoramixError, ParamError
 from loramix.finding import text_of
 from loramix.formats.scales import CONFIG
-from loramix.io.safetensors import sha256_of
+from loramix.io.hashing import digest_of
 from loramix.recipes.records import BaseRecord, OriginRecord, SourceRecord
 from loramix.types import StrPath
 
@@ -48,9 +48,9 @@ class _Search:
         try:
             size = file.stat().st_size
             fitting = [(i, one) for i, one in self.missing if one.size in (None, size)]
-            digest = sha256_of(file) if fitting else ""
+            digest = digest_of(file, "sha256") if fitting else ""
             for place, one in fitting:
-                if one.sha256 == digest:
+                if one.digest == digest:
                     self._take(place, one, file)
         except OSError as error:
             self.unreadable(error)
@@ -72,7 +72,7 @@ class _Search:
 
 
 def find_sources(wanted: Sequence[SourceRecord], places: Sequence[StrPath]) -> tuple[Sourced, ...]:
-    """Find files by their sha256.
+    """Find files by their digests.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def _readable(config: Path) -> str | None:
 
 def _missing(search: _Search, places: Sequence[StrPath]) -> str:
     missing = [one for _, one in search.missing]
-    listed = "; ".join(f"{one.name} (sha256 {one.sha256}{size_of(one)})" for one in missing)
+    listed = "; ".join(f"{one.name} ({one.digest}{size_of(one)})" for one in missing)
     shown = search.notes[:_SHOWN]
     more = [f"{len(search.notes) - _SHOWN} more notes"] if len(search.notes) > _SHOWN else []
     notes = "".join(f". {note}" for note in (*shown, *more))
