@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
-from loramix.io.hashing import digest_of, placeholder
+from loramix.io.hashing import MODELS, Algorithm, digest_of, placeholder
 from loramix.types import Adapter
 
 
@@ -27,12 +27,15 @@ class Digest:
     base: str | None = None
 
 
+_Begun: TypeAlias = dict[tuple[Path, Algorithm], Future[str]]
+
+
 def digests_of(adapters: Sequence[Adapter]) -> list[Digest]:
     """Digests of sources; one read of every file, and of every base model."""
     return _digests(adapters, {})
 
 
-def _digests(adapters: Sequence[Adapter], files: dict[Path, Future[str]]) -> list[Digest]:
+def _digests(adapters: Sequence[Adapter], begun: _Begun) -> list[Digest]:
     bases: dict[object, str] = {}
     found = []
     for adapter in adapters:
@@ -41,7 +44,7 @@ def _digests(adapters: Sequence[Adapter], files: dict[Path, Future[str]]) -> lis
             key = base.path or id(base)
             own = bases[key] = bases.get(key) or base.digest()
         source = adapter.source
-        known = files.get(source.path) if source.path is not None else None
+        known = begun.get((source.path, "sha256")) if source.path is not None else None
         found.append(Digest(known.result() if known else source.digest(), own))
     return found
 
@@ -56,7 +59,7 @@ class Hashing:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._stop = Event()
-        self._begun: dict[Path, Future[str]] = {}
+        self._begun: _Begun = {}
 
     def __enter__(self) -> Self:
         return self
@@ -70,9 +73,12 @@ class Hashing:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, path: Path) -> None:
-        """Somebody will ask for the digest of this file."""
-        self._begun[path] = self._pool.submit(digest_of, path, "sha256", self._stop)
+    def begin(self, path: Path, algorithm: Algorithm = "sha256") -> Future[str]:
+        """The digest of a file, which may be asked for again."""
+        key = path, algorithm
+        if key not in self._begun:
+            self._begun[key] = self._pool.submit(digest_of, path, algorithm, self._stop)
+        return self._begun[key]
 
     def of(self, adapters: Sequence[Adapter]) -> Future[list[Digest]]:
         """What `digests_of` finds, as soon as it is there."""
@@ -81,7 +87,7 @@ class Hashing:
 
 def placeholders(adapters: Sequence[Adapter]) -> list[Digest]:
     """What takes the room of digests that are not known yet."""
-    file, base = placeholder("sha256"), placeholder("blake3")
+    file, base = placeholder("sha256"), placeholder(MODELS)
     return [Digest(file, base if one.base is not None else None) for one in adapters]
 
 

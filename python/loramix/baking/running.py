@@ -14,8 +14,10 @@ from loramix.baking.writing import TARGETS, Baked, Baking
 from loramix.checkpoints import Checkpoint, open_checkpoint
 from loramix.checkpoints.writing import ModelPlace
 from loramix.deciding import Opened, Ticker, Wish, policy_for
+from loramix.digests import Hashing
 from loramix.errors import ParamError
 from loramix.groups import common_architecture
+from loramix.io.hashing import MODELS
 from loramix.methods import Level, Method, Space
 from loramix.opening import open_all, open_recipe, refuse_twice
 from loramix.planning.output import Output
@@ -99,29 +101,35 @@ def bake(  # noqa: PLR0913 - what merge takes, but for the output
     check_threads(threads)
     model = base if isinstance(base, Checkpoint) else open_checkpoint(base)
     model = model.read_as(architecture)
-    if recipe is not None:
-        if sources:
-            message = "a recipe names its adapters: give sources or a recipe"
-            raise ParamError(message)
-        stack, wish, device = _following(recipe, model, backend)
-    else:
-        policy = policy_for(
-            method, sparsify=sparsify, refine=refine, space=space, auto_strength=auto_strength,
-            floor=floor,
-        )  # fmt: skip
-        there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
-        wish = Wish(policy, tuple(rules), Output(dense=True), seed, samples, there)
-        device = backend_of(backend or "rust")
-        refuse_twice(sources)
-        loaded = open_all(sources, architecture=architecture, skip=skip, base=model, rslora=rslora)
-        stack = Opened.of(loaded, weights, wish, dialect=TARGETS)
-    known = common_architecture(stack.adapters)
-    if known is not None and known != model.architecture:
-        model = model.read_as(known)
-    with ModelPlace(Path(path), model) as place:
-        ticker = Ticker(progress, 3 * len(stack.groups))
-        plan = stack.plan(wish, device, ticker, threads)
-        return Baking(plan, model, device, threads).run(place, ticker, force=force)
+    with Hashing() as hashing:
+        if len(model.shards) == 1:  # whatever is baked, it changes this file
+            hashing.begin(model.shards[0].path, MODELS)
+        if recipe is not None:
+            if sources:
+                message = "a recipe names its adapters: give sources or a recipe"
+                raise ParamError(message)
+            stack, wish, device = _following(recipe, model, backend)
+        else:
+            policy = policy_for(
+                method, sparsify=sparsify, refine=refine, space=space,
+                auto_strength=auto_strength, floor=floor,
+            )  # fmt: skip
+            there = analysis.analysis if isinstance(analysis, Analyzed) else analysis
+            wish = Wish(policy, tuple(rules), Output(dense=True), seed, samples, there)
+            device = backend_of(backend or "rust")
+            refuse_twice(sources)
+            loaded = open_all(
+                sources, architecture=architecture, skip=skip, base=model, rslora=rslora
+            )
+            stack = Opened.of(loaded, weights, wish, dialect=TARGETS)
+        known = common_architecture(stack.adapters)
+        if known is not None and known != model.architecture:
+            model = model.read_as(known)
+        with ModelPlace(Path(path), model) as place:
+            ticker = Ticker(progress, 3 * len(stack.groups))
+            plan = stack.plan(wish, device, ticker, threads)
+            baking = Baking(plan, model, device, threads)
+            return baking.run(place, ticker, force=force, hashing=hashing)
 
 
 def _following(

@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from loramix.checkpoints import Checkpoint
 from loramix.checkpoints.checkpoint import Shard
 from loramix.checkpoints.writing import ModelPlace
 from loramix.deciding import Ticker
-from loramix.digests import Digest, digests_of, placeholders
+from loramix.digests import Digest, Hashing, placeholders
 from loramix.errors import ParamError
 from loramix.formats import trained
 from loramix.formats.dialects import Dialect
 from loramix.formats.dialects.forms import Form, Vectors
 from loramix.formats.layout import Layout
-from loramix.io.hashing import placeholder
+from loramix.io.hashing import MODELS, placeholder
 from loramix.planning.steps import Plan, Step
 from loramix.recipes.provenance import provenance
 from loramix.types import Adapter, Target
@@ -107,8 +108,15 @@ class Baking:
         self._device = device
         self._threads = threads
 
-    def run(self, place: ModelPlace, ticker: Ticker, *, force: bool) -> Baked:
-        """Add, write, check; the result appears at the end."""
+    def run(
+        self, place: ModelPlace, ticker: Ticker, *, force: bool, hashing: Hashing | None = None
+    ) -> Baked:
+        """Add, write, check; the result appears at the end.
+
+        Parameters
+        ----------
+        hashing : makes the digests of model and adapters, where it is at them already.
+        """
         steps = [replace(step, rank=None) for step in self._plan.steps if _changes(step)]
         if not steps:
             asked = any(any(choice.asked) for choice in self._plan.choices)
@@ -127,10 +135,11 @@ class Baking:
         adder = Adder(self._plan.adapters, self._device, self._threads, ticker.add, scalings)
         rows: list[BakedRow] = []
         sums: list[Survival] = []
-        with ThreadPoolExecutor(1) as hashing:
-            sources = hashing.submit(digests_of, self._others())
+        with ExitStack() as stack:
+            hashing = hashing or stack.enter_context(Hashing())
+            sources = hashing.of(self._others())
             for shard, own in work:
-                digest = hashing.submit(shard.digest)
+                digest = hashing.begin(shard.path, MODELS)
                 done = self._shard(shard, own, place, adder, (sources, digest))
                 for key, each in _by_target(done).items():
                     total = Survival.total([added.sums for added in each])
@@ -158,7 +167,7 @@ class Baking:
         adder: Adder,
         digests: "tuple[Future[list[Digest]], Future[str]]",
     ) -> list[Added]:
-        room = self._strings(shard, placeholders(self._others()), placeholder("blake3"))
+        room = self._strings(shard, placeholders(self._others()), placeholder(MODELS))
         writer = place.writer(shard, room)
         done = adder.write(shard, own, writer)
         sources, digest = digests

@@ -13,7 +13,7 @@ from loramix.errors import FormatError
 from loramix.finding import plain_name
 from loramix.formats.keys import has_role
 from loramix.formats.layout import LAYOUTS, Layout, load_layout
-from loramix.io.hashing import together
+from loramix.io.hashing import MODELS, together
 from loramix.io.safetensors import SafetensorsFile
 from loramix.tensors import Tensor
 from loramix.types import StrPath, Target
@@ -35,10 +35,6 @@ class Shard:
     file: SafetensorsFile = field(repr=False)
     path: Path
     component: str | None
-
-    def digest(self) -> str:
-        """BLAKE3 of the file."""
-        return self.file.digest("blake3")
 
     def name(self, stored: str) -> str:
         """Name in `Checkpoint.tensors` of one of its tensors."""
@@ -205,7 +201,7 @@ class Checkpoint:
 
     def digest(self) -> str:
         """BLAKE3 of the file, as ``blake3:...``; of several, that of theirs, one a line."""
-        return together([shard.digest() for shard in self.shards])
+        return together([shard.file.digest(MODELS) for shard in self.shards])
 
 
 def open_checkpoint(path: StrPath, *, architecture: str | None = None) -> Checkpoint:

@@ -31,6 +31,8 @@ ALGORITHMS: Mapping[Algorithm, Callable[[], _Hasher]] = {
     "blake3": _core.Blake3,
 }
 """Makers of hashers."""
+MODELS: Algorithm = "blake3"
+"""That of models; that of adapters is sha256."""
 
 
 def digest_of(path: Path, algorithm: Algorithm, stop: Event | None = None) -> str:
@@ -72,7 +74,7 @@ def together(digests: Sequence[str]) -> str:
     """Digest of a model from those of its files: of several the BLAKE3 of theirs, one a line."""
     if len(digests) == 1:
         return digests[0]
-    return digest_of_bytes("\n".join(digests).encode(), "blake3")
+    return digest_of_bytes("\n".join(digests).encode(), MODELS)
 
 
 def placeholder(algorithm: Algorithm) -> str:

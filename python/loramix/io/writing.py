@@ -23,8 +23,9 @@ Named: TypeAlias = tuple[str, str, tuple[int, ...], Buffer]
 # Type, shape, and the half-open bytes after the header.
 _Entry: TypeAlias = tuple[str, tuple[int, ...], int, int]
 
-_BUFFER_BYTES = 1 << 20
-"""Gathered before they are written: they stay in the cache of a core."""
+_BUFFER_BYTES = 1 << 18
+"""Gathered before they are written: they stay in the cache of a core, and the system takes small
+pages for them; pieces of megabytes get huge ones, which a virtual machine may have to ask for."""
 
 
 class SafetensorsWriter:

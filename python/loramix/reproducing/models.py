@@ -9,7 +9,7 @@ from loramix.checkpoints import Checkpoint, open_checkpoint
 from loramix.checkpoints.finding import find
 from loramix.errors import FormatError, LoramixError
 from loramix.finding import INDEX, PIPELINE
-from loramix.io.hashing import digest_of, together
+from loramix.io.hashing import MODELS, digest_of, together
 from loramix.recipes.records import BaseRecord, OriginRecord, SourceRecord
 from loramix.reproducing.sourcing import files_below, size_of
 from loramix.types import StrPath
@@ -122,7 +122,7 @@ def _is_model(path: Path, record: BaseRecord) -> bool:
     size = sum(part.path.stat().st_size for part in parts)
     if record.size not in (None, size):
         return False
-    return together([digest_of(part.path, "blake3") for part in parts]) == record.digest
+    return together([digest_of(part.path, MODELS) for part in parts]) == record.digest
 
 
 def _roots(places: Sequence[StrPath], file: OriginRecord) -> Iterator[Path]:
@@ -151,4 +151,4 @@ def _is_origin(path: Path, files: Sequence[OriginRecord]) -> bool:
 def _is_file(path: Path, one: OriginRecord) -> bool:
     if not path.is_file() or one.size not in (None, path.stat().st_size):
         return False
-    return digest_of(path, "blake3") == one.digest
+    return digest_of(path, MODELS) == one.digest
