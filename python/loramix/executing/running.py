@@ -11,11 +11,12 @@ from loramix.backends.base import Backend
 from loramix.digests import Hashing, placeholders
 from loramix.executing import placing
 from loramix.executing.accounting import Share, total
+from loramix.executing.carrying import Carrying
 from loramix.executing.verifying import Row, verify
-from loramix.executing.writing import Writer, write
+from loramix.executing.writing import write, write_alphas
 from loramix.formats import metadata, scales
 from loramix.io.safetensors import SafetensorsFile
-from loramix.io.writing import MemoryWriter, header_room
+from loramix.io.writing import MemoryWriter, Writer, header_room
 from loramix.planning.steps import Plan
 from loramix.recipes.provenance import provenance, sources
 from loramix.tensors import ITEM_BYTES
@@ -85,14 +86,22 @@ def execute(
             room = _room(plan, made)
             place = stack.enter_context(placing.Place(path, plan.dialect, room))
         writer: Writer = place.writer if place else MemoryWriter()
-        done = write(plan, writer, backend, threads, step)
+        write_alphas(plan, writer)
+        copies = stack.enter_context(Carrying(plan, writer))
+        copied = {item.step.target for item in copies.done}
+        rest = [one for one in plan.steps if one.target not in copied]
+        done = copies.done + write(plan, rest, writer, backend, threads, step)
         ranks = [(d.step.target, d.step.stem, d.made.rank) for d in done if not d.dense]
         config = _config(plan, ranks)
         made["sources"] = sources(plan, digests.result())
+        if place is None:
+            copies.wait(step)
         hidden = writer.finish(_strings(plan, ranks, made))
         if place is not None:
             hidden.path = place.tensors  # what it will be called, if it is right
         result = _open(plan, hidden, config, place.name if place else "merged")
+        if place is not None:
+            copies.wait(step)
         rows = verify(plan, result, done, threads, step)
         if place is not None:
             place.commit(config)

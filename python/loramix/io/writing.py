@@ -10,14 +10,18 @@ import mmap
 import os
 import struct
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TypeAlias
 
 from loramix.errors import OutputError
-from loramix.io.disk import SYNC_BYTES, Flusher, explain, sync_folder, umask
+from loramix.io.disk import Flusher, explain, sync_folder, umask
 from loramix.io.safetensors import Buffer, SafetensorsFile
 
+Announced: TypeAlias = tuple[str, str, tuple[int, ...], int]
+"""Name, type, shape and number of bytes of a tensor."""
 Named: TypeAlias = tuple[str, str, tuple[int, ...], Buffer]
 """Name, type, shape and bytes of a tensor."""
 # Type, shape, and the half-open bytes after the header.
@@ -28,7 +32,37 @@ _BUFFER_BYTES = 1 << 18
 pages for them; pieces of megabytes get huge ones, which a virtual machine may have to ask for."""
 
 
-class SafetensorsWriter:
+class Writer(ABC):
+    """Where tensors go, in the order in which their room is reserved."""
+
+    @abstractmethod
+    def reserve(self, tensors: Iterable[Announced]) -> None:
+        """Make room for tensors, one behind the other; `fill` brings their bytes."""
+
+    @abstractmethod
+    def fill(self, first: str, data: Iterable[Buffer]) -> None:
+        """Write the bytes of tensors that were reserved together, from the first on.
+
+        In any thread, beside others.
+        """
+
+    @abstractmethod
+    def written(self, names: Iterable[str]) -> list[memoryview]:
+        """Bytes of tensors that are filled, as they are now."""
+
+    @abstractmethod
+    def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
+        """Complete the header."""
+
+    def add(self, tensors: Iterable[Named]) -> None:
+        """Append tensors."""
+        there = list(tensors)
+        if there:
+            self.reserve((n, dtype, shape, memoryview(d).nbytes) for n, dtype, shape, d in there)
+            self.fill(there[0][0], [data for *_, data in there])
+
+
+class SafetensorsWriter(Writer):
     """Writes a file whose header is known only at the end.
 
     Until `commit` whatever was at `path` is untouched; `close` without it leaves nothing behind.
@@ -52,8 +86,8 @@ class SafetensorsWriter:
             raise explain(error, path, 0) from error
         self.temporary = Path(name)
         self._file = os.fdopen(number, "wb", buffering=0)
-        self._file.seek(8 + self._room)
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._lock = Lock()
+        self._at = 0  # where the next bytes of what was begun go
         self._flusher = Flusher(number)
 
     def close(self) -> None:
@@ -63,38 +97,44 @@ class SafetensorsWriter:
         with contextlib.suppress(FileNotFoundError):
             self.temporary.unlink()
 
-    def add(self, tensors: Iterable[Named]) -> None:
-        """Append tensors."""
-        views, at = [], self._offset
-        for name, dtype, shape, data in tensors:
-            view = memoryview(data).cast("B")
-            self._entries[name] = dtype, shape, at, at + len(view)
-            views.append(view)
-            at += len(view)
-        self._append(views, at - self._offset)
+    def reserve(self, tensors: Iterable[Announced]) -> None:
+        """Make room for tensors, one behind the other; `fill` brings their bytes."""
+        for name, dtype, shape, size in tensors:
+            self._entries[name] = dtype, shape, self._offset, self._offset + size
+            self._offset += size
+
+    def fill(self, first: str, data: Iterable[Buffer]) -> None:
+        """Write the bytes of tensors that were reserved together, from the first on.
+
+        In any thread, beside others.
+        """
+        _, _, at, _ = self._entries[first]
+        self._write([memoryview(one).cast("B") for one in data], 8 + self._room + at)
 
     def begin(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
         """Announce one tensor of so many bytes; `append` brings them, in pieces."""
-        self._entries[name] = dtype, shape, self._offset, self._offset + size
+        self._at = 8 + self._room + self._offset
+        self.reserve([(name, dtype, shape, size)])
 
     def append(self, data: Buffer) -> None:
         """Append bytes of the tensor that was announced last."""
         view = memoryview(data).cast("B")
-        self._append([view], len(view))
+        self._write([view], self._at)
+        self._at += len(view)
 
     def written(self, names: Iterable[str]) -> list[memoryview]:
-        """Bytes of tensors that were added, as they are in the file now."""
+        """Bytes of tensors, as they are in the file now."""
         mapped = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
         first = 8 + self._room
         entries = (self._entries[name] for name in names)
         return [mapped[first + start : first + end] for _, _, start, end in entries]
 
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
-        """Write the header; the file is complete but hidden, and on its way to the disk.
+        """Write the header; the file is hidden, and on its way to the disk.
 
         Returns
         -------
-        The hidden file, opened for checks.
+        The hidden file, opened for checks; where bytes are not filled in yet, it has zeros.
 
         Raises
         ------
@@ -104,9 +144,11 @@ class SafetensorsWriter:
         if len(encoded) > self._room:
             message = f"{self.path}: header of {len(encoded)} bytes, {self._room} were reserved"
             raise OutputError(message)
-        self._file.seek(0)
-        self._write([memoryview(struct.pack("<Q", self._room) + encoded.ljust(self._room))])
-        self._flusher.wrote(SYNC_BYTES)
+        self._write([memoryview(struct.pack("<Q", self._room) + encoded.ljust(self._room))], 0)
+        with self._lock:
+            size = 8 + self._room + self._offset
+            if os.fstat(self._file.fileno()).st_size < size:
+                self._file.truncate(size)
         return SafetensorsFile(self.temporary)
 
     def commit(self) -> None:
@@ -118,18 +160,14 @@ class SafetensorsWriter:
         self.temporary.replace(self.path)
         sync_folder(self.path.parent)
 
-    def _append(self, views: Iterable[memoryview], size: int) -> None:
-        self._write(views)
-        self._offset += size
-        self._flusher.wrote(size)
-
-    def _write(self, views: Iterable[memoryview]) -> None:
+    def _write(self, views: Sequence[memoryview], at: int) -> None:
         """Write pieces one after the other, gathered in a buffer.
 
         The system copies slowly from pages that are not mapped yet, or not in a cache: with the
         buffer between it takes two thirds of the time.
         """
-        room, filled = self._buffer, 0
+        size = sum(map(len, views))
+        room, filled = memoryview(bytearray(min(size, _BUFFER_BYTES))), 0
         for view in views:
             left = view
             while left:
@@ -138,31 +176,42 @@ class SafetensorsWriter:
                 filled += len(part)
                 left = left[len(part) :]
                 if filled == len(room):
-                    self._put(room)
+                    self._put(room, at)
+                    at += filled
                     filled = 0
-        self._put(room[:filled])
+        self._put(room[:filled], at)
+        self._flusher.wrote(size)
 
-    def _put(self, view: memoryview) -> None:
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise explain(error, self.path, self._file.tell()) from error
+    def _put(self, view: memoryview, at: int) -> None:
+        with self._lock:
+            try:
+                self._file.seek(at)
+                while view:
+                    view = view[self._file.write(view) :]
+            except OSError as error:
+                raise explain(error, self.path, self._file.tell()) from error
 
 
-class MemoryWriter:
+class MemoryWriter(Writer):
     """The same file as bytes in memory."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._data = bytearray()
 
-    def add(self, tensors: Iterable[Named]) -> None:
-        """Append tensors."""
-        for name, dtype, shape, data in tensors:
+    def reserve(self, tensors: Iterable[Announced]) -> None:
+        """Make room for tensors, one behind the other; `fill` brings their bytes."""
+        for name, dtype, shape, size in tensors:
             start = len(self._data)
-            self._data += memoryview(data).cast("B")
-            self._entries[name] = dtype, shape, start, len(self._data)
+            self._data += bytes(size)
+            self._entries[name] = dtype, shape, start, start + size
+
+    def fill(self, first: str, data: Iterable[Buffer]) -> None:
+        """Write the bytes of tensors that were reserved together, from the first on."""
+        _, _, at, _ = self._entries[first]
+        for view in (memoryview(one).cast("B") for one in data):
+            self._data[at : at + len(view)] = view
+            at += len(view)
 
     def written(self, names: Iterable[str]) -> list[memoryview]:
         """Bytes of tensors that were added."""
@@ -170,7 +219,7 @@ class MemoryWriter:
         return [memoryview(bytes(self._data[start:end])) for _, _, start, end in entries]
 
     def finish(self, metadata: Mapping[str, str]) -> SafetensorsFile:
-        """The finished file."""
+        """The finished file; all its bytes must be there."""
         header = _header(self._entries, metadata)
         header = header.ljust(-(-len(header) // 8) * 8)
         self._data[:0] = struct.pack("<Q", len(header)) + header
