@@ -1,6 +1,7 @@
 """Kernels of loramix."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self, final
 
 from numpy.typing import NDArray
@@ -12,9 +13,9 @@ from loramix.raw import RawBaked, RawFactored, RawGroup, RawStep, RawStrip, Site
 __all__ = [
     "VERSION", "Blake3", "CoreError", "Scratch", "approximate", "bake", "checksums", "condense",
     "cores", "dense_combine", "dense_gram", "difference", "disagreement", "expand", "extract",
-    "first_not_finite", "first_unequal", "give_back", "gram", "kept", "owners", "program_gram",
+    "first_not_finite", "first_wrong", "give_back", "gram", "kept", "owners", "program_gram",
     "project", "read_header", "recompress", "recompress_mixed", "run_program", "sketch",
-    "statistics", "store", "whole",
+    "statistics", "store", "whole", "write_at",
 ]  # fmt: skip
 
 VERSION: str
@@ -120,11 +121,17 @@ def owners(
 ) -> None:
     """1 where an entry of a dense delta (dtype, bytes) is selfish, into N rows of `out`; else 0."""
 
-def first_unequal(pairs: Sequence[tuple[Any, Any]]) -> int | None:
-    """Place of the first pair whose bytes are not equal."""
+def first_wrong(tensors: Sequence[tuple[str, Any, Any]]) -> tuple[int, bool] | None:
+    """The first of some tensors (dtype, bytes meant, bytes found) that is not what was meant.
+
+    Or holds NaN or infinity: its place, and whether its numbers are finite.
+    """
 
 def first_not_finite(tensors: Sequence[tuple[str, Any]]) -> int | None:
     """Place of the first of some tensors (dtype, bytes) that holds NaN or infinity."""
+
+def write_at(path: Path, at: int, pieces: Sequence[Any]) -> None:
+    """Write pieces one after the other into a file that is there, without the GIL."""
 
 def give_back() -> None:
     """Give memory that was freed back to the system, where the allocator keeps it."""

@@ -11,6 +11,7 @@ mod scratch;
 mod spaces;
 mod statistics;
 mod verbs;
+mod writing;
 
 use std::ops::Range;
 
@@ -271,13 +272,17 @@ fn py_difference(
     })
 }
 
-fn row((dtype, bytes): &(String, Bytes)) -> Result<Matrix<'_>, Error> {
+fn row<'b>(dtype: &str, bytes: &'b Bytes) -> Result<Matrix<'b>, Error> {
     let (dtype, bytes) = (Dtype::parse(dtype)?, borrow(bytes)?);
     Matrix::new(dtype, 1, bytes.len() / dtype.size(), bytes)
 }
 
 fn rows(deltas: &[(String, Bytes)]) -> Outcome<Vec<Matrix<'_>>> {
-    deltas.iter().map(row).collect::<Result<_, _>>().map_err(|e| (None, e))
+    deltas
+        .iter()
+        .map(|(dtype, bytes)| row(dtype, bytes))
+        .collect::<Result<_, _>>()
+        .map_err(|e| (None, e))
 }
 
 /// Inner products of dense deltas (dtype, bytes), a row-major list of N * N.
@@ -341,7 +346,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<digest::Blake3>()?;
     module.add_function(wrap_pyfunction!(verbs::disagreement, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::owners, module)?)?;
-    module.add_function(wrap_pyfunction!(verbs::first_unequal, module)?)?;
+    module.add_function(wrap_pyfunction!(writing::first_wrong, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::first_not_finite, module)?)?;
+    module.add_function(wrap_pyfunction!(writing::write_at, module)?)?;
     module.add_function(wrap_pyfunction!(verbs::give_back, module)?)
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event
@@ -12,12 +13,12 @@ from helpers import pairs, read_safetensors, write_adapter
 
 from loramix import OutputError, _core, convert, load
 from loramix.digests import Hashing
-from loramix.io import hashing, writing
+from loramix.io import hashing
 from loramix.io.hashing import digest_of, digest_of_bytes
 from loramix.io.safetensors import SafetensorsFile
 from loramix.io.writing import SafetensorsWriter
 
-BUFFER = writing._BUFFER_BYTES
+BUFFER = 1 << 18  # what the core gathers before it writes
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -106,14 +107,21 @@ def test_digests_begun_early_are_those_of_the_files(tmp_path: Path) -> None:
     ]
 
 
-def test_the_first_pair_that_differs_is_told() -> None:
-    one = noise(1000)
+def test_the_first_tensor_that_is_not_what_was_meant_is_told() -> None:
+    one = bytes(byte & 0x3F for byte in noise(1000))  # finite numbers
     other = bytearray(one)
     other[-1] ^= 1
-    assert _core.first_unequal([]) is None
-    assert _core.first_unequal([(b"", b""), (one, one)]) is None
-    assert _core.first_unequal([(one, one), (one, other), (one, b"")]) == 1
-    assert _core.first_unequal([(one, one[:-1])]) == 0
+    nan = np.array([1.0] * 99 + [np.nan], "<f4").tobytes()
+
+    def first(*pairs: tuple[bytes | bytearray, bytes | bytearray]) -> tuple[int, bool] | None:
+        return _core.first_wrong([("F8_E5M2", *pair) for pair in pairs])
+
+    assert first() is None
+    assert first((b"", b""), (one, one)) is None
+    assert first((one, one), (one, other), (one, b"")) == (1, True)
+    assert first((one, one[:-1])) == (0, True)
+    assert _core.first_wrong([("F32", nan, nan)]) == (0, False)
+    assert _core.first_wrong([("F32", nan[:-4], nan[:-4]), ("F32", nan, nan[:-4])]) == (1, False)
 
 
 def test_the_first_tensor_that_is_not_finite_is_told() -> None:
@@ -128,15 +136,15 @@ def test_bytes_that_do_not_arrive_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_adapter(tmp_path / "in.safetensors", pairs(1, 4, dtype="BF16"), "kohya")
-    put = SafetensorsWriter._put
+    write = SafetensorsWriter._write
 
-    def faulty(self: SafetensorsWriter, view: memoryview, at: int) -> None:
-        damaged = bytearray(view)
-        if at > 0 and len(damaged) > 100:
-            damaged[len(damaged) // 2] ^= 1
-        put(self, memoryview(damaged), at)
+    def faulty(self: SafetensorsWriter, views: Sequence[memoryview], at: int) -> None:
+        damaged = [bytearray(view) for view in views]
+        if at > 0:
+            damaged[0][len(damaged[0]) // 2] ^= 1
+        write(self, [memoryview(one) for one in damaged], at)
 
-    monkeypatch.setattr(SafetensorsWriter, "_put", faulty)
+    monkeypatch.setattr(SafetensorsWriter, "_write", faulty)
     with pytest.raises(OutputError, match="does not hold the bytes just written"):
         convert(source, tmp_path / "out.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

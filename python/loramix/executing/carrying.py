@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from loramix import _core
-from loramix.batching import WRITE_BYTES, batches, bytes_of
+from loramix.batching import READ_BYTES, WRITE_BYTES, batches, bytes_of
 from loramix.errors import OutputError
 from loramix.executing import copying
 from loramix.executing.verifying import Done, release
@@ -44,6 +44,7 @@ class Carrying:
         self.done = [Done(one, copying.unmeasured(one), copied=True) for one in copies]
         self._filling, self._comparing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._there: list[Future[None]] = []
+        self._touched = 0
         self._batches = list(batches(copies, lambda one: bytes_of(one.group()), WRITE_BYTES))
         for batch in self._batches:
             writer.reserve(tensor for one in batch for tensor in _tensors(plan, one))
@@ -91,17 +92,25 @@ class Carrying:
     def _compare(self, batch: Sequence[Step], filled: "Future[_Sides]") -> None:
         """Compare the file with what was to be in it; nobody else looks for NaN."""
         meant, code = filled.result(), CODES[self._plan.dtype]
-        bad = _core.first_not_finite([(code, data) for data in meant])
-        if bad is not None:
-            copying.refuse_not_finite(batch[bad // 2], bad % 2)
         names = [name for one in batch for name in one.tensors(self._plan.dialect)]
-        place = _core.first_unequal(list(zip(self._writer.written(names), meant, strict=True)))
-        if place is not None:
+        there = zip(meant, self._writer.written(names), strict=True)
+        wrong = _core.first_wrong([(code, *pair) for pair in there])
+        if wrong is not None:
+            place, finite = wrong
+            if not finite:
+                copying.refuse_not_finite(batch[place // 2], place % 2)
             message = (
                 f"{names[place]}: the file does not hold the bytes just written; nothing was kept"
             )
             raise OutputError(message)
-        release(self._plan)
+        self._give_back(sum(map(len, meant)))
+
+    def _give_back(self, size: int) -> None:
+        """Pages of the inputs, now and then: those of the next batch are there already."""
+        self._touched += size
+        if self._touched > READ_BYTES:
+            self._touched = 0
+            release(self._plan)
 
 
 def _tensors(plan: Plan, one: Step) -> Iterator[Announced]:

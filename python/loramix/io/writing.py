@@ -13,9 +13,9 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import TypeAlias
 
+from loramix import _core
 from loramix.errors import OutputError
 from loramix.io.disk import Flusher, explain, sync_folder, umask
 from loramix.io.safetensors import Buffer, SafetensorsFile
@@ -26,10 +26,6 @@ Named: TypeAlias = tuple[str, str, tuple[int, ...], Buffer]
 """Name, type, shape and bytes of a tensor."""
 # Type, shape, and the half-open bytes after the header.
 _Entry: TypeAlias = tuple[str, tuple[int, ...], int, int]
-
-_BUFFER_BYTES = 1 << 18
-"""Gathered before they are written: they stay in the cache of a core, and the system takes small
-pages for them; pieces of megabytes get huge ones, which a virtual machine may have to ask for."""
 
 
 class Writer(ABC):
@@ -86,7 +82,6 @@ class SafetensorsWriter(Writer):
             raise explain(error, path, 0) from error
         self.temporary = Path(name)
         self._file = os.fdopen(number, "wb", buffering=0)
-        self._lock = Lock()
         self._at = 0  # where the next bytes of what was begun go
         self._flusher = Flusher(number)
 
@@ -145,10 +140,9 @@ class SafetensorsWriter(Writer):
             message = f"{self.path}: header of {len(encoded)} bytes, {self._room} were reserved"
             raise OutputError(message)
         self._write([memoryview(struct.pack("<Q", self._room) + encoded.ljust(self._room))], 0)
-        with self._lock:
-            size = 8 + self._room + self._offset
-            if os.fstat(self._file.fileno()).st_size < size:
-                self._file.truncate(size)
+        size = 8 + self._room + self._offset
+        if os.fstat(self._file.fileno()).st_size < size:
+            os.truncate(self.temporary, size)
         return SafetensorsFile(self.temporary)
 
     def commit(self) -> None:
@@ -161,35 +155,11 @@ class SafetensorsWriter(Writer):
         sync_folder(self.path.parent)
 
     def _write(self, views: Sequence[memoryview], at: int) -> None:
-        """Write pieces one after the other, gathered in a buffer.
-
-        The system copies slowly from pages that are not mapped yet, or not in a cache: with the
-        buffer between it takes two thirds of the time.
-        """
-        size = sum(map(len, views))
-        room, filled = memoryview(bytearray(min(size, _BUFFER_BYTES))), 0
-        for view in views:
-            left = view
-            while left:
-                part = left[: len(room) - filled]
-                room[filled : filled + len(part)] = part
-                filled += len(part)
-                left = left[len(part) :]
-                if filled == len(room):
-                    self._put(room, at)
-                    at += filled
-                    filled = 0
-        self._put(room[:filled], at)
-        self._flusher.wrote(size)
-
-    def _put(self, view: memoryview, at: int) -> None:
-        with self._lock:
-            try:
-                self._file.seek(at)
-                while view:
-                    view = view[self._file.write(view) :]
-            except OSError as error:
-                raise explain(error, self.path, self._file.tell()) from error
+        try:
+            _core.write_at(self.temporary, at, views)
+        except OSError as error:
+            raise explain(error, self.path, at) from error
+        self._flusher.wrote(sum(map(len, views)))
 
 
 class MemoryWriter(Writer):

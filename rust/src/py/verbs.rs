@@ -1,12 +1,12 @@
-//! The binding of small functions: those on dense deltas that only `loramix.kernels` calls, bytes
-//! that should be equal, numbers that should be finite, and the memory of the process.
+//! The binding of small functions: those on dense deltas that only `loramix.kernels` calls, numbers
+//! that should be finite, and the memory of the process.
 #![allow(unsafe_code)]
 
 use pyo3::prelude::*;
 
-use super::{Bytes, borrow, borrow_mut, enter, rows, to_py};
+use super::{Bytes, borrow_mut, enter, rows, to_py};
 use crate::dtype::Matrix;
-use crate::{Error, elementwise};
+use crate::elementwise;
 
 /// Positions of dense deltas (dtype, bytes) where signs differ, and where both are non-zero.
 ///
@@ -40,20 +40,6 @@ pub(super) fn owners(
         let mut run = || elementwise::owners(&deltas, &weights, lambda_, borrow_mut(&mut out)?);
         run().map_err(|e| (None, e))
     })
-}
-
-/// Place of the first pair whose bytes are not equal.
-#[pyfunction]
-pub(super) fn first_unequal(py: Python<'_>, pairs: Vec<(Bytes, Bytes)>) -> PyResult<Option<usize>> {
-    let find = || {
-        for (place, (one, other)) in pairs.iter().enumerate() {
-            if borrow(one)? != borrow(other)? {
-                return Ok(Some(place));
-            }
-        }
-        Ok(None)
-    };
-    py.detach(find).map_err(|error: Error| to_py((None, error)))
 }
 
 /// Place of the first of some tensors (dtype, bytes) that holds NaN or infinity.
