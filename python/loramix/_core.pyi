@@ -130,8 +130,8 @@ def first_wrong(tensors: Sequence[tuple[str, Any, Any]]) -> tuple[int, bool] | N
 def first_not_finite(tensors: Sequence[tuple[str, Any]]) -> int | None:
     """Place of the first of some tensors (dtype, bytes) that holds NaN or infinity."""
 
-def write_at(path: Path, at: int, pieces: Sequence[Any]) -> None:
-    """Write pieces one after the other into a file that is there, without the GIL."""
+def write_at(path: Path, at: int, views: Sequence[Any]) -> None:
+    """Write views one after the other into a file that is there, without the GIL."""
 
 def give_back() -> None:
     """Give memory that was freed back to the system, where the allocator keeps it."""

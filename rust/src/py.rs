@@ -5,6 +5,7 @@
 mod baking;
 mod digest;
 mod job;
+mod mapped;
 mod programs;
 mod results;
 mod scratch;

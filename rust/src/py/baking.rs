@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use rayon::prelude::*;
 
 use super::job::same;
+use super::mapped::foresee;
 use super::{Bytes, RawGroup, all, borrow, borrow_mut, enter, split};
 use crate::Result;
 use crate::bake::checksum::checksum;
@@ -43,6 +44,7 @@ impl RawStrip {
         let Self(dtype, bytes, rows, group, whole, first) = self;
         let group = group.view()?;
         let base = Matrix::new(Dtype::parse(dtype)?, *rows, group.cols(), borrow(bytes)?)?;
+        foresee(base.bytes());
         let whole = whole.iter().map(|raw| raw.view(group.cols())).collect::<Result<_>>()?;
         let done = calculate::add(&base, &Delta { group: &group, whole }, *first, room)?;
         let Survival { delta, moved, along } = done;
@@ -66,5 +68,12 @@ pub(super) fn checksums(
     runs: Vec<Bytes>,
     threads: Option<usize>,
 ) -> PyResult<Vec<u64>> {
-    enter(py, threads, || all(runs.par_iter().map(|run| Ok(checksum(borrow(run)?))).collect()))
+    enter(py, threads, || {
+        let one = |run: &Bytes| {
+            let bytes = borrow(run)?;
+            foresee(bytes);
+            Ok(checksum(bytes))
+        };
+        all(runs.par_iter().map(one).collect())
+    })
 }

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::mapped::foresee;
 use super::{Bytes, borrow, to_py};
 
 /// BLAKE3 of 256 bits, with the methods of `hashlib`.
@@ -18,7 +19,10 @@ impl Blake3 {
     /// More of the bytes.
     fn update(&mut self, py: Python<'_>, data: Bytes) -> PyResult<()> {
         let bytes = borrow(&data).map_err(|error| to_py((None, error)))?;
-        py.detach(|| self.0.update(bytes));
+        py.detach(|| {
+            foresee(bytes);
+            self.0.update(bytes);
+        });
         Ok(())
     }
 
