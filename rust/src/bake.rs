@@ -1,8 +1,9 @@
 //! Deltas added to base weights: `W' = round(W + delta)`, and what of the delta survives it.
 //!
 //! The delta is multiplied out in tiles of whole rows, which stay in L2, and added, rounded, stored and
-//! measured in one pass: it never exists as a whole, and the base is read from end to end.  What a member has entry by entry is added as it is.  Arithmetic is f32, and f64 where
-//! the base is F64; rounding is to nearest, ties to even.
+//! measured in one pass: it never exists as a whole, and the base is read from end to end.  What a
+//! member has entry by entry is added as it is.  Arithmetic is f32, and f64 where the base is F64;
+//! rounding is to nearest, ties to even.
 //!
 //! Cost for a delta of rank R: `2 R` flops per entry, one read and one write of the base; one
 //! decode of the down stack.  Sums run over fixed tiles in a fixed order: no bit of the output

@@ -1,5 +1,6 @@
 """Bytes on their way: gathered, written, hashed, compared."""
 
+import errno
 import hashlib
 import mmap
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from loramix.digests import Hashing
 from loramix.io import hashing
 from loramix.io.hashing import digest_of, digest_of_bytes
 from loramix.io.safetensors import SafetensorsFile
-from loramix.io.writing import SafetensorsWriter
+from loramix.io.writing import MemoryWriter, SafetensorsWriter
 
 BUFFER = 1 << 18  # what the core gathers before it writes
 
@@ -50,6 +51,30 @@ def test_pieces_of_any_size_arrive(sizes: list[int], tmp_path: Path) -> None:
     writer.commit()
     found, _ = read_safetensors(tmp_path / "out.safetensors")
     assert {name: value for name, (_, _, value) in found.items()} == {**data, "late": late}
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_room_that_is_reserved_is_filled_in_any_order(on_disk: bool, tmp_path: Path) -> None:
+    data = {name: noise(size) for name, size in (("a", 5), ("b", BUFFER + 3), ("c", 7))}
+    writer = SafetensorsWriter(tmp_path / "out.safetensors", 4096) if on_disk else MemoryWriter()
+    writer.reserve((name, "U8", (len(value),), len(value)) for name, value in data.items())
+    writer.fill("c", [data["c"]])
+    if on_disk:
+        early = writer.finish({})  # what is not there yet is zero
+        assert {n: bytes(t.data) for n, t in early.tensors.items()} == {
+            "a": bytes(5), "b": bytes(BUFFER + 3), "c": data["c"],
+        }  # fmt: skip
+    writer.fill("a", [data["a"], data["b"]])
+    assert [bytes(view) for view in writer.written(data)] == list(data.values())
+    found = writer.finish({})
+    assert {name: bytes(one.data) for name, one in found.tensors.items()} == data
+    writer.commit()
+
+
+def test_what_cannot_be_written_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as found:
+        _core.write_at(tmp_path / "none", 0, [b"x"])
+    assert found.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
